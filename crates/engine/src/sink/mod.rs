@@ -1,0 +1,35 @@
+//! Where results go. A sink is idempotent by batch id, or transactional: a replayed batch leaves the same content.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+
+use crate::error::EngineError;
+
+/// Spark's output modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputMode {
+    Append,
+    Update,
+    Complete,
+}
+
+/// Where the rows of each micro-batch go.
+#[async_trait]
+pub trait Sink: Send {
+    /// What `StreamingQueryProgress.sink.description` shows.
+    fn description(&self) -> String;
+
+    /// Refuses an output mode that this sink cannot honour, before the query starts.
+    fn check_mode(&self, mode: OutputMode) -> Result<(), EngineError>;
+
+    /// Takes the whole result of batch `batch_id`. When it returns, the rows are there for good; the same id again
+    /// (after a crash) must not double them. `batches` may be empty. Returns the number of rows written.
+    async fn add_batch(
+        &mut self,
+        batch_id: i64,
+        mode: OutputMode,
+        schema: SchemaRef,
+        batches: Vec<RecordBatch>,
+    ) -> Result<u64, EngineError>;
+}

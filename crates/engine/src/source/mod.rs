@@ -1,0 +1,41 @@
+//! Where rows come from: replayable inputs addressed by offsets.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+
+use crate::error::EngineError;
+
+/// A position in one source: the JSON text that stands on its line of `offsets/N`, as Spark writes it
+/// (Kafka: `{"topic":{"0":42}}`; file: `{"logOffset":3}`; rate: `12`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceOffset(pub String);
+
+/// A replayable input. Reading the same range twice yields the same rows in the same order.
+#[async_trait]
+pub trait Source: Send {
+    /// The schema of every batch that [`Source::read`] returns.
+    fn schema(&self) -> SchemaRef;
+
+    /// What `StreamingQueryProgress.sources[].description` shows, e.g. `KafkaV2[Subscribe[t]]`.
+    fn description(&self) -> String;
+
+    /// The offset from which a query without a checkpoint starts.
+    async fn initial_offset(&mut self) -> Result<SourceOffset, EngineError>;
+
+    /// The end (exclusive) of the next batch that starts at `start`: everything available, within the
+    /// source's own limits (`maxOffsetsPerTrigger`, `maxFilesPerTrigger`). Equal to `start` when there is nothing.
+    async fn next_offset(&mut self, start: &SourceOffset) -> Result<SourceOffset, EngineError>;
+
+    /// The newest offset there is, whatever the limits (`sources[].latestOffset` in the progress; the end of `availableNow`).
+    async fn latest_offset(&mut self) -> Result<SourceOffset, EngineError>;
+
+    /// Returns as soon as rows beyond `after` can be read (a long poll, never a sleep loop). Cancel safe.
+    async fn wait_beyond(&mut self, after: &SourceOffset) -> Result<(), EngineError>;
+
+    /// The rows in `start..end` (end exclusive), one inner list per input partition.
+    async fn read(&mut self, start: &SourceOffset, end: &SourceOffset) -> Result<Vec<Vec<RecordBatch>>, EngineError>;
+
+    /// Tells the source that everything before `end` has reached the sink for good.
+    async fn commit(&mut self, end: &SourceOffset) -> Result<(), EngineError>;
+}
