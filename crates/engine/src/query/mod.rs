@@ -1,0 +1,5 @@
+//! Running streaming queries.
+
+pub mod spec;
+
+pub use spec::{StreamingQuerySpec, Trigger};
