@@ -4,8 +4,11 @@
 //! Apache Kafka's schemas (`cargo xtask protocol`), over the guarded primitives of [`wire`].
 
 pub mod api;
+pub mod batch;
+pub mod compression;
 pub mod error;
 mod generated;
+pub mod record;
 pub mod topic;
 pub mod uuid;
 pub mod wire;

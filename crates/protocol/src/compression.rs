@@ -1,0 +1,263 @@
+//! The codecs of record batches, in the framings that Kafka uses for magic 2: gzip (RFC 1952), snappy in xerial's
+//! framing (raw snappy is accepted when reading, as librdkafka and Kafka do), lz4 frames, zstd frames.
+//!
+//! Decompressed sizes come from whoever produced the batch, so every decoder here is bounded by a limit of the caller.
+
+use std::io::{Read, Write};
+
+/// The codec in bits 0..=2 of a batch's attributes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Codec {
+    #[default]
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+/// Why bytes could not be compressed or decompressed.
+#[derive(Debug, thiserror::Error)]
+pub enum CompressionError {
+    #[error("failed to decompress {codec} data: it expands beyond the limit of {limit_bytes} bytes")]
+    LimitExceeded { codec: &'static str, limit_bytes: usize },
+    #[error("failed to decompress {codec} data: {reason}")]
+    Corrupt { codec: &'static str, reason: String },
+    #[error("failed to compress with {codec}: {reason}")]
+    Compress { codec: &'static str, reason: String },
+}
+
+impl Codec {
+    pub const ALL: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+
+    /// The codec with this id in the attributes; `None` for ids that Kafka does not define.
+    pub fn from_id(id: i16) -> Option<Codec> {
+        match id {
+            0 => Some(Codec::None),
+            1 => Some(Codec::Gzip),
+            2 => Some(Codec::Snappy),
+            3 => Some(Codec::Lz4),
+            4 => Some(Codec::Zstd),
+            _ => None,
+        }
+    }
+
+    pub fn id(self) -> i16 {
+        match self {
+            Codec::None => 0,
+            Codec::Gzip => 1,
+            Codec::Snappy => 2,
+            Codec::Lz4 => 3,
+            Codec::Zstd => 4,
+        }
+    }
+
+    /// The name used by `compression.type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Codec::None => "none",
+            Codec::Gzip => "gzip",
+            Codec::Snappy => "snappy",
+            Codec::Lz4 => "lz4",
+            Codec::Zstd => "zstd",
+        }
+    }
+
+    /// The codec of a `compression.type` value; `None` for anything else (`producer` and `uncompressed` included,
+    /// which are instructions to a broker and no codecs).
+    pub fn from_name(name: &str) -> Option<Codec> {
+        Codec::ALL.into_iter().find(|codec| codec.name() == name)
+    }
+}
+
+impl std::fmt::Display for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Appends `input`, compressed, to `out`. Levels are the codecs' defaults, as in Kafka's Java client.
+pub fn compress(codec: Codec, input: &[u8], out: &mut Vec<u8>) -> Result<(), CompressionError> {
+    let failed =
+        |reason: &dyn std::fmt::Display| CompressionError::Compress { codec: codec.name(), reason: reason.to_string() };
+    match codec {
+        Codec::None => out.extend_from_slice(input),
+        Codec::Gzip => {
+            let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::default());
+            encoder.write_all(input).and_then(|()| encoder.finish()).map_err(|e| failed(&e))?;
+        }
+        Codec::Snappy => compress_xerial(input, out).map_err(|e| failed(&e))?,
+        Codec::Lz4 => {
+            // Kafka's reader accepts independent blocks only.
+            let info = lz4_flex::frame::FrameInfo::new()
+                .block_size(lz4_flex::frame::BlockSize::Max64KB)
+                .block_mode(lz4_flex::frame::BlockMode::Independent);
+            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, out);
+            encoder.write_all(input).map_err(|e| failed(&e))?;
+            encoder.finish().map_err(|e| failed(&e))?;
+        }
+        Codec::Zstd => {
+            zstd::stream::copy_encode(input, out, 0).map_err(|e| failed(&e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Decompresses `input`, which may yield at most `limit_bytes` bytes.
+pub fn decompress(codec: Codec, input: &[u8], limit_bytes: usize) -> Result<Vec<u8>, CompressionError> {
+    let mut out = Vec::new();
+    decompress_into(codec, input, limit_bytes, &mut out)?;
+    Ok(out)
+}
+
+/// As [`decompress`], appending to a buffer of the caller. On an error the buffer holds what was decoded before it.
+pub fn decompress_into(
+    codec: Codec,
+    input: &[u8],
+    limit_bytes: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), CompressionError> {
+    match codec {
+        Codec::None => {
+            if input.len() > limit_bytes {
+                return Err(CompressionError::LimitExceeded { codec: codec.name(), limit_bytes });
+            }
+            out.extend_from_slice(input);
+            Ok(())
+        }
+        Codec::Gzip => read_bounded(codec, flate2::read::MultiGzDecoder::new(input), input.len(), limit_bytes, out),
+        Codec::Snappy => decompress_snappy(input, limit_bytes, out),
+        Codec::Lz4 => read_bounded(codec, lz4_flex::frame::FrameDecoder::new(input), input.len(), limit_bytes, out),
+        Codec::Zstd => {
+            let decoder = zstd::stream::read::Decoder::with_buffer(input)
+                .map_err(|e| CompressionError::Corrupt { codec: codec.name(), reason: e.to_string() })?;
+            read_bounded(codec, decoder, input.len(), limit_bytes, out)
+        }
+    }
+}
+
+fn read_bounded(
+    codec: Codec,
+    reader: impl Read,
+    input_len: usize,
+    limit_bytes: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), CompressionError> {
+    // Record batches typically shrink to a quarter; a wrong guess costs one reallocation.
+    out.reserve(input_len.saturating_mul(4).min(limit_bytes));
+    let start = out.len();
+    let most = u64::try_from(limit_bytes).unwrap_or(u64::MAX).saturating_add(1);
+    let read = reader.take(most).read_to_end(out);
+    if out.len() - start > limit_bytes {
+        return Err(CompressionError::LimitExceeded { codec: codec.name(), limit_bytes });
+    }
+    read.map(|_| ()).map_err(|e| CompressionError::Corrupt { codec: codec.name(), reason: e.to_string() })
+}
+
+/// The eight magic bytes of xerial's snappy stream, then its version and the oldest version that can read it.
+const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
+const XERIAL_HEADER: [u8; 16] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1];
+const XERIAL_BLOCK_BYTES: usize = 32 * 1024;
+
+fn compress_xerial(input: &[u8], out: &mut Vec<u8>) -> Result<(), snap::Error> {
+    out.extend_from_slice(&XERIAL_HEADER);
+    let mut encoder = snap::raw::Encoder::new();
+    for block in input.chunks(XERIAL_BLOCK_BYTES) {
+        let compressed = encoder.compress_vec(block)?;
+        out.extend_from_slice(&u32::try_from(compressed.len()).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(&compressed);
+    }
+    Ok(())
+}
+
+fn decompress_snappy(input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Result<(), CompressionError> {
+    let start = out.len();
+    let mut decoder = snap::raw::Decoder::new();
+    let mut block = |bytes: &[u8], out: &mut Vec<u8>| {
+        let corrupt = |e: snap::Error| CompressionError::Corrupt { codec: "snappy", reason: e.to_string() };
+        let len = snap::raw::decompress_len(bytes).map_err(corrupt)?;
+        let at = out.len();
+        if len > limit_bytes.saturating_sub(at - start) {
+            return Err(CompressionError::LimitExceeded { codec: "snappy", limit_bytes });
+        }
+        // Snappy cannot expand by more than 64 bytes per 3 of input: a claim beyond that needs no memory to refute.
+        if len > bytes.len().saturating_mul(64) {
+            return Err(CompressionError::Corrupt { codec: "snappy", reason: "impossible block length".to_owned() });
+        }
+        out.resize(at + len, 0);
+        let target = out.get_mut(at..).unwrap_or_default();
+        let written = decoder.decompress(bytes, target).map_err(corrupt)?;
+        out.truncate(at + written);
+        Ok(())
+    };
+    if !input.starts_with(&XERIAL_MAGIC) {
+        return block(input, out);
+    }
+    let truncated = || CompressionError::Corrupt { codec: "snappy", reason: "truncated xerial stream".to_owned() };
+    let mut rest = input.get(XERIAL_HEADER.len()..).ok_or_else(truncated)?;
+    while !rest.is_empty() {
+        let (len, tail) = rest.split_first_chunk::<4>().ok_or_else(truncated)?;
+        let len = usize::try_from(u32::from_be_bytes(*len)).map_err(|_| truncated())?;
+        let (body, tail) = tail.split_at_checked(len).ok_or_else(truncated)?;
+        block(body, out)?;
+        rest = tail;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_codec_gives_back_what_it_was_given(data in proptest::collection::vec(0u8..8, 0..100_000)) {
+            for codec in Codec::ALL {
+                let mut out = Vec::new();
+                compress(codec, &data, &mut out).unwrap();
+                prop_assert_eq!(&decompress(codec, &out, data.len()).unwrap(), &data);
+                if !data.is_empty() {
+                    let refused = decompress(codec, &out, data.len() - 1);
+                    let limited = matches!(refused, Err(CompressionError::LimitExceeded { .. }));
+                    prop_assert!(limited, "{codec}: {refused:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn hostile_bytes_yield_errors_and_stay_below_the_limit(
+            data in proptest::collection::vec(any::<u8>(), 0..2_000), flips in proptest::collection::vec(any::<(u16, u8)>(), 0..4),
+        ) {
+            for codec in Codec::ALL {
+                let _ = decompress(codec, &data, 10_000);
+                let mut valid = Vec::new();
+                compress(codec, &data, &mut valid).unwrap();
+                for (at, mask) in &flips {
+                    let len = valid.len();
+                    if len > 0 { valid[usize::from(*at) % len] ^= mask; }
+                }
+                if let Ok(out) = decompress(codec, &valid, 10_000) { prop_assert!(out.len() <= 10_000); }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_limit() {
+        let zeros = vec![0u8; 64 << 20];
+        for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+            let mut bomb = Vec::new();
+            compress(codec, &zeros, &mut bomb).unwrap();
+            let mut out = Vec::new();
+            let refused = decompress_into(codec, &bomb, 1 << 20, &mut out);
+            assert!(matches!(refused, Err(CompressionError::LimitExceeded { .. })), "{codec}: {refused:?}");
+            assert!(out.capacity() < 8 << 20, "{codec} held {} bytes", out.capacity());
+        }
+    }
+
+    #[test]
+    fn raw_snappy_is_read_too() {
+        let raw = snap::raw::Encoder::new().compress_vec(b"no framing here").unwrap();
+        assert_eq!(decompress(Codec::Snappy, &raw, 100).unwrap(), b"no framing here");
+    }
+}
