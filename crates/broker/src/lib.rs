@@ -1,1 +1,3 @@
-//! (placeholder docs)
+//! The broker (placeholder until the server lands).
+
+pub mod group;

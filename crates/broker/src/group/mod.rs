@@ -1,0 +1,42 @@
+//! The classic group protocol (KIP-62, KIP-345, KIP-394) and committed offsets, kept in `__consumer_offsets`.
+//!
+//! [`machine`] is one group as a pure state machine: calls in, [`Outcome`] out. [`coordinator`] holds all groups,
+//! their offsets and timers, still pure. [`record`] is what is persisted; the coordinator's state is a fold over it.
+//! [`service`] is the only part that knows about logs, time and tasks.
+
+pub mod coordinator;
+pub mod machine;
+pub mod member;
+pub mod record;
+#[cfg(test)]
+mod tests;
+
+use caudal_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
+
+pub use coordinator::{Coordinator, GroupConfig};
+pub use record::GroupRecord;
+
+/// Names a request that waits for its answer; the caller chooses it and gets it back with the answer.
+pub type Waiter = u64;
+
+/// An answer to a request that may have had to wait.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    Join(JoinGroupResponse),
+    Sync(SyncGroupResponse),
+}
+
+/// What a step asks its caller to do: store `records`, then hand out `replies`.
+///
+/// Replies of a step that has records must wait until these are as durable as the broker promises.
+#[derive(Debug, Default, PartialEq)]
+pub struct Outcome {
+    pub records: Vec<GroupRecord>,
+    pub replies: Vec<(Waiter, Reply)>,
+}
+
+impl Outcome {
+    pub(crate) fn reply(&mut self, waiter: Waiter, reply: Reply) {
+        self.replies.push((waiter, reply));
+    }
+}
