@@ -1,0 +1,154 @@
+//! The requests that are served, one file each, and the way from a frame to its handler.
+//!
+//! To serve another API: a file with `pub async fn handle(ctx, header, request, version) -> Response`, and a line in the
+//! table below. What is not in the table is not advertised.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use caudal_protocol::messages;
+use caudal_protocol::messages::response_header::ResponseHeader;
+use caudal_protocol::wire::{EncodeError, Frame, Message, Part, Reader, Writer};
+use caudal_protocol::{ApiKey, ErrorCode};
+
+use crate::context::Context;
+use crate::server::{ConnectionInfo, Response};
+
+pub mod api_versions;
+pub mod header;
+
+pub use header::RequestHeader;
+
+/// A request being worked on. `None`: it wants no answer (acks=0).
+pub type Work = Pin<Box<dyn Future<Output = Result<Option<Response>, Refused>> + Send>>;
+
+/// Why a connection is closed instead of answered, as Kafka does with what it cannot read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refused {
+    #[error("failed to read a request header of {0} bytes")]
+    Header(usize),
+    #[error("failed to serve api key {api_key} version {version}: not served here")]
+    NotServed { api_key: i16, version: i16 },
+    #[error("failed to read a {api} request of version {version}: {reason}")]
+    Body { api: &'static str, version: i16, reason: String },
+    #[error("failed to write a {api} response of version {version}: {reason}")]
+    Answer { api: &'static str, version: i16, reason: String },
+}
+
+/// An API in the table: the versions that Apache Kafka 4.3 serves of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Served {
+    pub key: ApiKey,
+    pub min_version: i16,
+    pub max_version: i16,
+}
+
+/// One request on its way to its handler.
+struct Call {
+    ctx: Arc<Context>,
+    header: RequestHeader,
+    body: Bytes,
+}
+
+impl Call {
+    fn decode<Q: Message>(&mut self) -> Result<Q, Refused> {
+        let mut reader = Reader::new(std::mem::take(&mut self.body));
+        Q::decode(&mut reader, self.header.version).map_err(|e| Refused::Body {
+            api: self.header.api.name(),
+            version: self.header.version,
+            reason: e.to_string(),
+        })
+    }
+
+    fn answer<S: Message>(&self, response: &S) -> Result<Option<Response>, Refused> {
+        encode(&self.header, response).map(|frame| Some(Response::new(frame)))
+    }
+}
+
+/// The table: each API with its versions and handler.
+macro_rules! serve {
+    ($($key:ident $min:literal..=$max:literal => $module:ident($messages:ident::$request:ident);)*) => {
+        /// What is served and advertised.
+        pub const SERVED: &[Served] = &[
+            $(Served { key: ApiKey::$key, min_version: $min, max_version: $max },)*
+        ];
+
+        fn route(mut call: Call) -> Work {
+            match call.header.api {
+                $(ApiKey::$key => Box::pin(async move {
+                    let request = call.decode::<messages::$messages::$request>()?;
+                    let response = $module::handle(&call.ctx, &call.header, request, call.header.version).await;
+                    call.answer(&response)
+                }),)*
+                other => {
+                    let refused = Refused::NotServed { api_key: other.code(), version: call.header.version };
+                    Box::pin(std::future::ready(Err(refused)))
+                }
+            }
+        }
+    };
+}
+
+serve! {
+    ApiVersions 0..=4 => api_versions(api_versions_request::ApiVersionsRequest);
+}
+
+/// Starts the work that a frame (without its length) asks for.
+pub fn dispatch(ctx: &Arc<Context>, connection: &Arc<ConnectionInfo>, mut frame: BytesMut) -> Result<Work, Refused> {
+    let frame_bytes = frame.len();
+    let start = header::take_start(&mut frame).ok_or(Refused::Header(frame_bytes))?;
+    let not_served = Refused::NotServed { api_key: start.api_key, version: start.version };
+    let served = SERVED.iter().find(|s| s.key.code() == start.api_key).ok_or(not_served.clone())?;
+    if !(served.min_version..=served.max_version).contains(&start.version) {
+        if served.key == ApiKey::ApiVersions {
+            return api_versions::unknown_version(start.correlation_id);
+        }
+        return Err(not_served);
+    }
+    let header_version = served.key.request_header_version(start.version);
+    let client_id = header::take_client_id(&mut frame, header_version).ok_or(Refused::Header(frame_bytes))?;
+    let header = RequestHeader {
+        api: served.key,
+        version: start.version,
+        correlation_id: start.correlation_id,
+        client_id,
+        connection: connection.clone(),
+    };
+    Ok(route(Call { ctx: ctx.clone(), header, body: frame.freeze() }))
+}
+
+/// A complete response frame: length, header, body.
+pub fn encode<S: Message>(header: &RequestHeader, response: &S) -> Result<Frame, Refused> {
+    let refused =
+        |e: EncodeError| Refused::Answer { api: header.api.name(), version: header.version, reason: e.to_string() };
+    let mut writer = Writer::new();
+    writer.i32(0);
+    let response_header = ResponseHeader { correlation_id: header.correlation_id };
+    let header_version = header.api.response_header_version(header.version);
+    response_header.encode(&mut writer, header_version).map_err(refused)?;
+    response.encode(&mut writer, header.version).map_err(refused)?;
+    Ok(with_length(writer.finish()))
+}
+
+/// Puts a frame's length into its first four bytes, which were left free for it.
+fn with_length(mut frame: Frame) -> Frame {
+    let length = u32::try_from(frame.len().saturating_sub(4)).unwrap_or(u32::MAX);
+    if let Some(Part::Bytes(first)) = frame.parts.first_mut() {
+        let mut head = match std::mem::take(first).try_into_mut() {
+            Ok(unique) => unique,
+            Err(shared) => BytesMut::from(shared.chunk()),
+        };
+        if let Some(mut place) = head.get_mut(..4) {
+            place.put_u32(length);
+        }
+        *first = head.freeze();
+    }
+    frame
+}
+
+/// The number of an error on the wire.
+pub fn code(error: ErrorCode) -> i16 {
+    error.code()
+}

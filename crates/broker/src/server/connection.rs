@@ -1,0 +1,208 @@
+//! One connection: requests are worked on concurrently and answered in the order they came.
+//!
+//! A single task does it all: it cuts the stream into frames, starts each request at once (a produce has appended, a join
+//! is in its group before the next frame is looked at), keeps what has to wait (fsync, long poll, join) and writes answers
+//! from the front of the queue. It stops reading while too much is in work, so that a client that does not read its
+//! answers cannot fill the memory.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::frame::{FrameError, FrameReader};
+use super::outgoing::{Outgoing, Response};
+use crate::api::{self, Refused, Work};
+use crate::config::ConnectionLimits;
+use crate::context::Context;
+
+/// Frames that are started before answers are written and other connections get their turn.
+const BURST: usize = 32;
+
+/// Who is connected.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    pub id: u64,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// Why a connection ended other than by the peer's wish.
+#[derive(Debug, thiserror::Error)]
+pub enum Closed {
+    #[error("closed by the peer")]
+    Peer,
+    #[error("failed to use the socket: {0}")]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("idle for {0:?} (connections.max.idle.ms)")]
+    Idle(Duration),
+    #[error("a request stopped arriving half-way for {0:?}")]
+    Stalled(Duration),
+}
+
+enum Slot {
+    Waiting { work: Work, bytes: usize },
+    Done(Option<Response>),
+}
+
+/// The state of a connection's task.
+pub struct Connection {
+    ctx: Arc<Context>,
+    info: Arc<ConnectionInfo>,
+    stream: TcpStream,
+    frames: FrameReader,
+    queue: VecDeque<Slot>,
+    /// Slots of the queue that still wait.
+    waiting: usize,
+    waiting_bytes: usize,
+    outgoing: Outgoing,
+    last_active: Instant,
+    timer: Pin<Box<Sleep>>,
+    draining: bool,
+}
+
+impl Connection {
+    pub fn new(ctx: Arc<Context>, info: ConnectionInfo, stream: TcpStream) -> Connection {
+        let limits = &ctx.config.limits;
+        Connection {
+            frames: FrameReader::new(limits.request_max_bytes),
+            timer: Box::pin(tokio::time::sleep(limits.max_stall.min(limits.max_idle))),
+            info: Arc::new(info),
+            stream,
+            queue: VecDeque::new(),
+            waiting: 0,
+            waiting_bytes: 0,
+            outgoing: Outgoing::default(),
+            last_active: Instant::now(),
+            draining: false,
+            ctx,
+        }
+    }
+
+    /// From now on no request is read; [`Connection::poll`] ends when what is answered has been written.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Drives the connection until it ends.
+    pub fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Closed> {
+        match self.poll_inner(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Closed::Peer),
+            Poll::Ready(Err(closed)) => Poll::Ready(closed),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_inner(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Closed>> {
+        self.poll_waiting(cx)?;
+        loop {
+            self.queue_answers()?;
+            let written = self.outgoing.poll_write(&self.stream, cx)?;
+            if self.draining && written.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.may_read() {
+                break;
+            }
+            if self.start_requests(cx)? {
+                continue;
+            }
+            match self.frames.poll_fill(&mut self.stream, cx)? {
+                Poll::Ready(0) => return Poll::Ready(Ok(())),
+                Poll::Ready(_) => self.last_active = Instant::now(),
+                Poll::Pending => break,
+            }
+            self.start_requests(cx)?;
+        }
+        self.poll_timer(cx)
+    }
+
+    fn limits(&self) -> &ConnectionLimits {
+        &self.ctx.config.limits
+    }
+
+    fn may_read(&self) -> bool {
+        !self.draining
+            && self.outgoing.is_empty()
+            && self.queue.len() < self.limits().max_in_flight
+            && self.waiting_bytes < self.limits().max_in_flight_bytes
+    }
+
+    /// Starts the requests that have arrived completely; whether there were any.
+    fn start_requests(&mut self, cx: &mut TaskContext<'_>) -> Result<bool, Closed> {
+        let mut started = 0;
+        while started < BURST
+            && self.queue.len() < self.limits().max_in_flight
+            && self.waiting_bytes < self.limits().max_in_flight_bytes
+        {
+            let Some(frame) = self.frames.take_frame()? else { break };
+            let bytes = frame.len();
+            let mut work = api::dispatch(&self.ctx, &self.info, frame)?;
+            match work.as_mut().poll(cx) {
+                Poll::Ready(done) => self.queue.push_back(Slot::Done(done?)),
+                Poll::Pending => {
+                    self.waiting += 1;
+                    self.waiting_bytes += bytes;
+                    self.queue.push_back(Slot::Waiting { work, bytes });
+                }
+            }
+            started += 1;
+        }
+        Ok(started > 0)
+    }
+
+    fn poll_waiting(&mut self, cx: &mut TaskContext<'_>) -> Result<(), Closed> {
+        if self.waiting == 0 {
+            return Ok(());
+        }
+        for slot in &mut self.queue {
+            let Slot::Waiting { work, bytes } = slot else { continue };
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                self.waiting -= 1;
+                self.waiting_bytes -= *bytes;
+                *slot = Slot::Done(done?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves answers from the front of the queue to the socket's side, as far as they are complete.
+    fn queue_answers(&mut self) -> Result<(), Closed> {
+        while let Some(Slot::Done(_)) = self.queue.front() {
+            if let Some(Slot::Done(Some(response))) = self.queue.pop_front() {
+                self.outgoing.push(response)?;
+                self.last_active = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the connection when it is overdue. A connection that waits for its own requests is not idle.
+    fn poll_timer(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Closed>> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let quiet = self.last_active.elapsed();
+            let stalled = self.frames.is_partial() && self.may_read();
+            let (allowed, closed) = if stalled {
+                (self.limits().max_stall, Closed::Stalled(quiet))
+            } else {
+                (self.limits().max_idle, Closed::Idle(quiet))
+            };
+            if quiet >= allowed && self.queue.is_empty() {
+                return Poll::Ready(Err(closed));
+            }
+            // Looked at again when the shorter of the two limits could have passed: a frame may begin meanwhile.
+            let again = self.limits().max_stall.min(self.limits().max_idle);
+            self.timer.as_mut().reset(Instant::now() + again);
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,183 @@
+//! Accepting connections.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::connection::{Closed, Connection, ConnectionInfo};
+use crate::config::BrokerConfig;
+use crate::context::Context;
+
+const BACKLOG: i32 = 1024;
+
+/// Why a broker cannot listen where it should.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error(
+        "failed to listen on {0}: it can be reached from other machines and nobody has to authenticate; listen on 127.0.0.1, or set caudal.allow.insecure=true if that is meant"
+    )]
+    Insecure(SocketAddr),
+    #[error(
+        "failed to listen on {address}: the address is in use; stop the other program (`ss -ltnp 'sport = :{port}'` names it) or choose another port by listeners=PLAINTEXT://{ip}:PORT",
+        port = address.port(), ip = address.ip()
+    )]
+    InUse { address: SocketAddr },
+    #[error("failed to listen on {address}: {source}")]
+    Io { address: SocketAddr, source: io::Error },
+}
+
+/// Sockets that listen but do not accept yet.
+#[derive(Debug)]
+pub struct Listener {
+    sockets: Vec<TcpListener>,
+    pub bound: Vec<SocketAddr>,
+}
+
+/// Takes the configured addresses.
+///
+/// # Errors
+/// An address is taken, is not one of this machine, or is open to others without leave.
+pub fn bind(config: &BrokerConfig) -> Result<Listener, BindError> {
+    let mut sockets = Vec::new();
+    let mut bound = Vec::new();
+    for &address in &config.listen {
+        if !address.ip().is_loopback() && !config.allow_insecure {
+            return Err(BindError::Insecure(address));
+        }
+        let socket = bind_one(address).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { address },
+            _ => BindError::Io { address, source },
+        })?;
+        bound.push(socket.local_addr().map_err(|source| BindError::Io { address, source })?);
+        sockets.push(socket);
+    }
+    Ok(Listener { sockets, bound })
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Connections that are open, against the limits.
+#[derive(Debug, Default)]
+struct Counts {
+    total: AtomicUsize,
+    per_ip: Mutex<HashMap<IpAddr, usize>>,
+    next_id: AtomicU64,
+}
+
+/// One connection's place in the counts, given back when dropped.
+struct Place {
+    counts: Arc<Counts>,
+    ip: IpAddr,
+}
+
+impl Place {
+    fn take(counts: &Arc<Counts>, ip: IpAddr, ctx: &Context) -> Result<Place, &'static str> {
+        let limits = &ctx.config.limits;
+        if counts.total.load(Ordering::Relaxed) >= limits.max_connections {
+            return Err("max.connections");
+        }
+        let mut per_ip = counts.per_ip.lock();
+        let open = per_ip.entry(ip).or_default();
+        if *open >= limits.max_connections_per_ip {
+            return Err("max.connections.per.ip");
+        }
+        *open += 1;
+        counts.total.fetch_add(1, Ordering::Relaxed);
+        Ok(Place { counts: counts.clone(), ip })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.counts.total.fetch_sub(1, Ordering::Relaxed);
+        let mut per_ip = self.counts.per_ip.lock();
+        if let Some(open) = per_ip.get_mut(&self.ip) {
+            *open -= 1;
+            if *open == 0 {
+                per_ip.remove(&self.ip);
+            }
+        }
+    }
+}
+
+impl Listener {
+    /// Accepts until `stop` turns true; connections end by themselves then.
+    pub fn serve(self, ctx: &Arc<Context>, stop: &watch::Receiver<bool>) {
+        let counts = Arc::new(Counts::default());
+        for socket in self.sockets {
+            tokio::spawn(accept(socket, ctx.clone(), counts.clone(), stop.clone()));
+        }
+    }
+}
+
+async fn accept(socket: TcpListener, ctx: Arc<Context>, counts: Arc<Counts>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = stop.changed() => return,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                // Out of file descriptors: the connections that there are go on; try again shortly.
+                tracing::warn!("failed to accept a connection: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let place = match Place::take(&counts, peer.ip(), &ctx) {
+            Ok(place) => place,
+            Err(limit) => {
+                tracing::warn!(%peer, "refused a connection: {limit} is reached");
+                continue;
+            }
+        };
+        let id = counts.next_id.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(run(stream, peer, id, ctx.clone(), place, stop.clone()));
+    }
+}
+
+async fn run(
+    stream: TcpStream,
+    peer: SocketAddr,
+    id: u64,
+    ctx: Arc<Context>,
+    place: Place,
+    mut stop: watch::Receiver<bool>,
+) {
+    let Ok(local) = stream.local_addr() else { return };
+    if let Err(e) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, "failed to set TCP_NODELAY: {e}");
+    }
+    let mut connection = Connection::new(ctx, ConnectionInfo { id, peer, local }, stream);
+    let closed = tokio::select! {
+        closed = poll_fn(|cx| connection.poll(cx)) => closed,
+        _ = stop.changed() => {
+            connection.drain();
+            poll_fn(|cx| connection.poll(cx)).await
+        }
+    };
+    match &closed {
+        Closed::Peer | Closed::Io(_) | Closed::Idle(_) => tracing::debug!(%peer, "connection ended: {closed}"),
+        Closed::Frame(_) | Closed::Refused(_) | Closed::Stalled(_) => {
+            tracing::warn!(%peer, "closed a connection: {closed}");
+        }
+    }
+    drop(place);
+}

@@ -1,0 +1,11 @@
+//! Listeners and connections.
+
+mod connection;
+mod frame;
+mod listener;
+mod outgoing;
+
+pub use connection::ConnectionInfo;
+pub use frame::{FrameError, FrameReader};
+pub use listener::{BindError, Listener, bind};
+pub use outgoing::Response;

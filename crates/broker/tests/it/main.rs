@@ -1,0 +1,5 @@
+//! The broker over real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod connection;
+mod raw;

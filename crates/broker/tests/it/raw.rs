@@ -1,0 +1,127 @@
+//! A client of plain sockets and hand-framed requests.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use bytes::Bytes;
+use caudal_broker::{Broker, BrokerConfig};
+use caudal_protocol::ApiKey;
+use caudal_protocol::wire::{Message, Reader, Writer};
+use tokio::runtime::Runtime;
+
+/// A broker on a port of its own, with a runtime of its own.
+pub struct TestBroker {
+    broker: Option<Broker>,
+    runtime: Runtime,
+    _dir: tempfile::TempDir,
+}
+
+impl TestBroker {
+    pub fn start() -> TestBroker {
+        TestBroker::start_with(|_| {})
+    }
+
+    pub fn start_with(change: impl FnOnce(&mut BrokerConfig)) -> TestBroker {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = BrokerConfig::new(dir.path());
+        config.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        change(&mut config);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let broker = runtime.block_on(Broker::start(config)).unwrap();
+        TestBroker { broker: Some(broker), runtime, _dir: dir }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.broker.as_ref().unwrap().local_addr().unwrap()
+    }
+
+    pub fn connect(&self) -> RawClient {
+        RawClient::connect(self.addr())
+    }
+}
+
+impl Drop for TestBroker {
+    fn drop(&mut self) {
+        if let Some(broker) = self.broker.take() {
+            self.runtime.block_on(broker.shutdown());
+        }
+    }
+}
+
+pub struct RawClient {
+    pub stream: TcpStream,
+    next: i32,
+}
+
+impl RawClient {
+    pub fn connect(addr: SocketAddr) -> RawClient {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        RawClient { stream, next: 0 }
+    }
+
+    /// Sends a request; its correlation id.
+    pub fn send<Q: Message>(&mut self, request: &Q, version: i16) -> i32 {
+        let id = self.next;
+        self.next += 1;
+        self.stream.write_all(&frame(request, version, id)).unwrap();
+        id
+    }
+
+    /// The next response of a request type; its correlation id and body.
+    pub fn receive<S: Message>(&mut self, version: i16) -> (i32, S) {
+        let mut reader = Reader::new(self.receive_frame().expect("the broker closed the connection"));
+        let id = reader.i32().unwrap();
+        let key = ApiKey::from_code(S::API_KEY).unwrap();
+        if key.response_header_version(version) > 0 {
+            reader
+                .tags(|_, r| {
+                    r.skip();
+                    Ok(())
+                })
+                .unwrap();
+        }
+        let response = S::decode(&mut reader, version).unwrap();
+        assert_eq!(reader.remaining(), 0, "bytes after the response");
+        (id, response)
+    }
+
+    pub fn ask<Q: Message, S: Message>(&mut self, request: &Q, version: i16) -> S {
+        let sent = self.send(request, version);
+        let (id, response) = self.receive(version);
+        assert_eq!(sent, id);
+        response
+    }
+
+    /// A response without its length; `None`: closed.
+    pub fn receive_frame(&mut self) -> Option<Bytes> {
+        let mut length = [0; 4];
+        match self.stream.read_exact(&mut length) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => panic!("no answer within the deadline"),
+            Err(_) => return None,
+        }
+        let mut body = vec![0; u32::from_be_bytes(length) as usize];
+        self.stream.read_exact(&mut body).unwrap();
+        Some(body.into())
+    }
+}
+
+/// A request as it goes over the wire.
+pub fn frame<Q: Message>(request: &Q, version: i16, correlation_id: i32) -> Vec<u8> {
+    let key = ApiKey::from_code(Q::API_KEY).unwrap();
+    let mut writer = Writer::new();
+    writer.i16(Q::API_KEY);
+    writer.i16(version);
+    writer.i32(correlation_id);
+    writer.string(false, "raw").unwrap();
+    if key.request_header_version(version) > 1 {
+        writer.uvarint(0);
+    }
+    request.encode(&mut writer, version).unwrap();
+    let body = writer.finish().into_bytes().unwrap();
+    let mut all = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+    all.extend_from_slice(&body);
+    all
+}
