@@ -8,6 +8,7 @@ pub mod coordinator;
 pub mod machine;
 pub mod member;
 pub mod record;
+pub mod service;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,64 @@
+//! FindCoordinator (10), versions 0-6: this broker, for every group. Creates `__consumer_offsets` when it is first asked.
+//!
+//! Transactions (key type 1) and share groups (2) are not served yet and say so.
+
+use caudal_protocol::ErrorCode;
+use caudal_protocol::messages::find_coordinator_response::Coordinator;
+use caudal_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
+
+use super::RequestHeader;
+use crate::context::Context;
+
+const GROUP: i8 = 0;
+
+pub async fn handle(
+    ctx: &Context,
+    header: &RequestHeader,
+    request: FindCoordinatorRequest,
+    version: i16,
+) -> FindCoordinatorResponse {
+    if version >= 4 {
+        let mut coordinators = Vec::with_capacity(request.coordinator_keys.len());
+        for key in &request.coordinator_keys {
+            coordinators.push(find(ctx, header, key, request.key_type).await);
+        }
+        return FindCoordinatorResponse { coordinators, ..Default::default() };
+    }
+    let found = find(ctx, header, &request.key, request.key_type).await;
+    FindCoordinatorResponse {
+        error_code: found.error_code,
+        error_message: found.error_message,
+        node_id: found.node_id,
+        host: found.host,
+        port: found.port,
+        ..Default::default()
+    }
+}
+
+async fn find(ctx: &Context, header: &RequestHeader, key: &str, key_type: i8) -> Coordinator {
+    let refuse = |error: ErrorCode, message: Option<&str>| Coordinator {
+        key: key.to_owned(),
+        node_id: -1,
+        host: String::new(),
+        port: -1,
+        error_code: error.code(),
+        error_message: Some(message.unwrap_or(error.message()).to_owned()),
+    };
+    if key_type != GROUP {
+        let message = "This broker coordinates consumer groups only: transactions and share groups are not served yet.";
+        return refuse(ErrorCode::InvalidRequest, Some(message));
+    }
+    let ready = ctx.ensure_offsets_topic().await;
+    if ready.is_error() {
+        return refuse(ready, None);
+    }
+    let (host, port) = ctx.advertised(header);
+    Coordinator {
+        key: key.to_owned(),
+        node_id: ctx.node_id(),
+        host,
+        port: i32::from(port),
+        error_code: 0,
+        error_message: Some(ErrorCode::None.message().to_owned()),
+    }
+}

@@ -1,0 +1,20 @@
+//! LeaveGroup (13), versions 0-5: one member (up to version 2) or several, static ones by their instance id (KIP-345).
+
+use caudal_protocol::messages::leave_group_request::MemberIdentity;
+use caudal_protocol::messages::{LeaveGroupRequest, LeaveGroupResponse};
+
+use super::RequestHeader;
+use crate::context::Context;
+
+pub async fn handle(ctx: &Context, _header: &RequestHeader, request: LeaveGroupRequest, version: i16) -> LeaveGroupResponse {
+    let error = ctx.groups.readiness();
+    if error.is_error() {
+        return LeaveGroupResponse { error_code: error.code(), ..Default::default() };
+    }
+    if version >= 3 {
+        return LeaveGroupResponse { members: ctx.groups.leave(&request.group_id, &request.members), ..Default::default() };
+    }
+    let only = MemberIdentity { member_id: request.member_id, ..Default::default() };
+    let error_code = ctx.groups.leave(&request.group_id, &[only]).first().map_or(0, |m| m.error_code);
+    LeaveGroupResponse { error_code, ..Default::default() }
+}
