@@ -12,7 +12,9 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["protocol", "--check", libs] => protocol::run(&PathBuf::from(libs), true),
         ["protocol", libs] => protocol::run(&PathBuf::from(libs), false),
-        _ => Err("usage: cargo xtask protocol [--check] LIBS_DIR (the libs folder of an installed Apache Kafka)".into()),
+        _ => {
+            Err("usage: cargo xtask protocol [--check] LIBS_DIR (the libs folder of an installed Apache Kafka)".into())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

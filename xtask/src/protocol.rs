@@ -13,33 +13,95 @@ const GROUPS: &[(&str, &str, &[&str])] = &[
         "kafka-clients",
         "messages",
         &[
-            "Produce", "Fetch", "ListOffsets", "Metadata", "OffsetCommit", "OffsetFetch", "FindCoordinator", "JoinGroup",
-            "Heartbeat", "LeaveGroup", "SyncGroup", "DescribeGroups", "ListGroups", "ApiVersions", "CreateTopics",
-            "DeleteTopics", "DeleteRecords", "InitProducerId", "OffsetForLeaderEpoch", "DescribeConfigs", "AlterConfigs",
-            "DescribeLogDirs", "CreatePartitions", "DeleteGroups", "ElectLeaders", "IncrementalAlterConfigs",
-            "ListPartitionReassignments", "OffsetDelete", "DescribeQuorum", "DescribeCluster", "DescribeProducers",
-            "DescribeTopicPartitions", "ListConfigResources", "DescribeAcls", "ConsumerGroupDescribe",
-            "RequestHeader", "ResponseHeader", "ConsumerProtocolSubscription", "ConsumerProtocolAssignment",
+            "Produce",
+            "Fetch",
+            "ListOffsets",
+            "Metadata",
+            "OffsetCommit",
+            "OffsetFetch",
+            "FindCoordinator",
+            "JoinGroup",
+            "Heartbeat",
+            "LeaveGroup",
+            "SyncGroup",
+            "DescribeGroups",
+            "ListGroups",
+            "ApiVersions",
+            "CreateTopics",
+            "DeleteTopics",
+            "DeleteRecords",
+            "InitProducerId",
+            "OffsetForLeaderEpoch",
+            "DescribeConfigs",
+            "AlterConfigs",
+            "DescribeLogDirs",
+            "CreatePartitions",
+            "DeleteGroups",
+            "ElectLeaders",
+            "IncrementalAlterConfigs",
+            "ListPartitionReassignments",
+            "OffsetDelete",
+            "DescribeQuorum",
+            "DescribeCluster",
+            "DescribeProducers",
+            "DescribeTopicPartitions",
+            "ListConfigResources",
+            "DescribeAcls",
+            "ConsumerGroupDescribe",
+            "RequestHeader",
+            "ResponseHeader",
+            "ConsumerProtocolSubscription",
+            "ConsumerProtocolAssignment",
         ],
     ),
     (
         "kafka-clients",
         "control",
-        &["LeaderChangeMessage", "SnapshotHeaderRecord", "SnapshotFooterRecord", "KRaftVersionRecord", "VotersRecord", "EndTxnMarker"],
+        &[
+            "LeaderChangeMessage",
+            "SnapshotHeaderRecord",
+            "SnapshotFooterRecord",
+            "KRaftVersionRecord",
+            "VotersRecord",
+            "EndTxnMarker",
+        ],
     ),
     (
         "kafka-metadata",
         "metadata",
         &[
-            "RegisterBrokerRecord", "UnregisterBrokerRecord", "TopicRecord", "PartitionRecord", "ConfigRecord",
-            "PartitionChangeRecord", "FenceBrokerRecord", "UnfenceBrokerRecord", "RemoveTopicRecord", "FeatureLevelRecord",
-            "ClientQuotaRecord", "ProducerIdsRecord", "BrokerRegistrationChangeRecord", "NoOpRecord",
-            "RegisterControllerRecord", "BeginTransactionRecord", "EndTransactionRecord", "AbortTransactionRecord",
-            "AccessControlEntryRecord", "RemoveAccessControlEntryRecord", "UserScramCredentialRecord",
-            "RemoveUserScramCredentialRecord", "ClearElrRecord", "DelegationTokenRecord", "RemoveDelegationTokenRecord",
+            "RegisterBrokerRecord",
+            "UnregisterBrokerRecord",
+            "TopicRecord",
+            "PartitionRecord",
+            "ConfigRecord",
+            "PartitionChangeRecord",
+            "FenceBrokerRecord",
+            "UnfenceBrokerRecord",
+            "RemoveTopicRecord",
+            "FeatureLevelRecord",
+            "ClientQuotaRecord",
+            "ProducerIdsRecord",
+            "BrokerRegistrationChangeRecord",
+            "NoOpRecord",
+            "RegisterControllerRecord",
+            "BeginTransactionRecord",
+            "EndTransactionRecord",
+            "AbortTransactionRecord",
+            "AccessControlEntryRecord",
+            "RemoveAccessControlEntryRecord",
+            "UserScramCredentialRecord",
+            "RemoveUserScramCredentialRecord",
+            "ClearElrRecord",
+            "DelegationTokenRecord",
+            "RemoveDelegationTokenRecord",
         ],
     ),
-    ("kafka-group-coordinator", "group", &["OffsetCommitKey", "OffsetCommitValue", "GroupMetadataKey", "GroupMetadataValue"]),
+    (
+        "kafka-group-coordinator",
+        "group",
+        &["OffsetCommitKey", "OffsetCommitValue", "GroupMetadataKey", "GroupMetadataValue"],
+    ),
     ("kafka-storage", "producer", &["ProducerSnapshot"]),
 ];
 
@@ -48,13 +110,16 @@ pub fn run(libs: &Path, check: bool) -> Result<(), String> {
     let out = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../crates/protocol/src/generated");
     let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
     let mut root = String::from(HEADER);
+    let mut every = String::new();
     for group in ["messages", "control", "metadata", "group", "producer"] {
         let mut index = String::from(HEADER);
         for (jar, module, names) in GROUPS.iter().filter(|(_, module, _)| *module == group) {
             let schemas = read_jar(libs, jar)?;
             for name in names.iter() {
-                let found: Vec<&Schema> =
-                    [(*name).to_owned(), format!("{name}Request"), format!("{name}Response")].iter().filter_map(|n| schemas.get(n)).collect();
+                let found: Vec<&Schema> = [(*name).to_owned(), format!("{name}Request"), format!("{name}Response")]
+                    .iter()
+                    .filter_map(|n| schemas.get(n))
+                    .collect();
                 if found.is_empty() {
                     return Err(format!("no schema {name} in {jar}"));
                 }
@@ -62,6 +127,7 @@ pub fn run(libs: &Path, check: bool) -> Result<(), String> {
                     let file = snake(&schema.name);
                     let top = type_name(&schema.name);
                     let _ = writeln!(index, "pub mod {file};\npub use {file}::{top};");
+                    let _ = writeln!(every, "$check::<$crate::generated::{module}::{top}>();");
                     files.insert(out.join(module).join(format!("{file}.rs")), emit(schema)?);
                 }
             }
@@ -70,6 +136,10 @@ pub fn run(libs: &Path, check: bool) -> Result<(), String> {
         let _ = writeln!(root, "pub mod {group};");
     }
     root.push_str("pub mod api_table;\n");
+    let _ = writeln!(
+        root,
+        "\n/// Calls a function for each message type.\n#[cfg(test)]\nmacro_rules! for_each_message {{ ($check:ident) => {{ {every} }}; }}\n#[cfg(test)]\npub(crate) use for_each_message;"
+    );
     files.insert(out.join("mod.rs"), root);
     files.insert(out.join("api_table.rs"), api_table(&read_jar(libs, "kafka-clients")?));
     for (path, content) in &files {
@@ -98,7 +168,8 @@ fn read_jar(libs: &Path, prefix: &str) -> Result<BTreeMap<String, Schema>, Strin
         .find(|p| {
             let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
             name.strip_prefix(prefix).is_some_and(|rest| {
-                rest.ends_with(".jar") && rest.strip_prefix('-').is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()))
+                rest.ends_with(".jar")
+                    && rest.strip_prefix('-').is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()))
             })
         })
         .ok_or(format!("no {prefix} jar in {}", libs.display()))?;
@@ -112,7 +183,12 @@ fn read_jar(libs: &Path, prefix: &str) -> Result<BTreeMap<String, Schema>, Strin
 }
 
 fn unzip(flags: &[&str], jar: &Path, names: &[&str]) -> Result<String, String> {
-    let out = Command::new("unzip").args(flags).arg(jar).args(names).output().map_err(|e| format!("failed to run unzip: {e}"))?;
+    let out = Command::new("unzip")
+        .args(flags)
+        .arg(jar)
+        .args(names)
+        .output()
+        .map_err(|e| format!("failed to run unzip: {e}"))?;
     String::from_utf8(out.stdout).map_err(|e| e.to_string())
 }
 
@@ -142,7 +218,10 @@ fn snake(name: &str) -> String {
     for (i, c) in chars.iter().enumerate() {
         let before = i.checked_sub(1).and_then(|j| chars.get(j)).copied().unwrap_or('_');
         let after = chars.get(i + 1).copied().unwrap_or('_');
-        if c.is_uppercase() && before != '_' && (before.is_lowercase() || before.is_ascii_digit() || after.is_lowercase()) {
+        if c.is_uppercase()
+            && before != '_'
+            && (before.is_lowercase() || before.is_ascii_digit() || after.is_lowercase())
+        {
             out.push('_');
         }
         out.extend(c.to_lowercase());
@@ -279,7 +358,9 @@ impl Emitter<'_> {
         let default = self.default_value(f)?;
         Ok(match (&f.kind, default.as_str()) {
             (_, "None") => format!("self.{name}.is_none()"),
-            (Kind::Array(_) | Kind::String | Kind::Bytes, "Vec::new()" | "String::new()" | "Bytes::new()") => format!("self.{name}.is_empty()"),
+            (Kind::Array(_) | Kind::String | Kind::Bytes, "Vec::new()" | "String::new()" | "Bytes::new()") => {
+                format!("self.{name}.is_empty()")
+            }
             (Kind::Bool, "false") => format!("!self.{name}"),
             _ => format!("self.{name} == {default}"),
         })
@@ -393,7 +474,9 @@ impl Emitter<'_> {
             Kind::Records => format!("w.records({flex}, {place})"),
             Kind::Uuid => format!("w.uuid({place})"),
             Kind::Struct(_) => format!("{place}.write(w, version)?"),
-            Kind::Array(inner) => format!("w.array({flex}, {place}, |w, item| {{ {}; Ok(()) }})?", Self::write_one(inner, flex, "item")),
+            Kind::Array(inner) => {
+                format!("w.array({flex}, {place}, |w, item| {{ {}; Ok(()) }})?", Self::write_one(inner, flex, "item"))
+            }
         }
     }
 
@@ -451,7 +534,8 @@ impl Emitter<'_> {
             }
         }
         if !self.schema.flexible.intersect(self.schema.valid).is_empty() {
-            let mut tagged: Vec<(&Field, u32, Versions)> = fields.iter().filter_map(|f| f.tag.map(|(tag, v)| (*f, tag, v))).collect();
+            let mut tagged: Vec<(&Field, u32, Versions)> =
+                fields.iter().filter_map(|f| f.tag.map(|(tag, v)| (*f, tag, v))).collect();
             tagged.sort_by_key(|(_, tag, _)| *tag);
             let _ = writeln!(out, "if {} {{", self.flexible_expr(None));
             if tagged.is_empty() {
@@ -463,7 +547,11 @@ impl Emitter<'_> {
                     if let Some(range) = Self::range(versions, self.schema.valid) {
                         condition = format!("{range} && {condition}");
                     }
-                    let _ = writeln!(out, "if {condition} {{ let w = tags.field({tag}); {} }}", self.write_field(f, "true"));
+                    let _ = writeln!(
+                        out,
+                        "if {condition} {{ let w = tags.field({tag}); {} }}",
+                        self.write_field(f, "true")
+                    );
                 }
                 out.push_str("w.put_tags(tags);\n");
             }
@@ -476,10 +564,8 @@ impl Emitter<'_> {
 
 /// Every request schema, also those that have no code here: names and versions are what tools print.
 fn api_table(schemas: &BTreeMap<String, Schema>) -> String {
-    let mut apis: Vec<(i16, &str, &Schema)> = schemas
-        .values()
-        .filter_map(|s| Some((s.api_key?, s.name.strip_suffix("Request")?, s)))
-        .collect();
+    let mut apis: Vec<(i16, &str, &Schema)> =
+        schemas.values().filter_map(|s| Some((s.api_key?, s.name.strip_suffix("Request")?, s))).collect();
     apis.sort_by_key(|(key, ..)| *key);
     let mut out = String::from(HEADER);
     out.push_str("/// Kafka's request types.\n#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]\n#[repr(i16)]\npub enum ApiKey {\n");

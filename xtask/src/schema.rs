@@ -172,13 +172,16 @@ fn parse_fields(list: Option<&Value>, structs: &mut Vec<Struct>) -> Result<Vec<F
     for item in list.and_then(Value::as_array).into_iter().flatten() {
         let name = text(item, "name").ok_or("a field without a name")?.to_owned();
         let kind = Kind::parse(text(item, "type").ok_or("a field without a type")?);
-        let range = versions(item, "versions")?.or(versions(item, "taggedVersions")?).ok_or("a field without versions")?;
+        let range =
+            versions(item, "versions")?.or(versions(item, "taggedVersions")?).ok_or("a field without versions")?;
         if item.get("fields").is_some() {
             let inner = match &kind {
                 Kind::Array(inner) => (**inner).clone(),
                 other => other.clone(),
             };
-            let Kind::Struct(struct_name) = inner else { return Err(format!("field {name} has fields but is no struct")) };
+            let Kind::Struct(struct_name) = inner else {
+                return Err(format!("field {name} has fields but is no struct"));
+            };
             let nested = parse_fields(item.get("fields"), structs)?;
             structs.push(Struct { name: struct_name, versions: range, fields: nested });
         }

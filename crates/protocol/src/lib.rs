@@ -8,6 +8,8 @@ pub mod batch;
 pub mod compression;
 pub mod error;
 mod generated;
+#[cfg(test)]
+mod message_tests;
 pub mod record;
 pub mod topic;
 pub mod uuid;
