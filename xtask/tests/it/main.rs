@@ -1,0 +1,3 @@
+//! Tidy is a test.
+
+mod tidy;
