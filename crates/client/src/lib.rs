@@ -1,1 +1,25 @@
-//! (placeholder docs)
+//! An asynchronous Kafka client: producer, consumer, [`Admin`], and a [`Fetcher`] that hands out raw
+//! record batches. Works against Apache Kafka 2.1 and later.
+
+#![allow(dead_code)]
+
+pub mod admin;
+mod client;
+pub mod config;
+mod connection;
+pub mod error;
+mod fetch;
+mod metadata;
+mod offsets;
+mod request;
+mod subscription;
+
+pub use admin::Admin;
+pub use client::Client;
+pub use config::{ClientConfig, ConfigError};
+pub use error::{Error, Result};
+pub use fetch::{Available, Chunk, ChunkStream, Fetcher, OffsetRange};
+pub use metadata::{Node, PartitionMetadata, TopicMetadata};
+pub use offsets::{Isolation, ListedOffset, ListedOffsets, OffsetSpec};
+pub use request::Request;
+pub use subscription::{TopicPattern, Topics};

@@ -1,0 +1,125 @@
+//! Fetch requests to one broker and what comes back per partition.
+
+use caudal_protocol::batch::{Batch, Batches, check_crc};
+use caudal_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use caudal_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use caudal_protocol::wire::Records;
+use caudal_protocol::{TopicPartition, Uuid};
+
+use super::visible::Visibility;
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::offsets::Isolation;
+
+/// A partition to read from an offset.
+#[derive(Debug, Clone)]
+pub(crate) struct Position {
+    pub partition: TopicPartition,
+    pub topic_id: Uuid,
+    pub leader_epoch: i32,
+    pub offset: i64,
+}
+
+/// How much an answer may hold and how long a broker waits for it to fill.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub max_wait_ms: i32,
+    pub min_bytes: i32,
+    pub max_bytes: i32,
+    pub partition_max_bytes: i32,
+}
+
+/// Groups positions into the topics of a request, keeping their order.
+pub(crate) fn topics(positions: &[Position], partition_max_bytes: i32) -> Vec<FetchTopic> {
+    let mut topics: Vec<FetchTopic> = Vec::new();
+    for position in positions {
+        let partition = FetchPartition {
+            partition: position.partition.partition,
+            current_leader_epoch: position.leader_epoch,
+            fetch_offset: position.offset,
+            partition_max_bytes,
+            ..Default::default()
+        };
+        match topics.last_mut().filter(|t| t.topic == position.partition.topic) {
+            Some(topic) => topic.partitions.push(partition),
+            None => topics.push(FetchTopic {
+                topic: position.partition.topic.clone(),
+                topic_id: position.topic_id,
+                partitions: vec![partition],
+            }),
+        }
+    }
+    topics
+}
+
+/// Where a partition stands now: its leader must be known to the cache.
+pub(crate) fn position(client: &Client, partition: &TopicPartition, offset: i64) -> Result<(i32, Position)> {
+    let (leader, leader_epoch) = client.leader(&partition.topic, partition.partition)?;
+    let topic_id = client.topic_id(&partition.topic);
+    Ok((leader, Position { partition: partition.clone(), topic_id, leader_epoch, offset }))
+}
+
+/// Pairs the partitions of an answer with the names of their topics; from version 13 on there are only ids.
+pub(crate) fn flatten(
+    responses: Vec<FetchableTopicResponse>,
+    name_of: impl Fn(&Uuid) -> Option<String>,
+) -> Vec<(TopicPartition, PartitionData)> {
+    let mut flat = Vec::new();
+    for topic in responses {
+        let name = if topic.topic.is_empty() { name_of(&topic.topic_id) } else { Some(topic.topic) };
+        let Some(name) = name else { continue };
+        for data in topic.partitions {
+            flat.push((TopicPartition::new(name.clone(), data.partition_index), data));
+        }
+    }
+    flat
+}
+
+/// The batches of one partition's answer that a reader from `offset` on may see.
+#[derive(Debug, Clone)]
+pub(crate) struct Batched {
+    pub batches: Vec<Batch>,
+    /// Where the next fetch continues.
+    pub next_offset: i64,
+}
+
+/// Cuts an answer into batches. A broker may return a batch that begins before `offset`, and a last one that is cut
+/// off.
+pub(crate) fn batches(
+    partition: &TopicPartition,
+    offset: i64,
+    data: &mut PartitionData,
+    isolation: Isolation,
+    check_crcs: bool,
+) -> Result<Batched> {
+    let failed = |source| Error::Batch { partition: partition.clone(), source };
+    let aborted = match isolation {
+        Isolation::ReadCommitted => data.aborted_transactions.take(),
+        Isolation::ReadUncommitted => None,
+    };
+    let mut visibility = Visibility::new(aborted);
+    let mut result = Batched { batches: Vec::new(), next_offset: offset };
+    let Some(Records::Bytes(bytes)) = data.records.take() else { return Ok(result) };
+    for batch in Batches::new(bytes) {
+        let batch = batch.map_err(failed)?;
+        if check_crcs {
+            check_crc(&batch.bytes).map_err(failed)?;
+        }
+        if batch.header.next_offset() <= offset {
+            continue;
+        }
+        result.next_offset = batch.header.next_offset();
+        if visibility.sees(&batch) {
+            result.batches.push(batch);
+        }
+    }
+    Ok(result)
+}
+
+/// The offset up to which (exclusive) a reader may see.
+pub(crate) fn visible_end(data: &PartitionData, isolation: Isolation) -> i64 {
+    match isolation {
+        Isolation::ReadCommitted if data.last_stable_offset >= 0 => data.last_stable_offset,
+        _ => data.high_watermark,
+    }
+}
