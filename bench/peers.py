@@ -1,0 +1,138 @@
+"""What the benchmarks share: starting brokers, building load generators, reading /proc."""
+import os, re, shutil, signal, socket, subprocess, sys, tempfile, time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("CAUDAL_SHARED", ROOT.parent / "shared"))
+PEERS = Path(os.environ.get("PEERS_DIR", Path.home() / ".cache/caudal-peers"))
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+KAFKA = PEERS / "kafka/bin"
+
+
+def need(path, how):
+    if not path.exists():
+        sys.exit(f"bench: {path.name} is missing; {how}")
+    return path
+
+
+def build(engine=False):
+    """The release binary; without the engine the build takes a minute instead of twelve."""
+    features = [] if engine else ["--no-default-features"]
+    subprocess.run(["cargo", "build", "--release", "-p", "caudal", *features], cwd=ROOT, check=True)
+    return TARGET / "release/caudal"
+
+
+def compile_c(name, *libs):
+    source = need(SHARED / "peers/load" / f"{name}.c", "the load generators lie in shared/peers/load")
+    out = TARGET / "bench" / name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cc", "-O2", "-msse4.2", "-o", out, source, *libs], check=True)
+    return out
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def cpu_s(pid):
+    """User and system time of a process so far, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mib(pid):
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
+
+
+def answers(port):
+    """Whether a broker answers an ApiVersions request."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as s:
+            s.settimeout(2)
+            s.sendall(bytes.fromhex("0000000a0012000000000007ffff"))
+            return len(s.recv(8)) == 8
+    except OSError:
+        return False
+
+
+class Broker:
+    """A broker of its own on loopback, gone at the end of the `with`."""
+
+    def __init__(self, command, port, where):
+        self.port, self.where, self.address = port, where, f"127.0.0.1:{port}"
+        self.log = open(where / "broker.log", "w")
+        start = time.monotonic()
+        self.process = subprocess.Popen([str(c) for c in command], stdout=self.log, stderr=subprocess.STDOUT)
+        while not answers(port):
+            if self.process.poll() is not None or time.monotonic() - start > 60:
+                sys.exit(f"bench: {command[0]} did not start; see {self.log.name}")
+            time.sleep(0.002)
+        self.start_s = time.monotonic() - start
+        self.pid = self.process.pid
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.where, ignore_errors=True)
+
+    def topic(self, name, partitions):
+        tool = need(KAFKA / "kafka-topics.sh", "run `install kafka` in shared/peers")
+        subprocess.run([tool, "--bootstrap-server", self.address, "--create", "--topic", name, "--partitions", str(partitions),
+                        "--replication-factor", "1"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def caudal(binary, *settings):
+    where, port = Path(tempfile.mkdtemp(prefix="caudal-bench-")), free_port()
+    sets = [x for s in settings for x in ("--set", s)]
+    return Broker([binary, "up", "--data-dir", where / "data", "--port", port, *sets], port, where)
+
+
+def kafka():
+    where, port, controller = Path(tempfile.mkdtemp(prefix="kafka-bench-")), free_port(), free_port()
+    config = where / "server.properties"
+    config.write_text(f"""process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+log.dirs={where}/data
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+""")
+    storage = need(KAFKA / "kafka-storage.sh", "run `install kafka` in shared/peers")
+    cluster = subprocess.run([storage, "random-uuid"], check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run([storage, "format", "-t", cluster, "-c", config], check=True, stdout=subprocess.DEVNULL)
+    return Broker([KAFKA / "kafka-server-start.sh", config], port, where)
+
+
+class Table:
+    """Prints each figure beside the peer's and the goal, and says at the end what was missed."""
+
+    def __init__(self):
+        self.missed = []
+        print(f"{'':44} {'caudal':>10} {'peer':>10} {'ratio':>7}  goal")
+
+    def row(self, what, ours, theirs=None, goal=None, met=None):
+        ratio = f"{ours / theirs:7.2f}" if theirs else " " * 7
+        shown = f"{theirs:10.2f}" if theirs is not None else " " * 10
+        mark = "" if met is None else ("  ok" if met else "  MISSED")
+        print(f"{what:44} {ours:10.2f} {shown} {ratio}  {goal or ''}{mark}", flush=True)
+        if met is False:
+            self.missed.append(what)
+
+    def end(self):
+        if self.missed:
+            print("missed: " + ", ".join(self.missed))
