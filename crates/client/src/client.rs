@@ -33,9 +33,8 @@ pub(crate) enum Lane {
     Fetch,
     /// Fetches that wait for data.
     Wait,
-    /// The group coordinator: joins wait, heartbeats must not.
+    /// The group coordinator, whose joins and syncs wait.
     Group,
-    Heartbeat,
 }
 
 /// A client of a cluster: connections, metadata, typed requests. Clones share everything.
@@ -63,6 +62,14 @@ struct Inner {
 struct Slot {
     current: Mutex<Option<Arc<Connection>>>,
     connecting: tokio::sync::Mutex<Failures>,
+}
+
+impl Slot {
+    /// The connection, unless it is closed or leads to where the broker was before.
+    fn open(&self, host: &str, port: u16) -> Option<Arc<Connection>> {
+        let current = self.current.lock();
+        current.as_ref().filter(|c| !c.is_closed() && c.leads_to(host, port)).cloned()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -246,15 +253,11 @@ impl Client {
     pub(crate) async fn connection(&self, node_id: i32, lane: Lane) -> Result<Arc<Connection>> {
         let (host, port) = self.address_of(node_id)?;
         let slot = Arc::clone(self.inner.slots.lock().entry((node_id, lane)).or_default());
-        let open = |slot: &Slot| {
-            let current = slot.current.lock();
-            current.as_ref().filter(|c| !c.is_closed() && c.address() == format!("{host}:{port}")).cloned()
-        };
-        if let Some(connection) = open(&slot) {
+        if let Some(connection) = slot.open(&host, port) {
             return Ok(connection);
         }
         let mut failures = slot.connecting.lock().await;
-        if let Some(connection) = open(&slot) {
+        if let Some(connection) = slot.open(&host, port) {
             return Ok(connection);
         }
         if let Some(at) = failures.retry_at {
@@ -273,6 +276,13 @@ impl Client {
                 Err(error)
             }
         }
+    }
+
+    /// The open connection to a broker, if there is one.
+    pub(crate) fn open_connection(&self, node_id: i32, lane: Lane) -> Option<Arc<Connection>> {
+        let (host, port) = self.address_of(node_id).ok()?;
+        let slot = Arc::clone(self.inner.slots.lock().get(&(node_id, lane))?);
+        slot.open(&host, port)
     }
 
     fn address_of(&self, node_id: i32) -> Result<(String, u16)> {

@@ -45,6 +45,8 @@ struct Pending {
 #[derive(Debug)]
 pub(crate) struct Connection {
     address: String,
+    host: String,
+    port: u16,
     client_id: String,
     versions: Vec<ApiVersion>,
     /// Feature levels and the rest of what the broker said of itself.
@@ -77,6 +79,8 @@ impl Connection {
         let writer = tokio::spawn(write_requests(write, queue, Arc::clone(&pending))).abort_handle();
         let mut connection = Connection {
             address,
+            host: host.to_owned(),
+            port,
             client_id: options.client_id.clone(),
             versions: Vec::new(),
             api_versions: ApiVersionsResponse::default(),
@@ -90,6 +94,10 @@ impl Connection {
 
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    pub(crate) fn leads_to(&self, host: &str, port: u16) -> bool {
+        self.port == port && self.host == host
     }
 
     pub(crate) fn is_closed(&self) -> bool {

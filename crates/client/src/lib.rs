@@ -1,8 +1,6 @@
 //! An asynchronous Kafka client: producer, consumer, [`Admin`], and a [`Fetcher`] that hands out raw
 //! record batches. Works against Apache Kafka 2.1 and later.
 
-#![allow(dead_code)]
-
 pub mod admin;
 mod client;
 pub mod config;
@@ -11,6 +9,7 @@ pub mod error;
 mod fetch;
 mod metadata;
 mod offsets;
+pub mod producer;
 mod request;
 mod subscription;
 
@@ -21,5 +20,6 @@ pub use error::{Error, Result};
 pub use fetch::{Available, Chunk, ChunkStream, Fetcher, OffsetRange};
 pub use metadata::{Node, PartitionMetadata, TopicMetadata};
 pub use offsets::{Isolation, ListedOffset, ListedOffsets, OffsetSpec};
+pub use producer::{Delivery, Producer, Record, RecordMetadata};
 pub use request::Request;
 pub use subscription::{TopicPattern, Topics};

@@ -41,6 +41,7 @@ const EPOCH_AT: usize = 12;
 const CRC_AT: usize = 17;
 const ATTRIBUTES_AT: usize = 21;
 const MAX_TIMESTAMP_AT: usize = 35;
+const PRODUCER_ID_AT: usize = 43;
 
 /// Bit 3 of the attributes.
 const LOG_APPEND_TIME: i16 = 1 << 3;
@@ -262,6 +263,16 @@ pub fn stamp_log_append_time(batch: &mut [u8], now_ms: i64) {
     let attributes = i16::from_be_bytes(attributes.unwrap_or_default()) | LOG_APPEND_TIME;
     put(batch, ATTRIBUTES_AT, &attributes.to_be_bytes());
     put(batch, MAX_TIMESTAMP_AT, &now_ms.to_be_bytes());
+    let crc = compute_crc(batch);
+    put(batch, CRC_AT, &crc.to_be_bytes());
+}
+
+/// Stamps the producer's fields and recomputes the CRC: a producer numbers a built batch anew after it took a new
+/// producer id. `batch` is exactly the batch.
+pub fn stamp_producer(batch: &mut [u8], producer_id: i64, producer_epoch: i16, base_sequence: i32) {
+    put(batch, PRODUCER_ID_AT, &producer_id.to_be_bytes());
+    put(batch, PRODUCER_ID_AT + 8, &producer_epoch.to_be_bytes());
+    put(batch, PRODUCER_ID_AT + 10, &base_sequence.to_be_bytes());
     let crc = compute_crc(batch);
     put(batch, CRC_AT, &crc.to_be_bytes());
 }

@@ -3,15 +3,12 @@
 use std::time::Duration;
 
 use caudal_client::admin::{ConfigResourceType, OffsetAndMetadata};
-use caudal_client::{Admin, Client, ClientConfig, Error, Fetcher, Isolation, OffsetRange, OffsetSpec, Topics};
-use caudal_protocol::batch::BatchBuilder;
-use caudal_protocol::compression::Codec;
-use caudal_protocol::messages as m;
+use caudal_client::{
+    Admin, Client, ClientConfig, Error, Fetcher, Isolation, OffsetRange, OffsetSpec, Producer, Record, Topics,
+};
 use caudal_protocol::messages::create_topics_request::CreatableTopic;
 use caudal_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use caudal_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-use caudal_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use caudal_protocol::wire::Records;
 use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
 
 pub fn bootstrap() -> Option<String> {
@@ -40,30 +37,21 @@ pub async fn new_topic(admin: &Admin, prefix: &str, partitions: i32) -> String {
     }
 }
 
+/// Writes one batch; returns its first offset.
 async fn produce(client: &Client, topic: &str, partition: i32, values: &[&str]) -> i64 {
-    let mut builder = BatchBuilder::new(Codec::Lz4);
+    let config = ClientConfig::new(client.config().get("bootstrap.servers")).set("linger.ms", "1000").unwrap();
+    let producer = Producer::connect(config).await.unwrap();
+    let mut deliveries = Vec::new();
     for (i, value) in values.iter().enumerate() {
-        builder.append(1_000 + i as i64, None, Some(value.as_bytes()), &[]);
+        let record = Record {
+            partition: Some(partition),
+            timestamp_ms: Some(1_000 + i as i64),
+            ..Record::new(topic, None, Some(value.as_bytes()))
+        };
+        deliveries.push(producer.send(record).await.unwrap());
     }
-    let meta = client.topic(topic).await.unwrap();
-    let request = m::ProduceRequest {
-        acks: -1,
-        timeout_ms: 10_000,
-        topic_data: vec![TopicProduceData {
-            name: topic.to_owned(),
-            topic_id: meta.id,
-            partition_data: vec![PartitionProduceData {
-                index: partition,
-                records: Some(Records::Bytes(builder.build().unwrap().freeze())),
-            }],
-        }],
-        ..Default::default()
-    };
-    let leader = meta.partition(partition).unwrap().leader.unwrap();
-    let response = client.send(leader, &request).await.unwrap();
-    let answer = &response.responses[0].partition_responses[0];
-    assert_eq!(answer.error_code, 0, "{answer:?}");
-    answer.base_offset
+    producer.close().await;
+    deliveries.remove(0).await.unwrap().offset.unwrap()
 }
 
 #[tokio::test]
@@ -104,7 +92,7 @@ async fn topics_are_created_described_altered_and_deleted() {
     let configs = admin.describe_configs(vec![wanted], true, false).await.unwrap();
     assert!(configs[0].configs.iter().any(|c| c.name == "retention.ms" && c.value.as_deref() == Some("12345")));
 
-    let deleted = admin.delete_topics(&[name.clone()]).await.unwrap();
+    let deleted = admin.delete_topics(std::slice::from_ref(&name)).await.unwrap();
     assert_eq!(deleted[0].error_code, 0);
     let cluster = admin.describe_cluster().await.unwrap();
     assert!(!cluster.brokers.is_empty());

@@ -1,0 +1,253 @@
+//! Records gather here, batch by batch and partition by partition, until the sender takes them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use caudal_protocol::batch::BatchBuilder;
+use caudal_protocol::compression::Codec;
+use hashbrown::HashMap;
+
+use super::Record;
+use super::batch::{Batch, BatchState, Delivery};
+use super::partitioner::partition_of_key;
+
+/// Settings that matter while records gather.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AccumulatorConfig {
+    pub codec: Codec,
+    pub batch_size_bytes: usize,
+    pub buffer_memory_bytes: usize,
+    pub linger: Duration,
+    pub ignore_keys: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Accumulator {
+    config: AccumulatorConfig,
+    topics: Vec<TopicQueue>,
+    by_name: HashMap<String, usize>,
+    /// Partitions that hold batches.
+    active: Vec<(usize, i32)>,
+    used_bytes: usize,
+    /// Batches that are not done yet, here or with the sender.
+    incomplete: HashMap<u64, Arc<BatchState>>,
+    next_id: u64,
+    /// Calls that want everything sent at once.
+    pub flushing: usize,
+    /// Sends that wait for memory.
+    pub starved: usize,
+    pub closing: bool,
+}
+
+#[derive(Debug)]
+struct TopicQueue {
+    name: Arc<str>,
+    partitions: Vec<VecDeque<Batch>>,
+    /// Where records without a key go at present.
+    sticky: i32,
+}
+
+/// What came of an attempt to add a record.
+pub(super) enum Added {
+    /// `wake`: the sender has something new to look at.
+    Done {
+        delivery: Delivery,
+        wake: bool,
+    },
+    /// The topic is not known yet.
+    NoTopic,
+    NoPartition {
+        partitions: usize,
+    },
+    NoMemory,
+    Closed,
+}
+
+impl Accumulator {
+    pub(super) fn new(config: AccumulatorConfig) -> Accumulator {
+        Accumulator {
+            config,
+            topics: Vec::new(),
+            by_name: HashMap::new(),
+            active: Vec::new(),
+            used_bytes: 0,
+            incomplete: HashMap::new(),
+            next_id: 0,
+            flushing: 0,
+            starved: 0,
+            closing: false,
+        }
+    }
+
+    /// Takes a topic in, or notes that it has more partitions now.
+    pub(super) fn set_topic(&mut self, name: &str, partitions: usize) {
+        if let Some(topic) = self.by_name.get(name).and_then(|at| self.topics.get_mut(*at)) {
+            if topic.partitions.len() < partitions {
+                topic.partitions.resize_with(partitions, VecDeque::new);
+            }
+            return;
+        }
+        self.by_name.insert(name.to_owned(), self.topics.len());
+        let sticky = pick_sticky(partitions, -1);
+        let partitions = std::iter::repeat_with(VecDeque::new).take(partitions).collect();
+        self.topics.push(TopicQueue { name: name.into(), partitions, sticky });
+    }
+
+    pub(super) fn topic_names(&self) -> Vec<String> {
+        self.by_name.keys().cloned().collect()
+    }
+
+    pub(super) fn topic_name(&self, topic: usize) -> Option<&Arc<str>> {
+        self.topics.get(topic).map(|t| &t.name)
+    }
+
+    pub(super) fn partition_count(&self, topic: &str) -> Option<usize> {
+        self.by_name.get(topic).and_then(|at| self.topics.get(*at)).map(|t| t.partitions.len())
+    }
+
+    /// Adds a record to the last batch of its partition, or begins one.
+    pub(super) fn add(&mut self, record: &Record<'_>, timestamp_ms: i64) -> Added {
+        if self.closing {
+            return Added::Closed;
+        }
+        let Some(&at) = self.by_name.get(record.topic) else { return Added::NoTopic };
+        let Some(topic) = self.topics.get_mut(at) else { return Added::NoTopic };
+        let count = topic.partitions.len();
+        let (partition, sticky) = match (record.partition, record.key) {
+            (Some(partition), _) => (partition, false),
+            (None, Some(key)) if !self.config.ignore_keys => (partition_of_key(key, count), false),
+            _ => (topic.sticky, true),
+        };
+        let queue = usize::try_from(partition).ok().and_then(|at| topic.partitions.get_mut(at));
+        let Some(queue) = queue else { return Added::NoPartition { partitions: count } };
+        let size = record.size_bytes();
+        // A single record larger than the memory is refused before it comes here.
+        if self.used_bytes + size > self.config.buffer_memory_bytes && self.used_bytes > 0 {
+            return Added::NoMemory;
+        }
+        let mut wake = false;
+        let batch_size = self.config.batch_size_bytes;
+        let fits = queue.back().is_some_and(|b| {
+            !b.full
+                && b.builder.as_ref().is_some_and(|builder| {
+                    let with = builder.size_with(timestamp_ms, record.key, record.value, record.headers);
+                    with <= batch_size
+                })
+        });
+        if !fits {
+            if let Some(full) = queue.back_mut() {
+                full.full = true;
+                if sticky {
+                    topic.sticky = pick_sticky(count, partition);
+                }
+            } else {
+                self.active.push((at, partition));
+            }
+            wake = true;
+            let state = BatchState::new(Arc::clone(&topic.name), partition);
+            self.incomplete.insert(self.next_id, Arc::clone(&state));
+            queue.push_back(new_batch(self.next_id, state, at, partition, self.config.codec));
+            self.next_id += 1;
+        }
+        let Some(batch) = queue.back_mut() else { return Added::NoTopic };
+        let Some(builder) = batch.builder.as_mut() else { return Added::NoTopic };
+        builder.append(timestamp_ms, record.key, record.value, record.headers);
+        let index = batch.count.unsigned_abs();
+        batch.count += 1;
+        batch.memory_bytes += size;
+        if builder.uncompressed_size_bytes() >= batch_size {
+            batch.full = true;
+            wake = true;
+        }
+        self.used_bytes += size;
+        Added::Done { delivery: Delivery { state: Arc::clone(&batch.state), index, timestamp_ms }, wake }
+    }
+
+    pub(super) fn active(&self) -> &[(usize, i32)] {
+        &self.active
+    }
+
+    /// Whether the first batch of a partition is to be sent now; else when.
+    pub(super) fn ready_at(&self, topic: usize, partition: i32, now: Instant) -> Option<Instant> {
+        let queue = self.queue(topic, partition)?;
+        let first = queue.front()?;
+        let at_once = first.full || queue.len() > 1 || self.flushing > 0 || self.closing || self.starved > 0;
+        Some(if at_once { now } else { first.created + self.config.linger })
+    }
+
+    pub(super) fn front(&self, topic: usize, partition: i32) -> Option<&Batch> {
+        self.queue(topic, partition)?.front()
+    }
+
+    fn queue(&self, topic: usize, partition: i32) -> Option<&VecDeque<Batch>> {
+        self.topics.get(topic)?.partitions.get(usize::try_from(partition).ok()?)
+    }
+
+    /// Takes the first batch of a partition.
+    pub(super) fn take(&mut self, topic: usize, partition: i32) -> Option<Batch> {
+        let queue = self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)?;
+        let batch = queue.pop_front();
+        if queue.is_empty() {
+            self.active.retain(|active| *active != (topic, partition));
+        }
+        let topic = self.topics.get_mut(topic)?;
+        if topic.sticky == partition && topic.partitions.len() > 1 {
+            topic.sticky = pick_sticky(topic.partitions.len(), partition);
+        }
+        batch
+    }
+
+    /// A batch that was cut out of another.
+    pub(super) fn register_part(&mut self, state: &Arc<BatchState>) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.incomplete.insert(id, Arc::clone(state));
+        id
+    }
+
+    /// Gives back what a batch held. Returns whether all are done now.
+    pub(super) fn release(&mut self, id: u64, memory_bytes: usize) {
+        self.used_bytes = self.used_bytes.saturating_sub(memory_bytes);
+        self.incomplete.remove(&id);
+    }
+
+    pub(super) fn incomplete(&self) -> Vec<Arc<BatchState>> {
+        self.incomplete.values().cloned().collect()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.incomplete.is_empty()
+    }
+}
+
+fn new_batch(id: u64, state: Arc<BatchState>, topic: usize, partition: i32, codec: Codec) -> Batch {
+    let now = Instant::now();
+    Batch {
+        id,
+        order: (id, 0),
+        state,
+        topic,
+        partition,
+        created: now,
+        builder: Some(BatchBuilder::new(codec)),
+        bytes: Bytes::new(),
+        count: 0,
+        memory_bytes: 0,
+        sequence: None,
+        attempts: 0,
+        retry_at: now,
+        full: false,
+    }
+}
+
+/// Any partition but the last one.
+fn pick_sticky(partitions: usize, last: i32) -> i32 {
+    let count = i32::try_from(partitions).unwrap_or(i32::MAX);
+    if count <= 1 {
+        return 0;
+    }
+    let pick = rand::random_range(0..count);
+    if pick == last { (pick + 1) % count } else { pick }
+}
