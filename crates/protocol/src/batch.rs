@@ -259,12 +259,18 @@ pub fn stamp_offset(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
 /// Stamps the broker's time (`message.timestamp.type=LogAppendTime`) and recomputes the CRC. `batch` is exactly the
 /// batch.
 pub fn stamp_log_append_time(batch: &mut [u8], now_ms: i64) {
-    let attributes = batch.get(ATTRIBUTES_AT..ATTRIBUTES_AT + 2).and_then(|b| b.try_into().ok());
+    stamp_log_append_time_parts(batch, &[], now_ms);
+}
+
+/// As [`stamp_log_append_time`], for a batch whose header is apart from its records: `head` holds at least the header,
+/// `rest` what follows it.
+pub fn stamp_log_append_time_parts(head: &mut [u8], rest: &[u8], now_ms: i64) {
+    let attributes = head.get(ATTRIBUTES_AT..ATTRIBUTES_AT + 2).and_then(|b| b.try_into().ok());
     let attributes = i16::from_be_bytes(attributes.unwrap_or_default()) | LOG_APPEND_TIME;
-    put(batch, ATTRIBUTES_AT, &attributes.to_be_bytes());
-    put(batch, MAX_TIMESTAMP_AT, &now_ms.to_be_bytes());
-    let crc = compute_crc(batch);
-    put(batch, CRC_AT, &crc.to_be_bytes());
+    put(head, ATTRIBUTES_AT, &attributes.to_be_bytes());
+    put(head, MAX_TIMESTAMP_AT, &now_ms.to_be_bytes());
+    let crc = crc32c::crc32c_append(compute_crc(head), rest);
+    put(head, CRC_AT, &crc.to_be_bytes());
 }
 
 /// Stamps the producer's fields and recomputes the CRC: a producer numbers a built batch anew after it took a new

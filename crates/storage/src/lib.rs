@@ -1,1 +1,28 @@
-//! (placeholder docs)
+//! The log: segments and their indexes in Apache Kafka's on-disk format, producer state, leader epochs, group commit,
+//! recovery and retention. No async, no network.
+//!
+//! Start at [`LogDir::open`]; a partition is a [`Log`], [`Flusher`] makes appends durable for all that wait at once, and
+//! [`Disk`] is the seam at which tests cut the power. Layouts: docs/formats/log-directory.md.
+
+pub mod checkpoint;
+pub mod config;
+pub mod disk;
+pub mod error;
+mod flusher;
+mod index;
+mod leader_epoch;
+mod log;
+mod log_dir;
+mod producer_state;
+mod scan;
+mod segment;
+
+pub use config::{ConfigError, LogConfig};
+pub use disk::{Disk, DiskFile, RealDisk};
+pub use error::{AppendError, FlushError, Offline, OpenError, ReadError};
+pub use flusher::{DurableCallback, Flusher};
+pub use leader_epoch::{UNDEFINED_EPOCH, UNDEFINED_OFFSET};
+pub use log::{AppendInfo, AppendOrigin, Log, LogRecovery, LogSlice, TimestampedOffset};
+pub use log_dir::{LogDir, LogDirConfig, RecoveryReport, TopicLog};
+pub use producer_state::ActiveProducer;
+pub use segment::CorruptRange;

@@ -1,0 +1,136 @@
+//! Why an operation on a log failed. A type per operation; [`AppendError::error_code`] and
+//! [`ReadError::error_code`] give the code for the wire.
+
+use std::io;
+use std::path::PathBuf;
+
+use caudal_protocol::batch::BatchError;
+use caudal_protocol::{ErrorCode, TopicPartition};
+
+use crate::checkpoint::CheckpointError;
+
+/// A log directory that is out of use after a failed fsync or another I/O error, until the broker is restarted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("log directory {dir} is offline: {reason}. Check the disk and restart")]
+pub struct Offline {
+    pub dir: PathBuf,
+    pub reason: String,
+}
+
+/// Why an append was refused. Nothing of it was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error("failed to append to {log}: a batch of {size_bytes} bytes exceeds max.message.bytes={max_bytes}")]
+    BatchTooLarge { log: TopicPartition, size_bytes: usize, max_bytes: usize },
+    #[error("failed to append to {log}: {size_bytes} bytes exceed segment.bytes={segment_bytes}")]
+    LargerThanSegment { log: TopicPartition, size_bytes: usize, segment_bytes: u64 },
+    #[error(
+        "failed to append to {log}: timestamp {timestamp_ms} is out of range. It should be within [{from_ms}, {to_ms}]"
+    )]
+    InvalidTimestamp { log: TopicPartition, timestamp_ms: i64, from_ms: i64, to_ms: i64 },
+    #[error("failed to append to {log}: producers must not set the timestamp type LogAppendTime")]
+    TimestampTypeFromClient { log: TopicPartition },
+    #[error("failed to append to {log}: {reason}")]
+    InvalidRecord { log: TopicPartition, reason: String },
+    #[error(
+        "failed to append for producer {producer_id}: out of order sequence number {sequence}, the last one was {last_sequence}"
+    )]
+    OutOfOrderSequence { producer_id: i64, sequence: i32, last_sequence: i32 },
+    #[error("failed to append for producer {producer_id}: epoch {epoch} is older than the last seen {current_epoch}")]
+    InvalidProducerEpoch { producer_id: i64, epoch: i16, current_epoch: i16 },
+    #[error("failed to append for producer {producer_id}: a transaction is open, but the batch is not part of one")]
+    InvalidTransactionState { producer_id: i64 },
+    #[error("failed to append to {log}: the disk of {dir} is full. Free space and retry")]
+    DiskFull { log: TopicPartition, dir: PathBuf },
+    #[error("failed to append to {log}: {source}")]
+    Io { log: TopicPartition, source: io::Error },
+    #[error("failed to append: {0}")]
+    Offline(#[from] Offline),
+    #[error("failed to append to {log}: the log was closed or deleted")]
+    Closed { log: TopicPartition },
+}
+
+impl AppendError {
+    pub fn error_code(&self) -> ErrorCode {
+        match self {
+            AppendError::Batch(BatchError::UnknownCodec { .. }) => ErrorCode::UnsupportedCompressionType,
+            AppendError::Batch(BatchError::BadCount { .. } | BatchError::Invalid { .. }) => ErrorCode::InvalidRecord,
+            AppendError::Batch(BatchError::BadMagic { .. }) => ErrorCode::InvalidRecord,
+            AppendError::Batch(_) => ErrorCode::CorruptMessage,
+            AppendError::BatchTooLarge { .. } => ErrorCode::MessageTooLarge,
+            AppendError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
+            AppendError::InvalidTimestamp { .. } | AppendError::TimestampTypeFromClient { .. } => {
+                ErrorCode::InvalidTimestamp
+            }
+            AppendError::InvalidRecord { .. } => ErrorCode::InvalidRecord,
+            AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
+            AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+            AppendError::InvalidTransactionState { .. } => ErrorCode::InvalidTxnState,
+            AppendError::DiskFull { .. } | AppendError::Io { .. } | AppendError::Offline(_) => {
+                ErrorCode::KafkaStorageError
+            }
+            AppendError::Closed { .. } => ErrorCode::NotLeaderOrFollower,
+        }
+    }
+}
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("failed to read {log} at offset {offset}: it holds {start} to {end} (exclusive)")]
+    OffsetOutOfRange { log: TopicPartition, offset: i64, start: i64, end: i64 },
+    #[error(
+        "failed to read {log} at offset {offset}: {file} is damaged at byte {position}. Restore it from a replica or a backup, \
+         or skip to a later offset"
+    )]
+    Corrupt { log: TopicPartition, offset: i64, file: PathBuf, position: u64 },
+    #[error("failed to read {log}: {source}")]
+    Io { log: TopicPartition, source: io::Error },
+    #[error("failed to read: {0}")]
+    Offline(#[from] Offline),
+}
+
+impl ReadError {
+    pub fn error_code(&self) -> ErrorCode {
+        match self {
+            ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+            ReadError::Corrupt { .. } => ErrorCode::CorruptMessage,
+            ReadError::Io { .. } | ReadError::Offline(_) => ErrorCode::KafkaStorageError,
+        }
+    }
+}
+
+/// Why appended records could not be made durable. The log directory is offline from then on: the kernel may have
+/// dropped the pages that it failed to write, so a second fsync would succeed without them.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FlushError {
+    #[error("failed to flush: {0}")]
+    Offline(#[from] Offline),
+    #[error("failed to flush {log}: the log was closed or deleted")]
+    Closed { log: TopicPartition },
+}
+
+/// Why a log directory or a log in it could not be opened, created or closed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("failed to open log directory {dir}: {source}")]
+    Dir { dir: PathBuf, source: io::Error },
+    #[error("failed to lock {dir}: another broker is using it. Stop that one, or choose another directory")]
+    Locked { dir: PathBuf },
+    #[error("failed to open log directory {dir}: it cannot be written to ({source}). Check its owner and permissions")]
+    NotWritable { dir: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error("failed to open the log of {log} in {dir}: {source}")]
+    Log { log: TopicPartition, dir: PathBuf, source: io::Error },
+    #[error("failed to open the log in {dir}: {reason}")]
+    Layout { dir: PathBuf, reason: String },
+    #[error(
+        "failed to create the log of {log}: its topic id is {found}, not {expected}; it belongs to another topic of that name"
+    )]
+    TopicIdMismatch { log: TopicPartition, found: caudal_protocol::Uuid, expected: caudal_protocol::Uuid },
+    #[error(transparent)]
+    Offline(#[from] Offline),
+}

@@ -1,0 +1,449 @@
+//! Appending: check, number, stamp, one write.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use caudal_protocol::batch::{self, Batch, BatchError, BatchHeader, HEADER_LEN, NO_TIMESTAMP, TimestampType};
+
+use super::{Log, LogEnd, Writer, wall_clock_ms};
+use crate::config::LogConfig;
+use crate::error::AppendError;
+use crate::producer_state::snapshot_path;
+use crate::segment::Segment;
+
+/// Who appends; clients are trusted least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendOrigin {
+    /// A produce request: everything is checked.
+    Client,
+    /// A coordinator of this broker, or the metadata log's writer.
+    Coordinator,
+    /// A copy from the leader: offsets and epochs stay as they are.
+    Replication,
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendInfo {
+    pub base_offset: i64,
+    /// Inclusive.
+    pub last_offset: i64,
+    /// -1 unless the topic has `message.timestamp.type=LogAppendTime`.
+    pub log_append_time_ms: i64,
+    pub log_start_offset: i64,
+    /// The batch had been appended before; the offsets are those of that time.
+    pub duplicate: bool,
+}
+
+/// Bounds the memory that checking the keys of a compressed batch may take.
+const DECOMPRESSED_LIMIT: usize = 256 << 20;
+
+/// What the first pass over the batches found, outside the lock.
+struct Checked {
+    first: BatchHeader,
+    count: usize,
+    now_ms: i64,
+}
+
+impl Log {
+    /// Appends the batches in `batches` (whole ones, nothing else) as they are, but for the base offset, the leader
+    /// epoch and, where the topic says so, the time. No record is decoded unless the topic is compacted.
+    ///
+    /// The records are readable at once up to [`Log::log_end_offset`]; whoever acknowledges them waits for
+    /// [`Flusher::notify_durable`](crate::Flusher::notify_durable) with `last_offset + 1`.
+    pub fn append(
+        self: &Arc<Self>,
+        batches: &[u8],
+        leader_epoch: i32,
+        origin: AppendOrigin,
+    ) -> Result<AppendInfo, AppendError> {
+        let config = self.config();
+        let checked = self.check_batches(batches, origin, &config)?;
+        let mut writer = self.writer.lock();
+        self.health.check()?;
+        if writer.closed {
+            return Err(AppendError::Closed { log: self.topic_partition.clone() });
+        }
+        if let Some(info) = self.check_producer(&writer, batches, &checked, origin)? {
+            return Ok(info);
+        }
+        let end = self.end();
+        let first_offset = if origin == AppendOrigin::Replication { checked.first.base_offset } else { end.offset };
+        if first_offset < end.offset {
+            return Err(self.invalid(format!("offset {first_offset} is below the log end {}", end.offset)));
+        }
+        let len = batches.len() as u64;
+        let last_offset = self.last_offset(batches, first_offset, origin)?;
+        let timestamp_ms = match config.timestamp_type {
+            TimestampType::CreateTime => checked.first.max_timestamp_ms,
+            TimestampType::LogAppendTime => checked.now_ms,
+        };
+        let segment = self.segment_for(&mut writer, &config, len, last_offset, timestamp_ms, checked.now_ms)?;
+        let epoch =
+            if origin == AppendOrigin::Replication { checked.first.partition_leader_epoch } else { leader_epoch };
+        self.assign_epoch(epoch, first_offset)?;
+        let position = segment.size();
+        if checked.count == 1 {
+            self.write_one(&mut writer, &segment, batches, &checked, (first_offset, leader_epoch), origin, &config)?;
+        } else {
+            self.write_many(&mut writer, &segment, batches, &checked, (first_offset, leader_epoch), origin, &config)?;
+        }
+        self.publish(LogEnd { offset: last_offset + 1, segment_base: segment.base_offset, position: position + len });
+        drop(writer);
+        self.flush_if_due(&config, last_offset + 1);
+        let log_append_time_ms =
+            if config.timestamp_type == TimestampType::LogAppendTime { checked.now_ms } else { -1 };
+        Ok(AppendInfo {
+            base_offset: first_offset,
+            last_offset,
+            log_append_time_ms,
+            log_start_offset: self.log_start_offset(),
+            duplicate: false,
+        })
+    }
+
+    fn invalid(&self, reason: String) -> AppendError {
+        AppendError::InvalidRecord { log: self.topic_partition.clone(), reason }
+    }
+
+    /// Checks every batch, CRC included. Runs outside the writer's lock.
+    fn check_batches(&self, batches: &[u8], origin: AppendOrigin, config: &LogConfig) -> Result<Checked, AppendError> {
+        let now_ms = wall_clock_ms();
+        let mut rest = batches;
+        let mut first = None;
+        let mut count = 0;
+        while first.is_none() || !rest.is_empty() {
+            let header = if origin == AppendOrigin::Client { batch::validate(rest)? } else { batch::check_crc(rest)? };
+            let size = header.size_bytes();
+            let (bytes, tail) = rest.split_at_checked(size).unwrap_or((rest, &[]));
+            if size > config.max_message_bytes && origin == AppendOrigin::Client {
+                return Err(AppendError::BatchTooLarge {
+                    log: self.topic_partition.clone(),
+                    size_bytes: size,
+                    max_bytes: config.max_message_bytes,
+                });
+            }
+            if origin == AppendOrigin::Client {
+                self.check_client_batch(&header, bytes, config, now_ms)?;
+            }
+            first.get_or_insert(header);
+            count += 1;
+            rest = tail;
+        }
+        let len = batches.len() as u64;
+        if len > config.segment_bytes || len > i32::MAX as u64 {
+            return Err(AppendError::LargerThanSegment {
+                log: self.topic_partition.clone(),
+                size_bytes: batches.len(),
+                segment_bytes: config.segment_bytes,
+            });
+        }
+        let first = first.ok_or(BatchError::Truncated { have_bytes: 0, need_bytes: HEADER_LEN })?;
+        if origin == AppendOrigin::Client && count > 1 && first.has_producer_id() {
+            return Err(self.invalid("an idempotent producer sends one batch at a time".to_owned()));
+        }
+        Ok(Checked { first, count, now_ms })
+    }
+
+    fn check_client_batch(
+        &self,
+        header: &BatchHeader,
+        bytes: &[u8],
+        config: &LogConfig,
+        now_ms: i64,
+    ) -> Result<(), AppendError> {
+        if header.is_control() {
+            return Err(self.invalid("clients are not allowed to write control records".to_owned()));
+        }
+        if header.timestamp_type() == TimestampType::LogAppendTime {
+            return Err(AppendError::TimestampTypeFromClient { log: self.topic_partition.clone() });
+        }
+        if config.timestamp_type == TimestampType::CreateTime {
+            let from_ms = now_ms.saturating_sub(config.timestamp_before_max_ms);
+            let to_ms = now_ms.saturating_add(config.timestamp_after_max_ms);
+            for timestamp_ms in [header.base_timestamp_ms, header.max_timestamp_ms] {
+                if timestamp_ms != NO_TIMESTAMP && !(from_ms..=to_ms).contains(&timestamp_ms) {
+                    let log = self.topic_partition.clone();
+                    return Err(AppendError::InvalidTimestamp { log, timestamp_ms, from_ms, to_ms });
+                }
+            }
+        }
+        if config.cleanup_compact {
+            let batch = Batch { header: *header, bytes: Bytes::copy_from_slice(bytes) };
+            let records = batch.records(DECOMPRESSED_LIMIT).map_err(|e| self.invalid(e.to_string()))?;
+            for (index, record) in records.iter().enumerate() {
+                let record = record.map_err(|e| self.invalid(e.to_string()))?;
+                if record.key.is_none() {
+                    let reason = format!("a compacted topic cannot accept record {index} of the batch: it has no key");
+                    return Err(self.invalid(reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer for a batch that was appended before, or whether its producer may append it now.
+    fn check_producer(
+        &self,
+        writer: &Writer,
+        batches: &[u8],
+        checked: &Checked,
+        origin: AppendOrigin,
+    ) -> Result<Option<AppendInfo>, AppendError> {
+        if origin == AppendOrigin::Replication {
+            return Ok(None);
+        }
+        let mut rest = batches;
+        while !rest.is_empty() {
+            let header = BatchHeader::parse(rest)?;
+            if header.has_producer_id() {
+                if origin == AppendOrigin::Client
+                    && let Some(known) = writer.producers.duplicate_of(&header)
+                {
+                    return Ok(Some(AppendInfo {
+                        base_offset: known.first_offset(),
+                        last_offset: known.last_offset,
+                        log_append_time_ms: match self.config.read().timestamp_type {
+                            TimestampType::CreateTime => -1,
+                            TimestampType::LogAppendTime => known.timestamp_ms,
+                        },
+                        log_start_offset: self.log_start_offset(),
+                        duplicate: true,
+                    }));
+                }
+                writer.producers.check(&header, origin)?;
+            }
+            if checked.count == 1 {
+                break;
+            }
+            rest = rest.get(header.size_bytes()..).unwrap_or_default();
+        }
+        Ok(None)
+    }
+
+    fn last_offset(&self, batches: &[u8], first_offset: i64, origin: AppendOrigin) -> Result<i64, AppendError> {
+        let mut rest = batches;
+        let mut next = first_offset;
+        while !rest.is_empty() {
+            let header = BatchHeader::parse(rest)?;
+            if origin == AppendOrigin::Replication {
+                if header.base_offset < next {
+                    return Err(self.invalid(format!("offset {} is out of order", header.base_offset)));
+                }
+                next = header.next_offset();
+            } else {
+                next += i64::from(header.last_offset_delta) + 1;
+            }
+            rest = rest.get(header.size_bytes()..).unwrap_or_default();
+        }
+        Ok(next - 1)
+    }
+
+    /// One batch goes out as it lies in the network's buffer, behind a stamped copy of its header.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one append, split for its two shapes")]
+    fn write_one(
+        &self,
+        writer: &mut Writer,
+        segment: &Segment,
+        bytes: &[u8],
+        checked: &Checked,
+        (base_offset, leader_epoch): (i64, i32),
+        origin: AppendOrigin,
+        config: &LogConfig,
+    ) -> Result<(), AppendError> {
+        let mut header = checked.first;
+        let Some((head, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+            return Err(BatchError::Truncated { have_bytes: bytes.len(), need_bytes: HEADER_LEN }.into());
+        };
+        let mut head = *head;
+        stamp(&mut head, rest, &mut header, (base_offset, leader_epoch), origin, config, checked.now_ms);
+        let position = segment.size();
+        let buffers = &mut [IoSlice::new(&head), IoSlice::new(rest)];
+        segment.write(buffers, bytes.len() as u64).map_err(|error| self.write_failed(error.source, error.cut_back))?;
+        segment.note(position, &header, config.index_interval_bytes);
+        writer.producers.update(&header);
+        Ok(())
+    }
+
+    /// Several batches (coordinators, replication) are stamped in a copy.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one append, split for its two shapes")]
+    fn write_many(
+        &self,
+        writer: &mut Writer,
+        segment: &Segment,
+        bytes: &[u8],
+        checked: &Checked,
+        (base_offset, leader_epoch): (i64, i32),
+        origin: AppendOrigin,
+        config: &LogConfig,
+    ) -> Result<(), AppendError> {
+        let mut copy = bytes.to_vec();
+        let mut headers = Vec::with_capacity(checked.count);
+        let mut rest = copy.as_mut_slice();
+        let mut next = base_offset;
+        while !rest.is_empty() {
+            let mut header = BatchHeader::parse(rest)?;
+            let (batch, tail) = rest
+                .split_at_mut_checked(header.size_bytes())
+                .ok_or(BatchError::Truncated { have_bytes: 0, need_bytes: header.size_bytes() })?;
+            stamp(batch, &[], &mut header, (next, leader_epoch), origin, config, checked.now_ms);
+            if origin == AppendOrigin::Replication {
+                self.assign_epoch(header.partition_leader_epoch, header.base_offset)?;
+            }
+            next = header.next_offset();
+            headers.push(header);
+            rest = tail;
+        }
+        let mut position = segment.size();
+        let written = segment.write(&mut [IoSlice::new(&copy)], copy.len() as u64);
+        written.map_err(|error| self.write_failed(error.source, error.cut_back))?;
+        for header in &headers {
+            segment.note(position, header, config.index_interval_bytes);
+            position += header.size_bytes() as u64;
+            writer.producers.update(header);
+        }
+        Ok(())
+    }
+
+    /// A failed write leaves nothing behind when the file could be cut back: a full disk refuses and recovers.
+    fn write_failed(&self, source: io::Error, cut_back: bool) -> AppendError {
+        if !cut_back {
+            let reason = format!("a write to {} failed ({source}) and could not be undone", self.dir.display());
+            return self.health.fail(reason).into();
+        }
+        self.io_failed(source)
+    }
+
+    pub(super) fn io_failed(&self, source: io::Error) -> AppendError {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        if matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
+            let dir = self.health.dir().to_owned();
+            return AppendError::DiskFull { log: self.topic_partition.clone(), dir };
+        }
+        self.health.fail(format!("a write to {} failed: {source}", self.dir.display()));
+        AppendError::Io { log: self.topic_partition.clone(), source }
+    }
+
+    fn assign_epoch(&self, epoch: i32, start_offset: i64) -> Result<(), AppendError> {
+        let mut epochs = self.epochs.lock();
+        if epochs.latest() == Some(epoch) || !epochs.assign(epoch, start_offset) {
+            return Ok(());
+        }
+        epochs.write(self.disk.as_ref(), &self.dir).map_err(|error| match error {
+            crate::checkpoint::CheckpointError::Io { source, .. } => self.io_failed(source),
+            other => self.io_failed(io::Error::other(other)),
+        })
+    }
+
+    /// The active segment, or a new one when that has to be rolled.
+    fn segment_for(
+        &self,
+        writer: &mut Writer,
+        config: &LogConfig,
+        len: u64,
+        last_offset: i64,
+        timestamp_ms: i64,
+        now_ms: i64,
+    ) -> Result<Arc<Segment>, AppendError> {
+        let segments = self.snapshot();
+        let Some(active) = segments.last() else {
+            return Err(AppendError::Closed { log: self.topic_partition.clone() });
+        };
+        let size = active.size();
+        let first_timestamp_ms = active.first_timestamp_ms();
+        let waited_ms = if first_timestamp_ms >= 0 {
+            timestamp_ms.saturating_sub(first_timestamp_ms)
+        } else {
+            now_ms.saturating_sub(active.created_ms)
+        };
+        let most = config.segment_bytes.min(i32::MAX as u64);
+        let roll = size > 0
+            && (size + len > most
+                || waited_ms > config.segment_ms.saturating_sub(writer.roll_jitter_ms)
+                || active.is_index_full(config.segment_index_bytes));
+        if roll || !active.can_hold(last_offset) {
+            return self.roll_segment(writer, now_ms).map_err(|error| self.io_failed(error));
+        }
+        Ok(Arc::clone(active))
+    }
+
+    /// Starts a new segment at the log end. A segment without records stays as it is.
+    pub fn roll(&self) -> Result<(), AppendError> {
+        let mut writer = self.writer.lock();
+        self.health.check()?;
+        if writer.closed {
+            return Err(AppendError::Closed { log: self.topic_partition.clone() });
+        }
+        if self.end().position > 0 {
+            self.roll_segment(&mut writer, wall_clock_ms()).map_err(|error| self.io_failed(error))?;
+        }
+        Ok(())
+    }
+
+    fn roll_segment(&self, writer: &mut Writer, now_ms: i64) -> io::Result<Arc<Segment>> {
+        let end = self.end();
+        let segments = self.snapshot();
+        if let Some(active) = segments.last() {
+            active.retire_index()?;
+            if self.flush_before_ack {
+                // Nothing follows a segment that could still lose its tail; recovery counts on that.
+                active.file.sync().map_err(|error| {
+                    self.health.fail(format!("fsync of {} failed: {error}", active.path.display()));
+                    error
+                })?;
+            }
+        }
+        self.write_producer_snapshot(writer, end.offset)?;
+        let segment = Arc::new(Segment::create(&self.disk, &self.dir, end.offset, now_ms)?);
+        self.names_dirty.store(true, Ordering::Release);
+        let mut list = Vec::with_capacity(segments.len() + 1);
+        // An empty segment at the same offset (its offsets would overflow) gives way to the new one.
+        list.extend(segments.iter().filter(|old| old.base_offset != end.offset).cloned());
+        list.push(Arc::clone(&segment));
+        *self.segments.write() = Arc::new(list);
+        writer.roll_jitter_ms = roll_jitter_ms(&self.config());
+        let end = LogEnd { offset: end.offset, segment_base: end.offset, position: 0 };
+        self.publish(end);
+        Ok(segment)
+    }
+
+    pub(super) fn write_producer_snapshot(&self, writer: &mut Writer, offset: i64) -> io::Result<()> {
+        if writer.snapshots.last() == Some(&offset) {
+            return Ok(());
+        }
+        let path = snapshot_path(&self.dir, offset);
+        writer.producers.write_snapshot(self.disk.as_ref(), &path)?;
+        self.names_dirty.store(true, Ordering::Release);
+        writer.snapshots.push(offset);
+        Ok(())
+    }
+}
+
+pub(super) fn roll_jitter_ms(config: &LogConfig) -> i64 {
+    let most = config.segment_jitter_ms.min(config.segment_ms);
+    if most <= 0 { 0 } else { rand::random_range(0..=most) }
+}
+
+/// Stamps a batch whose header lies at the start of `head`, and `header` with it.
+fn stamp(
+    head: &mut [u8],
+    rest: &[u8],
+    header: &mut BatchHeader,
+    (base_offset, leader_epoch): (i64, i32),
+    origin: AppendOrigin,
+    config: &LogConfig,
+    now_ms: i64,
+) {
+    if origin == AppendOrigin::Replication {
+        return;
+    }
+    batch::stamp_offset(head, base_offset, leader_epoch);
+    header.base_offset = base_offset;
+    header.partition_leader_epoch = leader_epoch;
+    if config.timestamp_type == TimestampType::LogAppendTime && origin == AppendOrigin::Client {
+        batch::stamp_log_append_time_parts(head, rest, now_ms);
+        header.max_timestamp_ms = now_ms;
+    }
+}

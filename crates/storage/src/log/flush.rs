@@ -1,0 +1,127 @@
+//! Making appended records durable, checkpoints, closing.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Log;
+use crate::config::LogConfig;
+use crate::error::{AppendError, FlushError};
+use crate::producer_state::snapshot_path;
+
+impl Log {
+    /// Makes everything appended so far durable; returns the offset (exclusive) up to which it is. One fdatasync for
+    /// all that was appended before it began. After a failure the log directory is offline.
+    pub fn flush(&self) -> Result<i64, FlushError> {
+        let _one_at_a_time = self.flushing.lock();
+        self.health.check()?;
+        let end = self.end();
+        let synced = self.synced_offset();
+        if self.deleted.load(Ordering::Acquire) {
+            return Err(self.closed());
+        }
+        let fail = |what: &str, error: io::Error| {
+            FlushError::from(self.health.fail(format!("fsync of {what} failed: {error}")))
+        };
+        if end.offset > synced {
+            let segments = self.snapshot();
+            let first = segments.partition_point(|segment| segment.base_offset <= synced).saturating_sub(1);
+            for segment in segments.get(first..).unwrap_or_default() {
+                segment.file.sync().map_err(|error| fail(&segment.path.display().to_string(), error))?;
+            }
+        }
+        if self.names_dirty.swap(false, Ordering::AcqRel) {
+            self.disk.sync_dir(&self.dir).map_err(|error| fail(&self.dir.display().to_string(), error))?;
+            let parent = self.health.dir();
+            self.disk.sync_dir(parent).map_err(|error| fail(&parent.display().to_string(), error))?;
+        }
+        if end.offset > synced {
+            self.synced_offset.store(end.offset, Ordering::Release);
+        }
+        if self.flush_before_ack {
+            let mut durable = self.durable.lock();
+            if end.offset > durable.offset {
+                *durable = end;
+                self.durable_end_offset.store(end.offset, Ordering::Release);
+            }
+        }
+        Ok(self.synced_offset())
+    }
+
+    pub(crate) fn closed(&self) -> FlushError {
+        FlushError::Closed { log: self.topic_partition.clone() }
+    }
+
+    /// Obeys `flush.messages` where acknowledgements do not wait for fsync anyway.
+    pub(super) fn flush_if_due(self: &Arc<Self>, config: &LogConfig, end_offset: i64) {
+        if !self.flush_before_ack && end_offset.saturating_sub(self.synced_offset()) >= config.flush_messages {
+            self.queue.request(self);
+        }
+    }
+
+    /// Flushes, then makes indexes and producer state durable too, so that recovery may begin behind what is there
+    /// now. Returns the new recovery point.
+    pub(crate) fn checkpoint(&self) -> Result<i64, AppendError> {
+        if self.deleted.load(Ordering::Acquire) {
+            return Err(AppendError::Closed { log: self.topic_partition.clone() });
+        }
+        let unchanged = self.recovery_point() == self.log_end_offset();
+        if unchanged && !self.names_dirty.load(Ordering::Acquire) {
+            return Ok(self.recovery_point());
+        }
+        let snapshot_offset = {
+            let mut writer = self.writer.lock();
+            let offset = self.end().offset;
+            self.write_producer_snapshot(&mut writer, offset).map_err(|error| self.io_failed(error))?;
+            self.remove_stray_snapshots(&mut writer.snapshots);
+            offset
+        };
+        self.flush().map_err(|error| match error {
+            FlushError::Offline(offline) => AppendError::Offline(offline),
+            FlushError::Closed { log } => AppendError::Closed { log },
+        })?;
+        for segment in self.snapshot().iter() {
+            segment.sync_index().map_err(|error| self.io_failed(error))?;
+        }
+        // Damaged batches stay behind the recovery point, so that every start finds and marks them again.
+        let corrupt = self.corrupt_ranges().iter().map(|range| range.first_offset).min();
+        let point = snapshot_offset.min(corrupt.unwrap_or(i64::MAX));
+        self.recovery_point.store(point, Ordering::Release);
+        Ok(point)
+    }
+
+    /// Removes snapshots that belong to no segment, but for the newest two: the newest may lie above what a crash
+    /// leaves, then the one before it serves.
+    pub(super) fn remove_stray_snapshots(&self, snapshots: &mut Vec<i64>) {
+        let bases: BTreeSet<i64> = self.snapshot().iter().map(|segment| segment.base_offset).collect();
+        let newest = snapshots.len().saturating_sub(2);
+        let mut at = 0;
+        snapshots.retain(|offset| {
+            let keep = at >= newest || bases.contains(offset);
+            at += 1;
+            if !keep && let Err(error) = self.disk.remove_file(&snapshot_path(&self.dir, *offset)) {
+                tracing::warn!(log = %self.topic_partition, offset, %error, "stray producer snapshot not removed");
+            }
+            keep
+        });
+    }
+
+    /// Closes the log: everything durable, indexes trimmed and complete, producer state saved. Appends are refused
+    /// from now on. Returns the recovery point.
+    pub(crate) fn close(&self) -> Result<i64, AppendError> {
+        self.writer.lock().closed = true;
+        if let Some(active) = self.snapshot().last() {
+            active.retire_index().map_err(|error| self.io_failed(error))?;
+        }
+        self.checkpoint()
+    }
+
+    /// Refuses appends from now on: the log is being deleted.
+    pub(crate) fn shut(&self) {
+        self.writer.lock().closed = true;
+        // A flush that is under way ends before the directory goes; none begins behind it.
+        let _none_under_way = self.flushing.lock();
+        self.deleted.store(true, Ordering::Release);
+    }
+}

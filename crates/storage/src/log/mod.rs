@@ -1,0 +1,255 @@
+//! The log of one partition: its segments, one writer at a time, readers that never wait for it.
+//!
+//! Readers take a snapshot of the segment list and of the end offset; the writer publishes bytes by moving the end
+//! after they are in the file. `append.rs` writes, `read.rs` reads, `flush.rs` makes durable, `recover.rs` opens,
+//! `retention.rs` deletes.
+
+mod append;
+mod flush;
+mod read;
+pub(crate) mod recover;
+mod retention;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use caudal_protocol::{TopicPartition, Uuid};
+use parking_lot::{Mutex, RwLock};
+
+pub use append::{AppendInfo, AppendOrigin};
+pub use read::{LogSlice, TimestampedOffset};
+pub use recover::LogRecovery;
+
+use crate::config::LogConfig;
+use crate::disk::Disk;
+use crate::error::Offline;
+use crate::flusher::{FlushQueue, Waiters};
+use crate::leader_epoch::LeaderEpochs;
+use crate::producer_state::{ActiveProducer, ProducerState};
+use crate::segment::{CorruptRange, Segment};
+
+/// The log directory's health, shared by its logs.
+#[derive(Debug)]
+pub(crate) struct DirHealth {
+    dir: PathBuf,
+    offline: OnceLock<Offline>,
+}
+
+impl DirHealth {
+    pub fn new(dir: PathBuf) -> DirHealth {
+        DirHealth { dir, offline: OnceLock::new() }
+    }
+
+    pub fn check(&self) -> Result<(), Offline> {
+        self.offline.get().map_or(Ok(()), |offline| Err(offline.clone()))
+    }
+
+    /// Takes the directory out of use for good. The first reason stands.
+    pub fn fail(&self, reason: String) -> Offline {
+        let offline = self.offline.get_or_init(|| {
+            tracing::error!(dir = %self.dir.display(), %reason, "log directory goes offline");
+            Offline { dir: self.dir.clone(), reason }
+        });
+        offline.clone()
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// Where a log ends: an offset (exclusive) and the byte in the segment with that base offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogEnd {
+    pub offset: i64,
+    pub segment_base: i64,
+    pub position: u64,
+}
+
+/// What only the writer touches.
+#[derive(Debug, Default)]
+struct Writer {
+    producers: ProducerState,
+    /// Offsets of the snapshot files on disk, ascending.
+    snapshots: Vec<i64>,
+    /// Subtracted from `segment.ms` for the active segment, so that partitions do not all roll at once.
+    roll_jitter_ms: i64,
+    closed: bool,
+}
+
+pub(crate) type Segments = Arc<Vec<Arc<Segment>>>;
+
+/// The log of one partition.
+pub struct Log {
+    topic_partition: TopicPartition,
+    topic_id: Option<Uuid>,
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    health: Arc<DirHealth>,
+    config: RwLock<Arc<LogConfig>>,
+    segments: RwLock<Segments>,
+    end: Mutex<LogEnd>,
+    /// How far readers and acknowledgements may go.
+    durable: Mutex<LogEnd>,
+    log_end_offset: AtomicI64,
+    durable_end_offset: AtomicI64,
+    /// How far fsync came; equals the durable end unless acknowledgements do not wait for it.
+    synced_offset: AtomicI64,
+    log_start_offset: AtomicI64,
+    /// The offset behind which nothing needs recovery, as of the last checkpoint.
+    recovery_point: AtomicI64,
+    writer: Mutex<Writer>,
+    epochs: Mutex<LeaderEpochs>,
+    /// Held by the one that flushes.
+    flushing: Mutex<()>,
+    /// Names were created that a power loss might take away.
+    names_dirty: AtomicBool,
+    deleted: AtomicBool,
+    flush_before_ack: bool,
+    pub(crate) waiters: Mutex<Waiters>,
+    pub(crate) queue: Arc<FlushQueue>,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("topic_partition", &self.topic_partition)
+            .field("start", &self.log_start_offset())
+            .field("durable", &self.durable_end_offset())
+            .field("end", &self.log_end_offset())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Milliseconds since the epoch.
+pub(crate) fn wall_clock_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl Log {
+    pub fn topic_partition(&self) -> &TopicPartition {
+        &self.topic_partition
+    }
+
+    /// The id in `partition.metadata`.
+    pub fn topic_id(&self) -> Option<Uuid> {
+        self.topic_id
+    }
+
+    /// The directory of the partition.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn config(&self) -> Arc<LogConfig> {
+        Arc::clone(&self.config.read())
+    }
+
+    /// Replaces the configuration; the next append obeys it.
+    pub fn set_config(&self, config: LogConfig) {
+        *self.config.write() = Arc::new(config);
+    }
+
+    /// The first offset that can be read.
+    pub fn log_start_offset(&self) -> i64 {
+        self.log_start_offset.load(Ordering::Acquire)
+    }
+
+    /// The offset that the next record gets.
+    pub fn log_end_offset(&self) -> i64 {
+        self.log_end_offset.load(Ordering::Acquire)
+    }
+
+    /// The offset (exclusive) up to which records survive a power loss. With `flush_before_ack` off: the log end.
+    pub fn durable_end_offset(&self) -> i64 {
+        self.durable_end_offset.load(Ordering::Acquire)
+    }
+
+    /// The offset (exclusive) up to which fsync came.
+    pub fn synced_offset(&self) -> i64 {
+        self.synced_offset.load(Ordering::Acquire)
+    }
+
+    /// The offset of the first record whose transaction is undecided, or the durable end when there is none.
+    pub fn last_stable_offset(&self) -> i64 {
+        let durable = self.durable_end_offset();
+        self.writer.lock().producers.first_unstable_offset().map_or(durable, |first| first.min(durable))
+    }
+
+    /// Bytes of all segment files, indexes not counted.
+    pub fn size_bytes(&self) -> u64 {
+        self.snapshot().iter().map(|segment| segment.size()).sum()
+    }
+
+    /// The number of segments.
+    pub fn segment_count(&self) -> usize {
+        self.segments.read().len()
+    }
+
+    pub(crate) fn first_segment_base(&self) -> Option<i64> {
+        self.segments.read().first().map(|segment| segment.base_offset)
+    }
+
+    /// Damaged bytes with valid batches behind them, found when the log was opened.
+    pub fn corrupt_ranges(&self) -> Vec<CorruptRange> {
+        self.snapshot().iter().flat_map(|segment| segment.corrupt_ranges()).collect()
+    }
+
+    /// The epoch of the newest records; `None` when the log never had a leader.
+    pub fn latest_epoch(&self) -> Option<i32> {
+        self.epochs.lock().latest()
+    }
+
+    /// The epoch in which the record at `offset` was written.
+    pub fn epoch_for_offset(&self, offset: i64) -> Option<i32> {
+        self.epochs.lock().epoch_for_offset(offset)
+    }
+
+    /// The largest known epoch that is not above `epoch`, with the offset behind its last record; -1 and -1 when that
+    /// cannot be told. Source: KIP-101, KIP-279.
+    pub fn end_offset_for_epoch(&self, epoch: i32) -> (i32, i64) {
+        let end = self.log_end_offset();
+        self.epochs.lock().end_offset_for(epoch, end)
+    }
+
+    /// The producers whose state the log keeps.
+    pub fn active_producers(&self) -> Vec<ActiveProducer> {
+        self.writer.lock().producers.active()
+    }
+
+    /// Forgets producers that wrote nothing since `before_ms` (`producer.id.expiration.ms`).
+    pub fn expire_producers(&self, before_ms: i64) {
+        self.writer.lock().producers.expire(before_ms);
+    }
+
+    /// Whether the log directory is in use, and if not, why.
+    pub fn check_online(&self) -> Result<(), Offline> {
+        self.health.check()
+    }
+
+    pub(crate) fn snapshot(&self) -> Segments {
+        Arc::clone(&self.segments.read())
+    }
+
+    pub(crate) fn end(&self) -> LogEnd {
+        *self.end.lock()
+    }
+
+    /// Publishes bytes that are in the file.
+    fn publish(&self, end: LogEnd) {
+        *self.end.lock() = end;
+        self.log_end_offset.store(end.offset, Ordering::Release);
+        if !self.flush_before_ack {
+            *self.durable.lock() = end;
+            self.durable_end_offset.store(end.offset, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn recovery_point(&self) -> i64 {
+        self.recovery_point.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,586 @@
+//! Opening a log: what a clean stop left is trusted, what lies behind the recovery point is scanned.
+//!
+//! A scan that meets an invalid batch has to tell three cases apart:
+//! - nothing valid follows: a torn tail, cut off;
+//! - valid batches follow, and the gap looks like writes that never reached the disk (zeros): a power loss let later
+//!   unsynced writes through but not earlier ones. Acknowledgements wait for all earlier bytes, so nothing from the
+//!   gap on was acknowledged: cut off;
+//! - valid batches follow damage of another kind: a medium error in what may be acknowledged. Nothing is cut; reads of
+//!   the damaged offsets fail.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64};
+
+use caudal_protocol::batch::{self, BatchHeader, HEADER_LEN};
+use caudal_protocol::{TopicPartition, Uuid};
+use parking_lot::{Mutex, RwLock};
+
+use super::append::roll_jitter_ms;
+use super::{DirHealth, Log, LogEnd, Writer, wall_clock_ms};
+use crate::checkpoint;
+use crate::config::LogConfig;
+use crate::disk::{Disk, OpenMode};
+use crate::error::OpenError;
+use crate::flusher::{FlushQueue, Waiters};
+use crate::index::{IndexFile, OffsetEntry, TimeEntry};
+use crate::leader_epoch::LeaderEpochs;
+use crate::producer_state::{ProducerState, snapshot_path};
+use crate::scan::{BatchScan, HeaderScan, ScanError};
+use crate::segment::{
+    CorruptRange, INDEX_SUFFIX, LOG_SUFFIX, Segment, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX, file_path,
+};
+
+/// What opening a log found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogRecovery {
+    /// Bytes that were read and checked.
+    pub bytes_scanned: u64,
+    /// Bytes removed at the end: writes that a crash had torn, and what followed them.
+    pub bytes_cut: u64,
+    /// Segments whose indexes were missing or damaged and were rebuilt.
+    pub indexes_rebuilt: usize,
+    /// Damaged bytes in front of valid batches; kept, but not readable.
+    pub corrupt: Vec<CorruptRange>,
+}
+
+/// What all logs of a directory share.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub disk: Arc<dyn Disk>,
+    pub health: Arc<DirHealth>,
+    pub queue: Arc<FlushQueue>,
+    pub flush_before_ack: bool,
+}
+
+/// What the checkpoints say about a log.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Checkpoints {
+    pub clean_shutdown: bool,
+    pub recovery_point: Option<i64>,
+    pub log_start_offset: Option<i64>,
+}
+
+/// A log as far as it is opened.
+struct Opening<'a> {
+    shared: &'a Shared,
+    dir: &'a Path,
+    now_ms: i64,
+    index_interval_bytes: u64,
+    epochs: LeaderEpochs,
+    report: LogRecovery,
+}
+
+impl Log {
+    /// Creates an empty log in a new directory. Names become durable with the first flush.
+    pub(crate) fn create(
+        shared: &Shared,
+        topic_partition: TopicPartition,
+        topic_id: Option<Uuid>,
+        config: LogConfig,
+    ) -> Result<Arc<Log>, OpenError> {
+        let dir = shared.health.dir().join(topic_partition.to_string());
+        let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: dir.clone(), source };
+        shared.disk.create_dir_all(&dir).map_err(failed)?;
+        if let Some(topic_id) = topic_id {
+            checkpoint::write_partition_metadata(shared.disk.as_ref(), &dir, topic_id)?;
+        }
+        LeaderEpochs::default().write(shared.disk.as_ref(), &dir)?;
+        let segment = Segment::create(&shared.disk, &dir, 0, wall_clock_ms()).map_err(failed)?;
+        let parts = Parts {
+            segments: vec![Arc::new(segment)],
+            epochs: LeaderEpochs::default(),
+            writer: Writer::default(),
+            next_offset: 0,
+            log_start_offset: 0,
+            recovery_point: -1,
+        };
+        Ok(Log::assemble(shared, topic_partition, topic_id, dir, config, parts))
+    }
+
+    /// Opens the log in an existing directory.
+    pub(crate) fn open(
+        shared: &Shared,
+        topic_partition: TopicPartition,
+        config: LogConfig,
+        checkpoints: Checkpoints,
+    ) -> Result<(Arc<Log>, LogRecovery), OpenError> {
+        let dir = shared.health.dir().join(topic_partition.to_string());
+        let disk = shared.disk.as_ref();
+        let topic_id = checkpoint::read_partition_metadata(disk, &dir)?;
+        let epochs = LeaderEpochs::read(disk, &dir).unwrap_or_else(|error| {
+            tracing::warn!(log = %topic_partition, %error, "leader epochs are rebuilt from the log");
+            LeaderEpochs::default()
+        });
+        let mut opening = Opening {
+            shared,
+            dir: &dir,
+            now_ms: wall_clock_ms(),
+            index_interval_bytes: config.index_interval_bytes,
+            epochs,
+            report: LogRecovery::default(),
+        };
+        let parts = opening.open(checkpoints, &config);
+        let parts =
+            parts.map_err(|source| OpenError::Log { log: topic_partition.clone(), dir: dir.clone(), source })?;
+        let report = opening.report;
+        if report.bytes_cut > 0 {
+            tracing::warn!(log = %topic_partition, bytes = report.bytes_cut, end = parts.next_offset, "cut a torn tail");
+        }
+        for range in &report.corrupt {
+            tracing::error!(
+                log = %topic_partition, from = range.first_offset, to = range.next_offset, position = range.start_position,
+                "damaged batches cannot be read; valid ones behind them are kept"
+            );
+        }
+        let log = Log::assemble(shared, topic_partition, topic_id, dir.clone(), config, parts);
+        Ok((log, report))
+    }
+
+    fn assemble(
+        shared: &Shared,
+        topic_partition: TopicPartition,
+        topic_id: Option<Uuid>,
+        dir: PathBuf,
+        config: LogConfig,
+        mut parts: Parts,
+    ) -> Arc<Log> {
+        let end = parts.segments.last().map_or(
+            LogEnd { offset: parts.next_offset, segment_base: 0, position: 0 },
+            |active| LogEnd { offset: parts.next_offset, segment_base: active.base_offset, position: active.size() },
+        );
+        parts.writer.roll_jitter_ms = roll_jitter_ms(&config);
+        Arc::new(Log {
+            topic_partition,
+            topic_id,
+            dir,
+            disk: Arc::clone(&shared.disk),
+            health: Arc::clone(&shared.health),
+            config: RwLock::new(Arc::new(config)),
+            segments: RwLock::new(Arc::new(parts.segments)),
+            end: Mutex::new(end),
+            durable: Mutex::new(end),
+            log_end_offset: AtomicI64::new(end.offset),
+            durable_end_offset: AtomicI64::new(end.offset),
+            synced_offset: AtomicI64::new(end.offset),
+            log_start_offset: AtomicI64::new(parts.log_start_offset),
+            recovery_point: AtomicI64::new(parts.recovery_point),
+            writer: Mutex::new(parts.writer),
+            epochs: Mutex::new(parts.epochs),
+            flushing: Mutex::new(()),
+            names_dirty: AtomicBool::new(true),
+            deleted: AtomicBool::new(false),
+            flush_before_ack: shared.flush_before_ack,
+            waiters: Mutex::new(Waiters::default()),
+            queue: Arc::clone(&shared.queue),
+        })
+    }
+}
+
+struct Parts {
+    segments: Vec<Arc<Segment>>,
+    epochs: LeaderEpochs,
+    writer: Writer,
+    next_offset: i64,
+    log_start_offset: i64,
+    recovery_point: i64,
+}
+
+impl Opening<'_> {
+    fn disk(&self) -> &dyn Disk {
+        self.shared.disk.as_ref()
+    }
+
+    fn open(&mut self, checkpoints: Checkpoints, config: &LogConfig) -> io::Result<Parts> {
+        let bases = self.list_segments()?;
+        // After a clean stop without a checkpoint of its own a log has nothing to recover.
+        let trusted = match checkpoints.recovery_point {
+            Some(point) => point,
+            None if checkpoints.clean_shutdown => i64::MAX,
+            None => 0,
+        };
+        let mut segments = Vec::with_capacity(bases.len());
+        let mut next_offset = bases.first().copied().unwrap_or(0);
+        let mut scanned = false;
+        for (at, &base) in bases.iter().enumerate() {
+            let following = bases.get(at + 1).copied();
+            let (segment, outcome) = self.open_segment(base, following, trusted)?;
+            next_offset = outcome.next_offset.max(base);
+            scanned |= outcome.scanned;
+            segments.push(Arc::new(segment));
+            if outcome.cut {
+                self.drop_segments(bases.get(at + 1..).unwrap_or_default())?;
+                break;
+            }
+        }
+        let log_start = checkpoints.log_start_offset.unwrap_or(0).max(bases.first().copied().unwrap_or(0));
+        if segments.is_empty() || next_offset < log_start {
+            let gone: Vec<i64> = segments.iter().map(|segment| segment.base_offset).collect();
+            self.drop_segments(&gone)?;
+            segments = vec![Arc::new(Segment::create(&self.shared.disk, self.dir, log_start, self.now_ms)?)];
+            next_offset = log_start;
+        }
+        if self.epochs.truncate_from_end(next_offset) || scanned {
+            self.epochs.write(self.disk(), self.dir).map_err(io::Error::other)?;
+        }
+        let writer = self.load_producers(&segments, next_offset, config)?;
+        let recovery_point = if scanned { -1 } else { next_offset };
+        let epochs = std::mem::take(&mut self.epochs);
+        Ok(Parts { segments, epochs, writer, next_offset, log_start_offset: log_start, recovery_point })
+    }
+
+    /// The base offsets of the segments, ascending. Removes what interrupted work left behind.
+    fn list_segments(&self) -> io::Result<Vec<i64>> {
+        let entries = self.disk().list(self.dir)?;
+        let base_of =
+            |name: &str, suffix: &str| -> Option<i64> { name.strip_suffix(suffix)?.strip_suffix('.')?.parse().ok() };
+        let bases: BTreeSet<i64> = entries.iter().filter_map(|entry| base_of(&entry.name, LOG_SUFFIX)).collect();
+        for entry in entries.iter().filter(|entry| !entry.is_dir) {
+            let name = entry.name.as_str();
+            let orphan = [INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX]
+                .iter()
+                .filter_map(|suffix| base_of(name, suffix))
+                .any(|base| !bases.contains(&base));
+            if orphan || [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| name.ends_with(suffix)) {
+                self.disk().remove_file(&self.dir.join(name))?;
+            }
+        }
+        Ok(bases.into_iter().collect())
+    }
+
+    fn drop_segments(&mut self, bases: &[i64]) -> io::Result<()> {
+        for &base in bases {
+            let path = file_path(self.dir, base, LOG_SUFFIX);
+            self.report.bytes_cut += self.disk().open(&path, OpenMode::Read)?.size()?;
+            remove_segment_files(self.disk(), self.dir, base)?;
+        }
+        if bases.is_empty() { Ok(()) } else { self.disk().sync_dir(self.dir) }
+    }
+
+    fn open_segment(&mut self, base: i64, following: Option<i64>, trusted: i64) -> io::Result<(Segment, Outcome)> {
+        let path = file_path(self.dir, base, LOG_SUFFIX);
+        let file = self.shared.disk.open(&path, OpenMode::Create)?;
+        let len = file.size()?;
+        let paths = (file_path(self.dir, base, INDEX_SUFFIX), file_path(self.dir, base, TIME_INDEX_SUFFIX));
+        let below_recovery_point = following.is_some_and(|following| following <= trusted);
+        let mut salvageable = true;
+        if below_recovery_point || trusted == i64::MAX || (following.is_none() && trusted > base) {
+            let offsets = IndexFile::open(Arc::clone(&self.shared.disk), paths.0.clone())?;
+            let times = IndexFile::open(Arc::clone(&self.shared.disk), paths.1.clone())?;
+            if let (Some(offsets), Some(times)) = (offsets, times)
+                && offsets.last().is_none_or(|last: OffsetEntry| u64::from(last.position) < len)
+            {
+                let segment =
+                    Segment::assemble(base, path.clone(), Arc::clone(&file), len, offsets, times, self.now_ms);
+                // The log may go on behind the recovery point; then the rest is scanned below.
+                if let Some(next_offset) = resume(&segment, following)?
+                    && (below_recovery_point || next_offset <= trusted)
+                {
+                    return Ok((segment, Outcome { next_offset, scanned: false, cut: false }));
+                }
+            } else if below_recovery_point || trusted == i64::MAX {
+                self.report.indexes_rebuilt += 1;
+                salvageable = false;
+            }
+        }
+        let relative_limit = if salvageable { trusted.saturating_sub(base) } else { 0 };
+        let mut offsets = IndexFile::salvage(Arc::clone(&self.shared.disk), paths.0.clone(), |entry: &OffsetEntry| {
+            i64::from(entry.relative_offset) < relative_limit && entry.position > 0 && u64::from(entry.position) < len
+        })?;
+        let mut resume_at = offsets.last();
+        if let Some(last) = resume_at {
+            let fits = HeaderScan::new(file.as_ref(), u64::from(last.position), len).next();
+            let expected = base + i64::from(last.relative_offset);
+            if !matches!(fits, Ok(Some((_, header))) if header.last_offset() == expected) {
+                resume_at = None;
+                offsets = IndexFile::create(Arc::clone(&self.shared.disk), paths.0)?;
+            }
+        }
+        let time_limit = resume_at.map_or(0, |entry| i64::from(entry.relative_offset) + 1);
+        let times = IndexFile::salvage(Arc::clone(&self.shared.disk), paths.1, |entry: &TimeEntry| {
+            i64::from(entry.relative_offset) < time_limit && entry.timestamp_ms >= 0
+        })?;
+        let segment = Segment::assemble(base, path, file, len, offsets, times, self.now_ms);
+        resume_times(&segment);
+        segment.mark_index_dirty();
+        let from = resume_at.map_or(0, |entry| u64::from(entry.position));
+        let outcome = self.scan(&segment, from, len, following, trusted)?;
+        Ok((segment, outcome))
+    }
+
+    /// Checks the batches of a segment from `from` on, rebuilds its indexes behind it, and cuts or marks what is bad.
+    fn scan(
+        &mut self,
+        segment: &Segment,
+        from: u64,
+        len: u64,
+        following: Option<i64>,
+        trusted: i64,
+    ) -> io::Result<Outcome> {
+        let mut scan = BatchScan::new(segment.file.as_ref(), from, len);
+        let mut next_offset = segment.base_offset;
+        let mut end = from;
+        let mut cut = false;
+        loop {
+            match scan.next() {
+                Ok(None) => break,
+                Ok(Some((position, header))) if fits(segment, &header, next_offset) => {
+                    segment.note(position, &header, self.index_interval_bytes);
+                    let epoch = header.partition_leader_epoch;
+                    if self.epochs.latest().is_none_or(|latest| epoch > latest) {
+                        self.epochs.assign(epoch, header.base_offset);
+                    }
+                    next_offset = header.next_offset();
+                    end = position + header.size_bytes() as u64;
+                }
+                Ok(Some(_)) | Err(ScanError::Batch { .. }) => {
+                    let found = next_valid_batch(segment, &mut scan, end, next_offset, len)?;
+                    match behind_damage(segment, (end, len), next_offset, found, following, trusted)? {
+                        Some(range) => {
+                            segment.add_corrupt_range(range);
+                            self.report.corrupt.push(range);
+                            next_offset = range.next_offset;
+                            end = range.end_position;
+                            scan.seek(end);
+                        }
+                        None => {
+                            cut = true;
+                            break;
+                        }
+                    }
+                }
+                Err(ScanError::Io(error)) => return Err(error),
+            }
+        }
+        self.report.bytes_scanned += end - from;
+        if cut {
+            self.report.bytes_cut += len - end;
+            segment.file.set_len(end)?;
+            segment.set_size(end);
+        }
+        // What was read may still be in memory only; from here on it counts as durable.
+        if end > 0 || cut {
+            segment.file.sync()?;
+        }
+        Ok(Outcome { next_offset, scanned: true, cut })
+    }
+
+    /// Producer state from the newest usable snapshot and the batch headers behind it.
+    fn load_producers(&self, segments: &[Arc<Segment>], end: i64, config: &LogConfig) -> io::Result<Writer> {
+        let mut snapshots: Vec<i64> = Vec::new();
+        for entry in self.disk().list(self.dir)? {
+            if let Some(offset) = entry.name.strip_suffix(".snapshot").and_then(|name| name.parse().ok()) {
+                snapshots.push(offset);
+            }
+        }
+        snapshots.sort_unstable();
+        let mut producers = ProducerState::default();
+        let mut from = segments.first().map_or(0, |segment| segment.base_offset);
+        while let Some(&offset) = snapshots.last() {
+            let path = snapshot_path(self.dir, offset);
+            if offset <= end {
+                match ProducerState::read_snapshot(self.disk(), &path) {
+                    Ok(state) => {
+                        producers = state;
+                        from = from.max(offset);
+                        break;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        tracing::warn!(path = %path.display(), %error, "damaged producer snapshot removed");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            // Above the log end it describes batches that are gone.
+            self.disk().remove_file(&path)?;
+            self.disk().sync_dir(self.dir)?;
+            snapshots.pop();
+        }
+        for segment in segments.iter().filter(|_| from < end) {
+            replay_producers(segment, from, &mut producers)?;
+        }
+        let roll_jitter_ms = roll_jitter_ms(config);
+        Ok(Writer { producers, snapshots, roll_jitter_ms, closed: false })
+    }
+}
+
+/// Decides about an invalid batch at `start` of a segment of `len` bytes: the damaged range when it must be kept, `None`
+/// when it is cut off with all that follows.
+fn behind_damage(
+    segment: &Segment,
+    (start, len): (u64, u64),
+    expected: i64,
+    next_valid: Option<(u64, BatchHeader)>,
+    following: Option<i64>,
+    trusted: i64,
+) -> io::Result<Option<CorruptRange>> {
+    let below_recovery_point = expected < trusted && trusted < i64::MAX;
+    let (end_position, next_offset) = match (next_valid, following) {
+        (Some((position, header)), _) => (position, header.base_offset),
+        // The next segment was created after this one was synced: this is no torn tail.
+        (None, Some(following)) => (len, following),
+        // What was durable at the last checkpoint is lost, but its offsets must not be given to other records.
+        (None, None) if below_recovery_point => (len, trusted),
+        (None, None) => return Ok(None),
+    };
+    if expected >= trusted && is_lost_write(segment, start, end_position)? {
+        return Ok(None);
+    }
+    Ok(Some(CorruptRange { start_position: start, end_position, first_offset: expected, next_offset }))
+}
+
+struct Outcome {
+    next_offset: i64,
+    scanned: bool,
+    cut: bool,
+}
+
+/// Whether a valid batch may follow what was read so far.
+fn fits(segment: &Segment, header: &BatchHeader, next_offset: i64) -> bool {
+    header.base_offset >= next_offset && header.last_offset_delta >= 0 && segment.can_hold(header.last_offset())
+}
+
+/// Sets the segment's largest timestamp from its time index.
+fn resume_times(segment: &Segment) {
+    let mut index = segment.index.write();
+    if let Some(last) = index.times.last() {
+        index.max_timestamp_ms = last.timestamp_ms;
+        index.max_timestamp_offset = segment.base_offset + i64::from(last.relative_offset);
+    }
+}
+
+/// Finds the end of a segment whose indexes are sound, by its last batch headers. `None` when they do not fit.
+fn resume(segment: &Segment, following: Option<i64>) -> io::Result<Option<i64>> {
+    resume_times(segment);
+    if let Some(following) = following {
+        return Ok(Some(following));
+    }
+    let last = segment.index.read().offsets.last();
+    let from = last.map_or(0, |entry| u64::from(entry.position));
+    let mut next_offset = segment.base_offset;
+    let mut bytes = 0;
+    let mut scan = HeaderScan::new(segment.file.as_ref(), from, segment.size());
+    loop {
+        match scan.next() {
+            Ok(None) => break,
+            Ok(Some((_, header))) if fits(segment, &header, next_offset) => {
+                next_offset = header.next_offset();
+                bytes += header.size_bytes() as u64;
+                let mut index = segment.index.write();
+                if header.max_timestamp_ms > index.max_timestamp_ms {
+                    index.max_timestamp_ms = header.max_timestamp_ms;
+                    index.max_timestamp_offset = header.last_offset();
+                }
+            }
+            Ok(Some(_)) | Err(ScanError::Batch { .. }) => return Ok(None),
+            Err(ScanError::Io(error)) => return Err(error),
+        }
+    }
+    segment.index.write().bytes_since_entry = bytes;
+    Ok(Some(next_offset))
+}
+
+/// The first valid batch behind a damaged one at `start`.
+fn next_valid_batch(
+    segment: &Segment,
+    scan: &mut BatchScan<'_>,
+    start: u64,
+    expected: i64,
+    len: u64,
+) -> io::Result<Option<(u64, BatchHeader)>> {
+    let mut position = start + 1;
+    while position + HEADER_LEN as u64 <= len {
+        scan.seek(position);
+        scan.fill(HEADER_LEN)?;
+        let bytes = scan.bytes();
+        // Magic 2 at its place is cheap to look for; everything else is checked only there.
+        let Some(skip) = bytes.get(16..).and_then(|rest| rest.iter().position(|&byte| byte == 2)) else {
+            position += (bytes.len() as u64).saturating_sub(16).max(1);
+            continue;
+        };
+        position += skip as u64;
+        if position + HEADER_LEN as u64 > len {
+            return Ok(None);
+        }
+        scan.seek(position);
+        scan.fill(HEADER_LEN)?;
+        if let Ok(header) = BatchHeader::parse(scan.bytes())
+            && fits(segment, &header, expected)
+            && header.size_bytes() as u64 <= len - position
+        {
+            scan.fill(header.size_bytes())?;
+            if batch::check_crc(scan.bytes()).is_ok() {
+                return Ok(Some((position, header)));
+            }
+        }
+        position += 1;
+    }
+    Ok(None)
+}
+
+/// The unit in which disks and page caches lose writes.
+const SECTOR: u64 = 512;
+/// Zeros at the end of a damaged range that count as lost rather than as somebody's data.
+const ZEROS_AT_END: usize = 16;
+
+/// Whether damaged bytes look like writes that never reached the disk: such places read as zeros, in whole sectors, from
+/// the beginning or up to the end of the range.
+fn is_lost_write(segment: &Segment, start: u64, end: u64) -> io::Result<bool> {
+    let len = usize::try_from(end - start).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; len];
+    let read = segment.file.read_at(&mut bytes, start)?;
+    bytes.truncate(read);
+    let zeros_at_end = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
+    let header_is_zero = bytes.iter().take(16).all(|&byte| byte == 0);
+    if zeros_at_end >= ZEROS_AT_END.min(len) || header_is_zero {
+        return Ok(true);
+    }
+    let to_boundary = usize::try_from((SECTOR - start % SECTOR) % SECTOR).unwrap_or(0);
+    let sectors = bytes.get(to_boundary..).unwrap_or_default().chunks_exact(SECTOR as usize);
+    Ok(sectors.into_iter().any(|sector| sector.iter().all(|&byte| byte == 0)))
+}
+
+fn replay_producers(segment: &Segment, from: i64, producers: &mut ProducerState) -> io::Result<()> {
+    if segment.size() == 0 {
+        return Ok(());
+    }
+    let corrupt = segment.corrupt_ranges();
+    let start = match segment.find(from, segment.size()) {
+        Ok(Some(found)) => found.position,
+        Ok(None) => return Ok(()),
+        Err(_) => 0,
+    };
+    let mut scan = HeaderScan::new(segment.file.as_ref(), start, segment.size());
+    loop {
+        if let Some(range) =
+            corrupt.iter().find(|range| (range.start_position..range.end_position).contains(&scan.position()))
+        {
+            scan.seek(range.end_position);
+        }
+        match scan.next() {
+            Ok(Some((_, header))) if header.base_offset >= from => producers.update(&header),
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(()),
+            Err(ScanError::Io(error)) => return Err(error),
+            Err(ScanError::Batch { position, error }) => {
+                tracing::warn!(path = %segment.path.display(), position, %error, "producer state ends early");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Removes all files of a segment.
+pub(super) fn remove_segment_files(disk: &dyn Disk, dir: &Path, base: i64) -> io::Result<()> {
+    let suffixes = [LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX];
+    let paths = suffixes.iter().map(|suffix| file_path(dir, base, suffix)).chain([snapshot_path(dir, base)]);
+    for path in paths {
+        match disk.remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! Deleting old segments: by time, by size, and below the log start offset.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Log;
+use super::recover::remove_segment_files;
+use crate::error::{AppendError, ReadError};
+use crate::segment::Segment;
+
+impl Log {
+    /// Moves the log start up to `offset` (DeleteRecords); segments wholly below it are deleted. Moving it down has no
+    /// effect. Returns the log start offset. Refused above the durable end.
+    pub fn delete_records_before(&self, offset: i64) -> Result<i64, ReadError> {
+        let durable = self.durable_end_offset();
+        if offset > durable {
+            return Err(ReadError::OffsetOutOfRange {
+                log: self.topic_partition.clone(),
+                offset,
+                start: self.log_start_offset(),
+                end: durable,
+            });
+        }
+        let mut writer = self.writer.lock();
+        self.health.check()?;
+        self.log_start_offset.fetch_max(offset, Ordering::AcqRel);
+        let deleted = self.delete_oldest(&mut writer.snapshots, |_, next| next <= offset);
+        deleted.map_err(|source| ReadError::Io { log: self.topic_partition.clone(), source })?;
+        Ok(self.log_start_offset())
+    }
+
+    /// Deletes segments that `retention.ms` and `retention.bytes` no longer keep; does nothing unless
+    /// `cleanup.policy` contains `delete`. `now_ms` must come from a clock that does not leap, see
+    /// [`LogDir::apply_retention`](crate::LogDir::apply_retention). Returns the number of segments deleted.
+    pub fn apply_retention(&self, now_ms: i64) -> Result<usize, AppendError> {
+        let config = self.config();
+        if !config.cleanup_delete {
+            return Ok(0);
+        }
+        let expired = |segment: &Segment| {
+            let newest = match segment.max_timestamp_ms() {
+                -1 => segment.created_ms,
+                newest => newest,
+            };
+            config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms
+        };
+        let segments = self.snapshot();
+        // Only when nothing younger is left does the active segment go too.
+        if segments.iter().all(|segment| segment.size() > 0 && expired(segment)) {
+            self.roll()?;
+        }
+        let mut writer = self.writer.lock();
+        self.health.check()?;
+        let durable = self.durable_end_offset();
+        let mut excess = match u64::try_from(config.retention_bytes) {
+            Ok(most) => self.size_bytes().saturating_sub(most),
+            Err(_) => 0,
+        };
+        let deleted = self.delete_oldest(&mut writer.snapshots, |segment, next| {
+            let size = segment.size();
+            let delete = next <= durable && (expired(segment) || (size > 0 && size <= excess));
+            if delete {
+                excess -= size.min(excess);
+            }
+            delete
+        });
+        deleted.map_err(|error| self.io_failed(error))
+    }
+
+    /// Deletes segments from the oldest on while `delete` says so for a segment and the offset behind it. The active
+    /// segment stays. The writer's lock is held by the caller.
+    fn delete_oldest(
+        &self,
+        snapshots: &mut Vec<i64>,
+        mut delete: impl FnMut(&Segment, i64) -> bool,
+    ) -> io::Result<usize> {
+        let segments = self.snapshot();
+        let followed = segments.iter().zip(segments.iter().skip(1));
+        let count = followed.take_while(|(segment, next)| delete(segment, next.base_offset)).count();
+        if count == 0 {
+            return Ok(0);
+        }
+        let (gone, kept) = segments.split_at(count);
+        let start = kept.first().map_or(0, |segment| segment.base_offset);
+        *self.segments.write() = Arc::new(kept.to_vec());
+        self.log_start_offset.fetch_max(start, Ordering::AcqRel);
+        snapshots.retain(|&offset| offset >= start);
+        for segment in gone {
+            tracing::info!(log = %self.topic_partition, base = segment.base_offset, bytes = segment.size(), "segment deleted");
+            // Readers that hold the file go on reading it.
+            remove_segment_files(self.disk.as_ref(), &self.dir, segment.base_offset)?;
+        }
+        let mut epochs = self.epochs.lock();
+        if epochs.truncate_from_start(self.log_start_offset()) {
+            epochs.write(self.disk.as_ref(), &self.dir).map_err(io::Error::other)?;
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,397 @@
+//! A log directory: its lock, its checkpoints, the logs in it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use caudal_protocol::{TopicPartition, Uuid};
+use parking_lot::{Mutex, RwLock};
+
+use crate::checkpoint::{self, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS};
+use crate::config::LogConfig;
+use crate::disk::{DirLock, Disk};
+use crate::error::{Offline, OpenError};
+use crate::flusher::{FlushQueue, Flusher};
+use crate::log::recover::{Checkpoints, Shared};
+use crate::log::{DirHealth, Log, LogRecovery, wall_clock_ms};
+
+/// How a log directory works.
+#[derive(Clone, Debug)]
+pub struct LogDirConfig {
+    /// Whether acknowledgements wait for fsync (`caudal.flush.before.ack`).
+    pub flush_before_ack: bool,
+    pub flush_threads: usize,
+    /// Threads that open and recover logs (`num.recovery.threads.per.data.dir`).
+    pub recovery_threads: usize,
+    /// What a log obeys until the broker knows its topic's configuration.
+    pub log: LogConfig,
+}
+
+impl Default for LogDirConfig {
+    fn default() -> LogDirConfig {
+        LogDirConfig { flush_before_ack: true, flush_threads: 4, recovery_threads: 2, log: LogConfig::default() }
+    }
+}
+
+/// What opening a directory found.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveryReport {
+    /// Whether the last run ended in an orderly way.
+    pub clean_shutdown: bool,
+    /// The logs in which something was scanned, cut or rebuilt.
+    pub logs: Vec<(TopicPartition, LogRecovery)>,
+    /// Directories left alone because their names are no partition's.
+    pub ignored: Vec<String>,
+    pub elapsed: Duration,
+}
+
+impl RecoveryReport {
+    pub fn bytes_cut(&self) -> u64 {
+        self.logs.iter().map(|(_, log)| log.bytes_cut).sum()
+    }
+}
+
+/// A partition with its topic's id, for creating logs.
+#[derive(Clone, Debug)]
+pub struct TopicLog {
+    pub topic_partition: TopicPartition,
+    pub topic_id: Option<Uuid>,
+    pub config: LogConfig,
+}
+
+/// An open log directory. Dropping it without [`LogDir::close`] is a crash as far as the next start is concerned.
+#[derive(Debug)]
+pub struct LogDir {
+    shared: Shared,
+    config: LogDirConfig,
+    logs: RwLock<HashMap<TopicPartition, Arc<Log>>>,
+    /// Held while logs are created or deleted.
+    changing: Mutex<()>,
+    flusher: Flusher,
+    clock: Mutex<RetentionClock>,
+    _lock: Box<dyn DirLock>,
+}
+
+const LOCK_FILE: &str = ".lock";
+const DELETE_SUFFIX: &str = "-delete";
+
+impl LogDir {
+    /// Locks the directory (created when missing), recovers and opens all logs in it.
+    pub fn open(path: &Path, config: LogDirConfig, disk: Arc<dyn Disk>) -> Result<(LogDir, RecoveryReport), OpenError> {
+        let begin = Instant::now();
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                OpenError::NotWritable { dir: path.to_owned(), source }
+            }
+            _ => OpenError::Dir { dir: path.to_owned(), source },
+        };
+        disk.create_dir_all(path).map_err(failed)?;
+        let lock = disk.lock(&path.join(LOCK_FILE)).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { dir: path.to_owned() },
+            _ => failed(source),
+        })?;
+        let queue = Arc::new(FlushQueue::default());
+        let flusher = Flusher::start(Arc::clone(&queue), config.flush_threads).map_err(failed)?;
+        let shared = Shared {
+            health: Arc::new(DirHealth::new(path.to_owned())),
+            queue,
+            flush_before_ack: config.flush_before_ack,
+            disk,
+        };
+        let (logs, mut report) = open_logs(&shared, path, &config)?;
+        checkpoint::remove_clean_shutdown(shared.disk.as_ref(), path)?;
+        report.elapsed = begin.elapsed();
+        let dir = LogDir {
+            shared,
+            config,
+            logs: RwLock::new(logs),
+            changing: Mutex::new(()),
+            flusher,
+            clock: Mutex::new(RetentionClock::new(wall_clock_ms(), Instant::now())),
+            _lock: lock,
+        };
+        Ok((dir, report))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.shared.health.dir()
+    }
+
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.shared.disk
+    }
+
+    /// Whether acknowledgements wait for fsync.
+    pub fn flush_before_ack(&self) -> bool {
+        self.config.flush_before_ack
+    }
+
+    /// Why the directory is out of use, if it is.
+    pub fn check_online(&self) -> Result<(), Offline> {
+        self.shared.health.check()
+    }
+
+    /// The group commit threads.
+    pub fn flusher(&self) -> &Flusher {
+        &self.flusher
+    }
+
+    /// The log of a partition, if there is one here.
+    pub fn log(&self, topic_partition: &TopicPartition) -> Option<Arc<Log>> {
+        self.logs.read().get(topic_partition).cloned()
+    }
+
+    /// All logs, in no particular order.
+    pub fn logs(&self) -> Vec<Arc<Log>> {
+        self.logs.read().values().cloned().collect()
+    }
+
+    /// The log of a partition, created when there is none. An existing log must have the same topic id. A new log's
+    /// directory becomes durable with the first flush in it.
+    pub fn create_log(&self, log: TopicLog) -> Result<Arc<Log>, OpenError> {
+        let _changing = self.changing.lock();
+        self.shared.health.check()?;
+        if let Some(existing) = self.log(&log.topic_partition) {
+            return match (existing.topic_id(), log.topic_id) {
+                (Some(found), Some(expected)) if found != expected => {
+                    Err(OpenError::TopicIdMismatch { log: log.topic_partition, found, expected })
+                }
+                _ => {
+                    existing.set_config(log.config);
+                    Ok(existing)
+                }
+            };
+        }
+        let created = Log::create(&self.shared, log.topic_partition.clone(), log.topic_id, log.config)?;
+        self.logs.write().insert(log.topic_partition, Arc::clone(&created));
+        Ok(created)
+    }
+
+    /// Deletes the log of a partition: renamed first, so that a crash cannot bring half of it back, then removed.
+    /// Readers that hold slices go on reading. False when there is none.
+    pub fn delete_log(&self, topic_partition: &TopicPartition) -> Result<bool, OpenError> {
+        let _changing = self.changing.lock();
+        let Some(log) = self.logs.write().remove(topic_partition) else { return Ok(false) };
+        log.shut();
+        let mut name = topic_partition.to_string();
+        // Kafka's form is TOPIC-PARTITION.UNIQUE-delete, at most 255 characters.
+        let unique: String = Uuid::random().0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let suffix = format!(".{unique}{DELETE_SUFFIX}");
+        let mut most = 255 - suffix.len();
+        while !name.is_char_boundary(most.min(name.len())) {
+            most -= 1;
+        }
+        name.truncate(most);
+        let doomed = self.path().join(name + &suffix);
+        let disk = self.disk();
+        let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: log.dir().to_owned(), source };
+        disk.rename(log.dir(), &doomed).map_err(failed)?;
+        disk.sync_dir(self.path()).map_err(failed)?;
+        disk.remove_dir_all(&doomed).map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Makes everything durable, indexes and producer state included, and writes the checkpoint files, so that a
+    /// crash from here on has little to recover. To be called every minute or so.
+    pub fn checkpoint(&self) -> Result<(), OpenError> {
+        for log in self.logs() {
+            if let Err(error) = log.checkpoint() {
+                self.shared.health.check()?;
+                tracing::warn!(log = %log.topic_partition(), %error, "not checkpointed");
+            }
+        }
+        self.write_checkpoints()
+    }
+
+    fn write_checkpoints(&self) -> Result<(), OpenError> {
+        let _changing = self.changing.lock();
+        let logs = self.logs();
+        let disk = self.disk().as_ref();
+        let write = |name: &str, offset: &dyn Fn(&Log) -> Option<i64>| {
+            let offsets: BTreeMap<TopicPartition, i64> =
+                logs.iter().filter_map(|log| Some((log.topic_partition().clone(), offset(log)?))).collect();
+            checkpoint::write_offsets(disk, &self.path().join(name), &offsets)
+        };
+        write(RECOVERY_POINTS, &|log| Some(log.recovery_point().max(0)))?;
+        // As in Kafka: only where the start is not simply that of the first segment.
+        write(LOG_START_OFFSETS, &|log| {
+            let start = log.log_start_offset();
+            (log.first_segment_base() != Some(start)).then_some(start)
+        })?;
+        write(HIGH_WATERMARKS, &|log| Some(log.durable_end_offset()))?;
+        Ok(())
+    }
+
+    /// Applies retention to all logs, by a clock that follows the wall clock but does not leap forward with it.
+    /// Returns the number of segments deleted.
+    pub fn apply_retention(&self) -> usize {
+        let now_ms = self.clock.lock().now(wall_clock_ms(), Instant::now());
+        let mut deleted = 0;
+        for log in self.logs() {
+            match log.apply_retention(now_ms) {
+                Ok(count) => deleted += count,
+                Err(error) => tracing::warn!(log = %log.topic_partition(), %error, "retention not applied"),
+            }
+        }
+        deleted
+    }
+
+    /// Stops in an orderly way: everything durable, indexes trimmed, checkpoints and the clean-shutdown marker written.
+    /// `broker_epoch` goes into the marker (KIP-966), -1 when unknown.
+    pub fn close(&self, broker_epoch: i64) -> Result<(), OpenError> {
+        self.flusher.stop();
+        let mut clean = true;
+        for log in self.logs() {
+            if let Err(error) = log.close() {
+                clean = false;
+                tracing::error!(log = %log.topic_partition(), %error, "log not closed cleanly");
+            }
+        }
+        self.shared.health.check()?;
+        self.write_checkpoints()?;
+        if clean {
+            checkpoint::write_clean_shutdown(self.disk().as_ref(), self.path(), broker_epoch)?;
+        }
+        Ok(())
+    }
+}
+
+/// `TOPIC-PARTITION`
+fn parse_dir_name(name: &str) -> Option<TopicPartition> {
+    let (topic, partition) = name.rsplit_once('-')?;
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic.is_empty() || topic.len() > 249 || !topic.chars().all(legal) || partition.starts_with('+') {
+        return None;
+    }
+    Some(TopicPartition::new(topic, partition.parse::<u32>().ok().and_then(|p| i32::try_from(p).ok())?))
+}
+
+type Opened = (HashMap<TopicPartition, Arc<Log>>, RecoveryReport);
+
+fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Opened, OpenError> {
+    let disk = shared.disk.as_ref();
+    let dir_failed = |source| OpenError::Dir { dir: path.to_owned(), source };
+    let clean_shutdown = checkpoint::is_clean_shutdown(disk, path)?;
+    // Checkpoints only save work: a damaged one costs a full scan, not the start.
+    let read = |name: &str| {
+        checkpoint::read_offsets(disk, &path.join(name)).unwrap_or_else(|error| {
+            tracing::warn!(%error, "checkpoint ignored");
+            BTreeMap::new()
+        })
+    };
+    let (recovery_points, start_offsets) = (read(RECOVERY_POINTS), read(LOG_START_OFFSETS));
+    let mut report = RecoveryReport { clean_shutdown, ..RecoveryReport::default() };
+    let mut partitions = Vec::new();
+    for entry in disk.list(path).map_err(dir_failed)?.into_iter().filter(|entry| entry.is_dir) {
+        if entry.name.ends_with(DELETE_SUFFIX) {
+            disk.remove_dir_all(&path.join(&entry.name)).map_err(dir_failed)?;
+        } else if let Some(topic_partition) = parse_dir_name(&entry.name) {
+            partitions.push(topic_partition);
+        } else {
+            report.ignored.push(entry.name);
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let open_some = || -> Result<Vec<(Arc<Log>, LogRecovery)>, OpenError> {
+        let mut opened = Vec::new();
+        while let Some(topic_partition) = partitions.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let checkpoints = Checkpoints {
+                clean_shutdown,
+                recovery_point: recovery_points.get(topic_partition).copied(),
+                log_start_offset: start_offsets.get(topic_partition).copied(),
+            };
+            opened.push(Log::open(shared, topic_partition.clone(), config.log.clone(), checkpoints)?);
+        }
+        Ok(opened)
+    };
+    let threads = config.recovery_threads.clamp(1, partitions.len().max(1));
+    let opened: Vec<_> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (1..threads).map(|_| scope.spawn(open_some)).collect();
+        let own = open_some();
+        let joined = handles.into_iter().map(|handle| {
+            handle.join().unwrap_or_else(|_| {
+                Err(OpenError::Layout { dir: path.to_owned(), reason: "a recovery thread panicked".to_owned() })
+            })
+        });
+        std::iter::once(own).chain(joined).collect()
+    });
+    let mut logs = HashMap::new();
+    for opened in opened {
+        for (log, recovery) in opened? {
+            if recovery != LogRecovery::default() {
+                report.logs.push((log.topic_partition().clone(), recovery));
+            }
+            logs.insert(log.topic_partition().clone(), log);
+        }
+    }
+    Ok((logs, report))
+}
+
+/// Wall-clock time for retention that does not jump ahead: between two looks it advances by at most what a monotonic
+/// clock measured plus a tolerance. A leap is believed when it still stands a day later.
+#[derive(Debug)]
+struct RetentionClock {
+    anchor_ms: i64,
+    anchor: Instant,
+    leapt_since: Option<Instant>,
+}
+
+const LEAP_TOLERANCE_MS: i64 = 5 * 60 * 1000;
+const LEAP_BELIEVED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl RetentionClock {
+    fn new(wall_ms: i64, now: Instant) -> RetentionClock {
+        RetentionClock { anchor_ms: wall_ms, anchor: now, leapt_since: None }
+    }
+
+    fn now(&mut self, wall_ms: i64, now: Instant) -> i64 {
+        let elapsed = now.saturating_duration_since(self.anchor).as_millis();
+        let expected_ms = self.anchor_ms.saturating_add(i64::try_from(elapsed).unwrap_or(i64::MAX));
+        if wall_ms <= expected_ms.saturating_add(LEAP_TOLERANCE_MS) {
+            *self = RetentionClock::new(wall_ms, now);
+            return wall_ms;
+        }
+        let since = *self.leapt_since.get_or_insert_with(|| {
+            tracing::warn!(
+                ahead_ms = wall_ms - expected_ms,
+                "the wall clock leapt ahead; retention goes by elapsed time until the leap has stood for a day"
+            );
+            now
+        });
+        if now.saturating_duration_since(since) >= LEAP_BELIEVED_AFTER {
+            *self = RetentionClock::new(wall_ms, now);
+            return wall_ms;
+        }
+        expected_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_retention_clock_does_not_leap() {
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        let mut clock = RetentionClock::new(1_000_000, begin);
+        assert_eq!(clock.now(1_060_000, after(60)), 1_060_000);
+        let year_ms = 365 * 86_400_000;
+        assert_eq!(clock.now(1_060_000 + year_ms, after(61)), 1_061_000);
+        assert_eq!(clock.now(1_060_000 + year_ms, after(3_600)), 4_600_000);
+        assert_eq!(clock.now(year_ms, after(90_000)), year_ms, "a leap that stands is believed");
+        assert_eq!(clock.now(5, after(90_001)), 5, "backwards is harmless");
+    }
+
+    #[test]
+    fn directory_names() {
+        assert_eq!(parse_dir_name("a-b.c_d-12"), Some(TopicPartition::new("a-b.c_d", 12)));
+        for name in ["a", "-1", "a-", "a-b", "a-0-future", "a b-0", "a--1x", "a-+1"] {
+            assert_eq!(parse_dir_name(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! What a log remembers of idempotent producers: the last five batches of each, so that a retry gets its old offset
+//! and a gap is noticed. Kept in `OFFSET.snapshot` files, rebuilt from batch headers behind the last of them.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use caudal_protocol::batch::{BatchHeader, NO_PRODUCER_EPOCH, NO_SEQUENCE};
+use caudal_protocol::records::producer::ProducerSnapshot;
+use caudal_protocol::records::producer::producer_snapshot::ProducerEntry as SnapshotEntry;
+use caudal_protocol::wire::{Message, Reader, Writer};
+
+use crate::disk::{self, Disk};
+use crate::error::AppendError;
+use crate::log::AppendOrigin;
+
+/// Kafka's clients have at most five requests in flight per connection.
+const BATCHES_KEPT: usize = 5;
+const SNAPSHOT_VERSION: i16 = 1;
+/// Version and CRC come before the bytes that the CRC covers.
+const SNAPSHOT_CRC_AT: usize = 2;
+const SNAPSHOT_ENTRIES_AT: usize = 6;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchMetadata {
+    pub last_sequence: i32,
+    pub last_offset: i64,
+    pub offset_delta: i32,
+    pub timestamp_ms: i64,
+}
+
+impl BatchMetadata {
+    pub fn first_sequence(&self) -> i32 {
+        if self.last_sequence == NO_SEQUENCE {
+            return NO_SEQUENCE;
+        }
+        let first = i64::from(self.last_sequence) - i64::from(self.offset_delta);
+        i32::try_from(if first < 0 { first + i64::from(i32::MAX) + 1 } else { first }).unwrap_or(NO_SEQUENCE)
+    }
+
+    pub fn first_offset(&self) -> i64 {
+        self.last_offset - i64::from(self.offset_delta)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProducerEntry {
+    pub epoch: i16,
+    pub coordinator_epoch: i32,
+    pub last_timestamp_ms: i64,
+    pub transaction_first_offset: Option<i64>,
+    pub batches: VecDeque<BatchMetadata>,
+}
+
+impl ProducerEntry {
+    fn new() -> ProducerEntry {
+        ProducerEntry {
+            epoch: NO_PRODUCER_EPOCH,
+            coordinator_epoch: -1,
+            last_timestamp_ms: -1,
+            transaction_first_offset: None,
+            batches: VecDeque::new(),
+        }
+    }
+
+    fn last_sequence(&self) -> i32 {
+        self.batches.back().map_or(NO_SEQUENCE, |batch| batch.last_sequence)
+    }
+
+    fn set_epoch(&mut self, epoch: i16) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.batches.clear();
+        }
+    }
+}
+
+/// A producer as DescribeProducers shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveProducer {
+    pub producer_id: i64,
+    pub epoch: i16,
+    pub last_sequence: i32,
+    pub last_timestamp_ms: i64,
+    pub coordinator_epoch: i32,
+    pub transaction_first_offset: Option<i64>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ProducerState {
+    producers: HashMap<i64, ProducerEntry>,
+    /// First offsets of open transactions.
+    open_transactions: BTreeSet<i64>,
+}
+
+impl ProducerState {
+    pub fn active(&self) -> Vec<ActiveProducer> {
+        let describe = |(&producer_id, entry): (&i64, &ProducerEntry)| ActiveProducer {
+            producer_id,
+            epoch: entry.epoch,
+            last_sequence: entry.last_sequence(),
+            last_timestamp_ms: entry.last_timestamp_ms,
+            coordinator_epoch: entry.coordinator_epoch,
+            transaction_first_offset: entry.transaction_first_offset,
+        };
+        self.producers.iter().map(describe).collect()
+    }
+
+    /// The offset of the oldest record whose transaction is undecided.
+    pub fn first_unstable_offset(&self) -> Option<i64> {
+        self.open_transactions.first().copied()
+    }
+
+    /// The batch that this one repeats, if it is among the last five of its producer.
+    pub fn duplicate_of(&self, header: &BatchHeader) -> Option<BatchMetadata> {
+        let entry = self.producers.get(&header.producer_id).filter(|entry| entry.epoch == header.producer_epoch)?;
+        let last_sequence = header.last_sequence();
+        entry
+            .batches
+            .iter()
+            .find(|batch| batch.last_sequence == last_sequence && batch.first_sequence() == header.base_sequence)
+            .copied()
+    }
+
+    /// Whether the batch may follow what its producer wrote before.
+    pub fn check(&self, header: &BatchHeader, origin: AppendOrigin) -> Result<(), AppendError> {
+        let producer_id = header.producer_id;
+        let Some(entry) = self.producers.get(&producer_id) else { return Ok(()) };
+        if header.producer_epoch < entry.epoch {
+            return Err(AppendError::InvalidProducerEpoch {
+                producer_id,
+                epoch: header.producer_epoch,
+                current_epoch: entry.epoch,
+            });
+        }
+        if origin != AppendOrigin::Client || header.is_control() {
+            return Ok(());
+        }
+        let last = entry.last_sequence();
+        let next = header.base_sequence;
+        let in_order = if header.producer_epoch != entry.epoch {
+            next == 0 || entry.epoch == NO_PRODUCER_EPOCH
+        } else {
+            // A producer whose batches are all gone (retention, markers) may go on anywhere, as in Kafka.
+            entry.epoch == NO_PRODUCER_EPOCH
+                || i64::from(next) == i64::from(last) + 1
+                || (next == 0 && last == i32::MAX)
+        };
+        if !in_order {
+            return Err(AppendError::OutOfOrderSequence { producer_id, sequence: next, last_sequence: last });
+        }
+        if entry.transaction_first_offset.is_some() && !header.is_transactional() {
+            return Err(AppendError::InvalidTransactionState { producer_id });
+        }
+        Ok(())
+    }
+
+    /// Takes note of a batch that was appended. `header` carries its final offsets.
+    pub fn update(&mut self, header: &BatchHeader) {
+        if !header.has_producer_id() {
+            return;
+        }
+        let entry = self.producers.entry(header.producer_id).or_insert_with(ProducerEntry::new);
+        entry.set_epoch(header.producer_epoch);
+        entry.last_timestamp_ms = header.max_timestamp_ms;
+        if header.is_control() {
+            if let Some(first) = entry.transaction_first_offset.take() {
+                self.open_transactions.remove(&first);
+            }
+            return;
+        }
+        if entry.batches.len() == BATCHES_KEPT {
+            entry.batches.pop_front();
+        }
+        entry.batches.push_back(BatchMetadata {
+            last_sequence: header.last_sequence(),
+            last_offset: header.last_offset(),
+            offset_delta: header.last_offset_delta,
+            timestamp_ms: header.max_timestamp_ms,
+        });
+        if header.is_transactional() && entry.transaction_first_offset.is_none() {
+            entry.transaction_first_offset = Some(header.base_offset);
+            self.open_transactions.insert(header.base_offset);
+        }
+    }
+
+    /// Forgets producers that wrote nothing since `expired_before_ms` and have no open transaction.
+    pub fn expire(&mut self, expired_before_ms: i64) {
+        self.producers.retain(|_, entry| {
+            entry.transaction_first_offset.is_some() || entry.last_timestamp_ms >= expired_before_ms
+        });
+    }
+
+    /// Reads a snapshot. `InvalidData` when its CRC or its version does not fit.
+    pub fn read_snapshot(disk: &dyn Disk, path: &Path) -> io::Result<ProducerState> {
+        let bytes = disk::read_file(disk, path)?;
+        let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+        let version = bytes.first_chunk::<2>().map(|b| i16::from_be_bytes(*b));
+        if version != Some(SNAPSHOT_VERSION) {
+            return Err(invalid(format!("snapshot version {version:?} is not supported")));
+        }
+        let covered = bytes.get(SNAPSHOT_ENTRIES_AT..).unwrap_or_default();
+        let computed = crc32c::crc32c(covered);
+        let mut reader = Reader::new(Bytes::from(bytes).slice(SNAPSHOT_CRC_AT..));
+        let snapshot = ProducerSnapshot::decode(&mut reader, SNAPSHOT_VERSION).map_err(|e| invalid(e.to_string()))?;
+        if snapshot.crc != computed {
+            return Err(invalid(format!("its CRC is {:#010x}, its contents give {computed:#010x}", snapshot.crc)));
+        }
+        let mut state = ProducerState::default();
+        for entry in snapshot.producer_entries {
+            let mut batches = VecDeque::new();
+            if entry.last_offset >= 0 {
+                batches.push_back(BatchMetadata {
+                    last_sequence: entry.last_sequence,
+                    last_offset: entry.last_offset,
+                    offset_delta: entry.offset_delta,
+                    timestamp_ms: entry.timestamp,
+                });
+            }
+            let transaction_first_offset =
+                (entry.current_txn_first_offset >= 0).then_some(entry.current_txn_first_offset);
+            state.open_transactions.extend(transaction_first_offset);
+            let producer = ProducerEntry {
+                epoch: entry.epoch,
+                coordinator_epoch: entry.coordinator_epoch,
+                last_timestamp_ms: entry.timestamp,
+                transaction_first_offset,
+                batches,
+            };
+            state.producers.insert(entry.producer_id, producer);
+        }
+        Ok(state)
+    }
+
+    /// Writes a snapshot, durably but for its name: the caller syncs the directory.
+    pub fn write_snapshot(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
+        let mut entries: Vec<SnapshotEntry> = self.producers.iter().map(snapshot_entry).collect();
+        entries.sort_unstable_by_key(|entry| entry.producer_id);
+        let encode = |crc: u32, entries: Vec<SnapshotEntry>| -> io::Result<(Bytes, Vec<SnapshotEntry>)> {
+            let snapshot = ProducerSnapshot { crc, producer_entries: entries };
+            let mut writer = Writer::new();
+            writer.i16(SNAPSHOT_VERSION);
+            snapshot.encode(&mut writer, SNAPSHOT_VERSION).map_err(io::Error::other)?;
+            Ok((writer.finish().into_bytes().map_err(io::Error::other)?, snapshot.producer_entries))
+        };
+        let (bytes, entries) = encode(0, entries)?;
+        let crc = crc32c::crc32c(bytes.get(SNAPSHOT_ENTRIES_AT..).unwrap_or_default());
+        let (bytes, _) = encode(crc, entries)?;
+        let file = disk.open(path, disk::OpenMode::Truncate)?;
+        file.write_all_at(&mut [io::IoSlice::new(&bytes)], 0)?;
+        file.sync()
+    }
+}
+
+fn snapshot_entry((&producer_id, entry): (&i64, &ProducerEntry)) -> SnapshotEntry {
+    let last = entry.batches.back();
+    SnapshotEntry {
+        producer_id,
+        epoch: entry.epoch,
+        last_sequence: last.map_or(NO_SEQUENCE, |batch| batch.last_sequence),
+        last_offset: last.map_or(-1, |batch| batch.last_offset),
+        offset_delta: last.map_or(0, |batch| batch.offset_delta),
+        timestamp: entry.last_timestamp_ms,
+        coordinator_epoch: entry.coordinator_epoch,
+        current_txn_first_offset: entry.transaction_first_offset.unwrap_or(-1),
+    }
+}
+
+/// The path of the snapshot at `offset`.
+pub(crate) fn snapshot_path(dir: &Path, offset: i64) -> PathBuf {
+    dir.join(format!("{offset:020}.snapshot"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_protocol::batch::BatchBuilder;
+    use caudal_protocol::compression::Codec;
+
+    fn header(producer_id: i64, epoch: i16, sequence: i32, count: usize, base_offset: i64) -> BatchHeader {
+        let mut builder =
+            BatchBuilder::new(Codec::None).producer(producer_id, epoch, sequence).base_offset(base_offset);
+        (0..count).for_each(|_| builder.append(5, None, Some(b"v"), &[]));
+        BatchHeader::parse(&builder.build().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn retries_find_their_batch_and_gaps_are_refused() {
+        let mut state = ProducerState::default();
+        for n in 0..7 {
+            let batch = header(1, 0, n * 2, 2, i64::from(n) * 2);
+            assert_eq!(state.duplicate_of(&batch), None);
+            state.check(&batch, AppendOrigin::Client).unwrap();
+            state.update(&batch);
+        }
+        assert_eq!(state.duplicate_of(&header(1, 0, 8, 2, 99)).map(|batch| batch.first_offset()), Some(8));
+        assert_eq!(state.duplicate_of(&header(1, 0, 2, 2, 99)), None, "only the last five are kept");
+        let gap = state.check(&header(1, 0, 15, 1, 99), AppendOrigin::Client);
+        assert!(matches!(gap, Err(AppendError::OutOfOrderSequence { sequence: 15, last_sequence: 13, .. })), "{gap:?}");
+        state.check(&header(1, 0, 15, 1, 99), AppendOrigin::Replication).unwrap();
+        assert!(state.check(&header(1, 1, 3, 1, 99), AppendOrigin::Client).is_err(), "a new epoch begins at 0");
+        state.update(&header(1, 1, 0, 1, 99));
+        let old = state.check(&header(1, 0, 14, 1, 99), AppendOrigin::Client);
+        assert!(matches!(old, Err(AppendError::InvalidProducerEpoch { .. })), "{old:?}");
+    }
+
+    #[test]
+    fn sequences_wrap() {
+        let mut state = ProducerState::default();
+        state.update(&header(1, 0, i32::MAX - 1, 2, 0));
+        let wrapped = header(1, 0, 0, 3, 2);
+        state.check(&wrapped, AppendOrigin::Client).unwrap();
+        let over = header(2, 0, i32::MAX, 2, 5);
+        state.update(&over);
+        assert_eq!(state.duplicate_of(&over).map(|batch| batch.first_sequence()), Some(i32::MAX));
+    }
+
+    #[test]
+    fn snapshots_round_trip_and_damage_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = snapshot_path(dir.path(), 7);
+        let mut state = ProducerState::default();
+        state.update(&header(1, 0, 0, 2, 0));
+        state.update(&header(9, 3, 0, 1, 2));
+        state.write_snapshot(&disk::RealDisk, &path).unwrap();
+        let read = ProducerState::read_snapshot(&disk::RealDisk, &path).unwrap();
+        assert_eq!(read.producers, state.producers);
+        let mut bytes = std::fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            bytes[at] ^= 4;
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(ProducerState::read_snapshot(&disk::RealDisk, &path).is_err(), "byte {at}");
+            bytes[at] ^= 4;
+        }
+    }
+}

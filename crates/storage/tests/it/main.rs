@@ -1,0 +1,4 @@
+//! Integration tests of the log.
+
+mod append;
+mod support;

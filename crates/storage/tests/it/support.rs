@@ -1,0 +1,82 @@
+//! What the tests share.
+
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use caudal_protocol::TopicPartition;
+use caudal_protocol::batch::{Batch, BatchBuilder, Batches};
+use caudal_protocol::compression::Codec;
+use caudal_storage::{AppendOrigin, Log, LogConfig, LogDir, LogDirConfig, RealDisk, RecoveryReport, TopicLog};
+
+pub const BASE_TIME_MS: i64 = 1_700_000_000_000;
+
+pub fn tp() -> TopicPartition {
+    TopicPartition::new("games", 0)
+}
+
+pub fn open(path: &Path) -> (LogDir, RecoveryReport) {
+    LogDir::open(path, LogDirConfig::default(), Arc::new(RealDisk)).unwrap()
+}
+
+pub fn create(dir: &LogDir, config: LogConfig) -> Arc<Log> {
+    dir.create_log(TopicLog { topic_partition: tp(), topic_id: None, config }).unwrap()
+}
+
+/// Segments of a few kilobytes, an index entry every few hundred bytes.
+pub fn small_segments() -> LogConfig {
+    LogConfig { segment_bytes: 4096, index_interval_bytes: 256, ..LogConfig::default() }
+}
+
+/// A batch of `count` records whose values name themselves.
+pub fn batch(first: i64, count: usize) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(Codec::None);
+    fill(&mut builder, first, count);
+    builder.build().unwrap().to_vec()
+}
+
+pub fn idempotent(producer_id: i64, epoch: i16, sequence: i32, count: usize) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(Codec::None).producer(producer_id, epoch, sequence);
+    fill(&mut builder, i64::from(sequence), count);
+    builder.build().unwrap().to_vec()
+}
+
+fn fill(builder: &mut BatchBuilder, first: i64, count: usize) {
+    for n in first..first + count as i64 {
+        builder.append(BASE_TIME_MS + n, Some(b"key"), Some(format!("value {n}").as_bytes()), &[]);
+    }
+}
+
+/// Appends batches of one record each, numbered from the log end.
+pub fn append_records(log: &Arc<Log>, count: usize) {
+    for _ in 0..count {
+        log.append(&batch(log.log_end_offset(), 1), 0, AppendOrigin::Client).unwrap();
+    }
+}
+
+/// All values from `offset` to the log end, with their offsets.
+pub fn read_all(log: &Log, offset: i64) -> Vec<(i64, String)> {
+    let mut values = Vec::new();
+    let mut next = offset;
+    while next < log.log_end_offset() {
+        let slice = log.read(next, 1 << 20, i64::MAX, true).unwrap();
+        let batches: Vec<Batch> = Batches::new(slice.to_bytes().unwrap()).map(Result::unwrap).collect();
+        assert!(!batches.is_empty(), "nothing at {next}");
+        for batch in batches {
+            caudal_protocol::batch::check_crc(&batch.bytes).unwrap();
+            for record in batch.records(1 << 20).unwrap().to_records().unwrap() {
+                if record.offset >= next {
+                    values.push((record.offset, String::from_utf8(record.value.unwrap().to_vec()).unwrap()));
+                }
+            }
+            next = batch.header.next_offset();
+        }
+    }
+    values
+}
+
+/// Waits until everything below `end` is durable.
+pub fn wait_durable(dir: &LogDir, log: &Arc<Log>, end: i64) {
+    let (sender, receiver) = mpsc::channel();
+    dir.flusher().notify_durable(log, end, Box::new(move |result| sender.send(result).unwrap()));
+    receiver.recv_timeout(std::time::Duration::from_secs(20)).unwrap().unwrap();
+}
