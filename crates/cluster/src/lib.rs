@@ -1,1 +1,11 @@
-//! (placeholder docs)
+//! Cluster metadata: the image, the controller's decisions, and the metadata log they live in.
+//!
+//! Everything that a cluster knows about itself is a record in `__cluster_metadata-0`; [`MetadataImage`] is what the
+//! records add up to. The [`controller`] decides purely: from an image and a request to records and a response. No
+//! async here and no network.
+
+pub mod image;
+pub mod record;
+
+pub use image::MetadataImage;
+pub use record::MetadataRecord;
