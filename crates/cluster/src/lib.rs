@@ -4,6 +4,7 @@
 //! records add up to. The [`controller`] decides purely: from an image and a request to records and a response. No
 //! async here and no network.
 
+pub mod config;
 pub mod image;
 pub mod record;
 

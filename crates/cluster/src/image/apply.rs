@@ -81,7 +81,11 @@ impl MetadataImage {
                 let entity = r.entity.iter().map(|e| (e.entity_type.clone(), e.entity_name.clone())).collect();
                 let key: QuotaKey = (entity, r.key.clone());
                 let quotas = Arc::make_mut(&mut self.quotas);
-                if r.remove { quotas.remove(&key) } else { quotas.insert(key, r.value) };
+                if r.remove {
+                    quotas.remove(&key)
+                } else {
+                    quotas.insert(key, r.value)
+                };
             }
             MetadataRecord::AccessControlEntry(r) => {
                 Arc::make_mut(&mut self.acls).insert(r.id, r.clone());

@@ -38,10 +38,8 @@ impl MetadataImage {
 
     fn security_records(&self, out: &mut Vec<MetadataRecord>) {
         for ((entity, key), value) in self.quotas.iter() {
-            let entity = entity.iter().map(|(kind, name)| EntityData {
-                entity_type: kind.clone(),
-                entity_name: name.clone(),
-            });
+            let entity =
+                entity.iter().map(|(kind, name)| EntityData { entity_type: kind.clone(), entity_name: name.clone() });
             out.push(
                 ClientQuotaRecord { entity: entity.collect(), key: key.clone(), value: *value, remove: false }.into(),
             );
