@@ -5,6 +5,7 @@
 //! async here and no network.
 
 pub mod config;
+pub mod controller;
 pub mod image;
 pub mod record;
 

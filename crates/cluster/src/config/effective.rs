@@ -95,7 +95,7 @@ impl StaticConfig {
     ///
     /// # Errors
     /// A value that is not allowed: origin, key, value, what is allowed.
-    pub fn from_properties(properties: &Properties) -> Result<(StaticConfig, Vec<String>), StaticConfigError> {
+    pub fn from_properties(properties: &Properties) -> Result<(StaticConfig, Vec<String>), Box<StaticConfigError>> {
         let mut config = StaticConfig::default();
         let mut warnings = Vec::new();
         for property in properties.iter() {
@@ -103,13 +103,15 @@ impl StaticConfig {
                 warnings.push(unknown_key(&property.origin, &property.key));
                 continue;
             };
-            let value = def.check(&property.value).map_err(|e| StaticConfigError {
-                origin: property.origin.clone(),
-                key: property.key.clone(),
-                value: if def.is_sensitive() { "[hidden]".to_owned() } else { property.value.clone() },
-                reason: e.reason,
-                kind: def.kind,
-                allowed: def.validator.to_string(),
+            let value = def.check(&property.value).map_err(|e| {
+                Box::new(StaticConfigError {
+                    origin: property.origin.clone(),
+                    key: property.key.clone(),
+                    value: if def.is_sensitive() { "[hidden]".to_owned() } else { property.value.clone() },
+                    reason: e.reason,
+                    kind: def.kind,
+                    allowed: def.validator.to_string(),
+                })
             })?;
             config.values.insert(property.key.clone(), value);
         }

@@ -1,0 +1,310 @@
+//! Configs of topics and brokers, changed while they are in use (KIP-339 and its predecessor).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use caudal_protocol::ErrorCode;
+use caudal_protocol::messages::{
+    AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    alter_configs_response, incremental_alter_configs_response,
+};
+use caudal_protocol::records::metadata::{ClearElrRecord, ConfigRecord};
+
+use super::{ApiError, Decision, Node, outcome};
+use crate::config::{ConfigDef, ConfigType, Update, broker_config, check_topic_configs, topic_config};
+use crate::image::{ConfigResource, ConfigResourceType, MetadataImage};
+use crate::record::MetadataRecord;
+
+/// What is done to one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Set,
+    Delete,
+    Append,
+    Subtract,
+}
+
+impl Operation {
+    fn from_code(code: i8) -> Option<Operation> {
+        match code {
+            0 => Some(Operation::Set),
+            1 => Some(Operation::Delete),
+            2 => Some(Operation::Append),
+            3 => Some(Operation::Subtract),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Operation::Set => "SET",
+            Operation::Delete => "DELETE",
+            Operation::Append => "APPEND",
+            Operation::Subtract => "SUBTRACT",
+        }
+    }
+}
+
+/// Decides an IncrementalAlterConfigs request, resource by resource.
+pub fn incremental_alter_configs(
+    image: &MetadataImage,
+    node: &Node<'_>,
+    request: &IncrementalAlterConfigsRequest,
+) -> Decision<IncrementalAlterConfigsResponse> {
+    let mut records = Vec::new();
+    let mut responses = Vec::new();
+    let ids: Vec<(i8, &str)> = request.resources.iter().map(|r| (r.resource_type, r.resource_name.as_str())).collect();
+    for (i, resource) in request.resources.iter().enumerate() {
+        let names = resource.configs.iter().map(|c| c.name.as_str());
+        let nulls = resource.configs.iter().filter(|c| c.value.is_none() && c.config_operation != 1);
+        let result = once(&ids, i)
+            .and_then(|()| check_keys(names, nulls.map(|c| c.name.as_str())))
+            .and_then(|()| target(image, node, resource.resource_type, &resource.resource_name))
+            .and_then(|target| {
+                let current = image.configs(&target).cloned().unwrap_or_default();
+                let mut wanted = current.clone();
+                let mut touched = BTreeSet::new();
+                for config in &resource.configs {
+                    let operation = Operation::from_code(config.config_operation).ok_or_else(|| {
+                        let message = format!("Unknown operations type {}", config.config_operation);
+                        ApiError::new(ErrorCode::InvalidRequest, message)
+                    })?;
+                    let value = config.value.as_deref().unwrap_or_default();
+                    operate(node, &target, &mut wanted, &config.name, operation, value)?;
+                    touched.insert(config.name.clone());
+                }
+                change(node, &target, &current, &wanted, &touched)
+            })
+            .map(|new| records.extend(new));
+        let (error_code, error_message) = outcome(&result);
+        responses.push(incremental_alter_configs_response::AlterConfigsResourceResponse {
+            error_code,
+            error_message,
+            resource_type: resource.resource_type,
+            resource_name: resource.resource_name.clone(),
+        });
+    }
+    if request.validate_only {
+        records.clear();
+    }
+    Decision { records, response: IncrementalAlterConfigsResponse { throttle_time_ms: 0, responses } }
+}
+
+/// Decides an AlterConfigs request: the configs given replace all that were set on the resource.
+pub fn alter_configs(
+    image: &MetadataImage,
+    node: &Node<'_>,
+    request: &AlterConfigsRequest,
+) -> Decision<AlterConfigsResponse> {
+    let mut records = Vec::new();
+    let mut responses = Vec::new();
+    let ids: Vec<(i8, &str)> = request.resources.iter().map(|r| (r.resource_type, r.resource_name.as_str())).collect();
+    for (i, resource) in request.resources.iter().enumerate() {
+        let names = resource.configs.iter().map(|c| c.name.as_str());
+        let nulls = resource.configs.iter().filter(|c| c.value.is_none());
+        let result = once(&ids, i)
+            .and_then(|()| check_keys(names, nulls.map(|c| c.name.as_str())))
+            .and_then(|()| target(image, node, resource.resource_type, &resource.resource_name))
+            .and_then(|target| {
+                let current = image.configs(&target).cloned().unwrap_or_default();
+                let wanted: BTreeMap<String, String> =
+                    resource.configs.iter().filter_map(|c| Some((c.name.clone(), c.value.clone()?))).collect();
+                let touched = current.keys().chain(wanted.keys()).cloned().collect();
+                change(node, &target, &current, &wanted, &touched)
+            })
+            .map(|new| records.extend(new));
+        let (error_code, error_message) = outcome(&result);
+        responses.push(alter_configs_response::AlterConfigsResourceResponse {
+            error_code,
+            error_message,
+            resource_type: resource.resource_type,
+            resource_name: resource.resource_name.clone(),
+        });
+    }
+    if request.validate_only {
+        records.clear();
+    }
+    Decision { records, response: AlterConfigsResponse { throttle_time_ms: 0, responses } }
+}
+
+fn once(ids: &[(i8, &str)], at: usize) -> Result<(), ApiError> {
+    let me = ids.get(at);
+    match ids.iter().filter(|id| Some(*id) == me).count() {
+        0 | 1 => Ok(()),
+        _ => Err(ApiError::new(ErrorCode::InvalidRequest, "Each resource must appear at most once.")),
+    }
+}
+
+fn check_keys<'a>(names: impl Iterator<Item = &'a str>, nulls: impl Iterator<Item = &'a str>) -> Result<(), ApiError> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(ApiError::new(ErrorCode::InvalidRequest, "Error due to duplicate config keys"));
+        }
+    }
+    let nulls: Vec<&str> = nulls.collect();
+    match nulls.is_empty() {
+        true => Ok(()),
+        false => {
+            let message = format!("Null value not supported for : {}", nulls.join(", "));
+            Err(ApiError::new(ErrorCode::InvalidRequest, message))
+        }
+    }
+}
+
+/// The resource, if its configs can be changed here.
+fn target(image: &MetadataImage, node: &Node<'_>, kind: i8, name: &str) -> Result<ConfigResource, ApiError> {
+    let invalid = |message: String| ApiError::new(ErrorCode::InvalidRequest, message);
+    match ConfigResourceType::from_code(kind) {
+        Some(ConfigResourceType::Topic) if name.is_empty() => {
+            Err(invalid("Default topic resources are not allowed.".to_owned()))
+        }
+        Some(ConfigResourceType::Topic) => {
+            super::check_topic_name(name)?;
+            match image.topic(name) {
+                Some(_) => Ok(ConfigResource::topic(name)),
+                None => Err(ApiError::new(
+                    ErrorCode::UnknownTopicOrPartition,
+                    format!("The topic '{name}' does not exist."),
+                )),
+            }
+        }
+        Some(ConfigResourceType::Broker) if name.is_empty() => Ok(ConfigResource::all_brokers()),
+        Some(ConfigResourceType::Broker) => match name.parse::<i32>() {
+            Ok(id) if id == node.node_id => Ok(ConfigResource::broker(id)),
+            Ok(id) => Err(invalid(format!("Unexpected broker id, expected {}, but received {id}", node.node_id))),
+            Err(_) => Err(invalid(format!("Node id must be an integer, but it is: {name}"))),
+        },
+        Some(other) => Err(invalid(format!("{} configs are not supported by this broker", other.name()))),
+        None => Err(invalid(format!("Unknown resource type {kind}"))),
+    }
+}
+
+fn definition(target: &ConfigResource, name: &str) -> Option<&'static ConfigDef> {
+    match target.kind {
+        ConfigResourceType::Topic => topic_config(name),
+        _ => broker_config(name),
+    }
+}
+
+fn operate(
+    node: &Node<'_>,
+    target: &ConfigResource,
+    configs: &mut BTreeMap<String, String>,
+    name: &str,
+    operation: Operation,
+    value: &str,
+) -> Result<(), ApiError> {
+    match operation {
+        Operation::Set => {
+            configs.insert(name.to_owned(), value.to_owned());
+        }
+        Operation::Delete => {
+            configs.remove(name);
+        }
+        Operation::Append | Operation::Subtract => {
+            let def = definition(target, name).filter(|def| def.kind == ConfigType::List).ok_or_else(|| {
+                let message = format!("Can't {} to key {name} because its type is not LIST.", operation.name());
+                ApiError::new(ErrorCode::InvalidConfig, message)
+            })?;
+            let synonym = def.synonyms.first().and_then(|s| node.config.value(s.name));
+            let start = configs.get(name).map(String::as_str).or(synonym).or(def.default_value());
+            let mut items: Vec<&str> =
+                start.unwrap_or_default().split(',').map(str::trim).filter(|i| !i.is_empty()).collect();
+            for item in value.split(',').map(str::trim) {
+                match operation {
+                    Operation::Append if !items.contains(&item) => items.push(item),
+                    Operation::Subtract => items.retain(|i| *i != item),
+                    _ => {}
+                }
+            }
+            let joined = items.join(",");
+            configs.insert(name.to_owned(), joined);
+        }
+    }
+    Ok(())
+}
+
+/// Records that bring a resource from `current` to `wanted`, if that is allowed.
+fn change(
+    node: &Node<'_>,
+    target: &ConfigResource,
+    current: &BTreeMap<String, String>,
+    wanted: &BTreeMap<String, String>,
+    touched: &BTreeSet<String>,
+) -> Result<Vec<MetadataRecord>, ApiError> {
+    if let Some((name, _)) = wanted.iter().find(|(_, value)| value.len() > i16::MAX as usize) {
+        let message = format!(
+            "The configuration value of {name} cannot be added because it exceeds the maximum value size of 32767 bytes."
+        );
+        return Err(ApiError::new(ErrorCode::InvalidConfig, message));
+    }
+    match target.kind {
+        ConfigResourceType::Topic => {
+            check_topic_configs(wanted).map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
+        }
+        _ => check_broker_configs(node, target, wanted, touched)?,
+    }
+    let mut records = Vec::new();
+    for name in touched {
+        let value = wanted.get(name);
+        // A topic's record that changes nothing is left out; a broker's makes it load the value again (KAFKA-14136).
+        if value == current.get(name) && (target.kind == ConfigResourceType::Topic || value.is_none()) {
+            continue;
+        }
+        records.push(MetadataRecord::Config(ConfigRecord {
+            resource_type: target.kind.code(),
+            resource_name: target.name.clone(),
+            name: name.clone(),
+            value: value.cloned(),
+        }));
+        if name == "min.insync.replicas" {
+            let topic_name = if target.kind == ConfigResourceType::Topic { target.name.clone() } else { String::new() };
+            records.push(ClearElrRecord { topic_name }.into());
+        }
+    }
+    Ok(records)
+}
+
+fn check_broker_configs(
+    node: &Node<'_>,
+    target: &ConfigResource,
+    wanted: &BTreeMap<String, String>,
+    touched: &BTreeSet<String>,
+) -> Result<(), ApiError> {
+    let invalid = |message: String| ApiError::new(ErrorCode::InvalidRequest, message);
+    let mut fixed = Vec::new();
+    for name in touched {
+        let Some(value) = wanted.get(name) else { continue };
+        let Some(def) = broker_config(name) else {
+            return Err(invalid(format!("Unknown broker config name: {name}")));
+        };
+        if def.update != Update::Dynamic {
+            fixed.push(name.as_str());
+            continue;
+        }
+        let value = def.check(value).map_err(|e| invalid(e.to_string()))?;
+        if !def.acts && node.config.value(name) != Some(value.as_str()) {
+            return Err(invalid(format!(
+                "Invalid value {value} for configuration {name}: this broker does not act on {name} and takes only \
+                 its present value"
+            )));
+        }
+    }
+    if !fixed.is_empty() {
+        return Err(invalid(format!("Cannot update these configs dynamically: [{}]", fixed.join(", "))));
+    }
+    let removed = |name: &str| touched.contains(name) && !wanted.contains_key(name);
+    if target.name.is_empty() && removed("min.insync.replicas") {
+        return Err(ApiError::new(
+            ErrorCode::InvalidConfig,
+            "Cluster-level min.insync.replicas cannot be removed while ELR is enabled.",
+        ));
+    }
+    if !target.name.is_empty() && wanted.contains_key("min.insync.replicas") {
+        return Err(ApiError::new(
+            ErrorCode::InvalidConfig,
+            "Broker-level min.insync.replicas cannot be altered while ELR is enabled.",
+        ));
+    }
+    Ok(())
+}
