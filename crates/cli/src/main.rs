@@ -1,44 +1,31 @@
-mod serve;
+//! The one binary. Called by the name of one of Kafka's tools it is that tool ([`tools`]); else it is `caudal` with the
+//! commands of [`commands`].
 
+mod commands;
+mod install;
+mod serve;
+mod tools;
+mod version;
+
+use std::path::Path;
 use std::process::ExitCode;
 
-use caudal_broker::BrokerConfig;
-use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
-
-/// Kafka broker and Spark Structured Streaming engine in one binary.
-#[derive(Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run everything on loopback.
-    Up {
-        /// Where the data lies.
-        #[arg(long, default_value = "caudal-data")]
-        data_dir: std::path::PathBuf,
-        /// The broker's port; 0: any that is free.
-        #[arg(long, default_value_t = 9092)]
-        port: u16,
-    },
-}
-
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("CAUDAL_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
-        .with_writer(std::io::stderr)
-        .init();
-    match Cli::parse().command {
-        Command::Up { data_dir, port } => {
-            let mut config = BrokerConfig::new(data_dir);
-            for address in &mut config.listen {
-                address.set_port(port);
-            }
-            serve::run(config)
-        }
+    let mut args = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
+    let program = args.next().unwrap_or_default();
+    let program = Path::new(&program).file_name().map_or(program.clone(), |n| n.to_string_lossy().into_owned());
+    let args: Vec<String> = args.collect();
+    if let Some(tool) = tools::find(&program) {
+        return tool.run(args);
     }
+    if let Some((name, rest)) = args.split_first()
+        && let Some(tool) = tools::find(name)
+    {
+        return tool.run(rest.to_vec());
+    }
+    if program.starts_with("kafka-") {
+        eprintln!("{program}: caudal has no such tool; `caudal help` lists what there is");
+        return ExitCode::FAILURE;
+    }
+    commands::run()
 }

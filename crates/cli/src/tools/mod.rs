@@ -1,0 +1,197 @@
+//! Apache Kafka's command-line tools: the same flags, output and exit codes, a module per tool.
+//!
+//! A tool is reached through a link of its name (`kafka-topics.sh`, `kafka-topics`) or as `caudal kafka-topics`. Where the
+//! originals print a stack trace these print the sentence it begins with, and the exit code is the same.
+
+mod broker_api_versions;
+pub mod cluster;
+mod configs;
+mod get_offsets;
+mod groups;
+mod java;
+pub mod options;
+mod topics;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use caudal_client::ClientConfig;
+use cluster::Cluster;
+use options::{Opt, OptionError, Parsed};
+
+/// One of Kafka's command-line tools.
+#[derive(Debug)]
+pub struct Tool {
+    /// Name without `.sh`.
+    pub name: &'static str,
+    /// What `--help` begins with.
+    pub about: &'static str,
+    /// Options, for parsing, help and completion.
+    pub options: &'static [Opt],
+    pub run: fn(&Tool, Vec<String>) -> Result<(), Stop>,
+}
+
+/// All tools, in alphabetical order.
+pub static TOOLS: &[&Tool] =
+    &[&broker_api_versions::TOOL, &configs::TOOL, &groups::TOOL, &get_offsets::TOOL, &topics::TOOL];
+
+/// Why a tool ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Stop {
+    /// Everything is said; only the exit code is left.
+    #[error("exit code {0}")]
+    Exit(u8),
+    /// A sentence for standard error; exit code 1.
+    #[error("{0}")]
+    Failed(String),
+    /// The command line makes no sense; the sentence and where to find help go to standard error; exit code 1.
+    #[error("{0}")]
+    Usage(String),
+    /// The sentence and the table of options go to standard error; exit code 1, as with Kafka's tools.
+    #[error("{0}")]
+    Help(String),
+    /// Standard output is gone or full.
+    #[error("failed to write to standard output: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl From<OptionError> for Stop {
+    fn from(error: OptionError) -> Stop {
+        Stop::Failed(error.to_string())
+    }
+}
+
+/// Prints a line to standard output; a closed pipe ends the tool quietly.
+macro_rules! say {
+    ($($arg:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($arg)*)))
+            .map_err($crate::tools::Stop::from)
+    };
+}
+
+/// Prints a line to standard error; nobody is told when that fails.
+macro_rules! tell {
+    ($($arg:tt)*) => {
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($arg)*)));
+    };
+}
+
+pub(crate) use {say, tell};
+
+/// The tool of a program name such as `kafka-topics.sh`.
+pub fn find(program: &str) -> Option<&'static Tool> {
+    let name = program.strip_suffix(".sh").unwrap_or(program);
+    TOOLS.iter().find(|t| t.name == name).copied()
+}
+
+impl Tool {
+    /// Runs the tool with the arguments after its name.
+    pub fn run(&self, args: Vec<String>) -> ExitCode {
+        match (self.run)(self, args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(stop) => self.stop(stop),
+        }
+    }
+
+    fn stop(&self, stop: Stop) -> ExitCode {
+        match stop {
+            Stop::Exit(code) => return ExitCode::from(code),
+            Stop::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Stop::Help(sentence) => {
+                tell!("{sentence}\n{}", options::help(self.options).trim_end());
+            }
+            Stop::Usage(sentence) => {
+                tell!("{}\nRun '{} --help' for the options.", sentence.trim_end(), self.name);
+            }
+            Stop::Failed(_) | Stop::Output(_) => {
+                tell!("{stop}");
+            }
+        }
+        ExitCode::FAILURE
+    }
+
+    /// Parses the arguments by the tool's options and answers `--help`, no arguments at all, and `--version`.
+    fn parse(&self, args: &[String]) -> Result<Parsed, OptionError> {
+        options::parse(self.options, args)
+    }
+
+    /// Ends the tool when help or the version was asked for.
+    fn help_or_version(&self, parsed: &Parsed) -> Result<(), Stop> {
+        if parsed.count == 0 || parsed.has("help") {
+            return Err(Stop::Help(self.about.to_owned()));
+        }
+        if parsed.has("version") {
+            say!("{}", crate::version::KAFKA)?;
+            return Err(Stop::Exit(0));
+        }
+        Ok(())
+    }
+}
+
+/// `Missing required argument` for the first option of `names` that was not given.
+fn require(parsed: &Parsed, names: &[&str]) -> Result<(), Stop> {
+    match names.iter().find(|n| !parsed.has(n)) {
+        Some(name) => Err(Stop::Usage(format!("Missing required argument \"[{name}]\""))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses the options of `others` beside `used`.
+fn exclude(parsed: &Parsed, used: &str, others: &[&str]) -> Result<(), Stop> {
+    match others.iter().find(|o| parsed.has(used) && parsed.has(o)) {
+        Some(other) => Err(Stop::Usage(format!("Option \"[{used}]\" can't be used with option \"[{other}]\""))),
+        None => Ok(()),
+    }
+}
+
+/// The client's properties: those of the file that the option `file_option` names, then the brokers.
+fn client_properties(parsed: &Parsed, file_option: &str) -> Result<BTreeMap<String, String>, Stop> {
+    let mut properties = match parsed.text(file_option)? {
+        Some(path) => load_properties(path)?,
+        None => BTreeMap::new(),
+    };
+    if let Some(servers) = parsed.text("bootstrap-server")? {
+        properties.insert("bootstrap.servers".to_owned(), servers.to_owned());
+    }
+    Ok(properties)
+}
+
+/// Reads a `.properties` file.
+fn load_properties(path: &str) -> Result<BTreeMap<String, String>, Stop> {
+    let text = std::fs::read_to_string(path).map_err(|e| Stop::Failed(format!("failed to read {path}: {e}")))?;
+    Ok(java::properties(&text))
+}
+
+/// Checks client properties.
+fn client_config(properties: &BTreeMap<String, String>) -> Result<ClientConfig, Stop> {
+    ClientConfig::from_properties(properties).map_err(|e| Stop::Failed(e.to_string()))
+}
+
+/// Connects an admin tool to the brokers of `--bootstrap-server`.
+async fn connect(parsed: &Parsed, file_option: &str) -> Result<Cluster, Stop> {
+    let config = client_config(&client_properties(parsed, file_option)?)?;
+    Ok(Cluster::connect(config, cluster::PATIENCE).await?)
+}
+
+/// Runs a tool's asynchronous part.
+fn run_async(tool: impl Future<Output = Result<(), Stop>>) -> Result<(), Stop> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(tool);
+    // A thread that waits for standard input would hold the end up.
+    runtime.shutdown_background();
+    done
+}
+
+/// Refuses a `--bootstrap-server` that is no list of `host:port` (`ToolsUtils.validateBootstrapServer`).
+fn check_servers(parsed: &Parsed) -> Result<(), Stop> {
+    let servers = parsed.text("bootstrap-server")?.unwrap_or_default();
+    if servers.trim().is_empty() {
+        return Err(Stop::Usage("Error while validating the bootstrap address".to_owned()));
+    }
+    let has_port =
+        |s: &str| s.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if servers.split(',').all(has_port) {
+        return Ok(());
+    }
+    Err(Stop::Usage("Please provide valid host:port like host1:9091,host2:9092".to_owned()))
+}
