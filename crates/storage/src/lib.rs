@@ -2,10 +2,11 @@
 //! recovery and retention. No async, no network.
 //!
 //! Start at [`LogDir::open`]; a partition is a [`Log`], [`Flusher`] makes appends durable for all that wait at once, and
-//! [`Disk`] is the seam at which tests cut the power. Layouts: docs/formats/log-directory.md.
+//! [`Disk`] is the seam at which tests cut the power ([`crash`]). Layouts: docs/formats/log-directory.md.
 
 pub mod checkpoint;
 pub mod config;
+pub mod crash;
 pub mod disk;
 pub mod error;
 mod flusher;

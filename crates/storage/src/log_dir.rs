@@ -89,7 +89,7 @@ impl LogDir {
             }
             _ => OpenError::Dir { dir: path.to_owned(), source },
         };
-        disk.create_dir_all(path).map_err(failed)?;
+        create_dir_durably(disk.as_ref(), path).map_err(failed)?;
         let lock = disk.lock(&path.join(LOCK_FILE)).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => OpenError::Locked { dir: path.to_owned() },
             _ => failed(source),
@@ -258,6 +258,19 @@ impl LogDir {
         }
         Ok(())
     }
+}
+
+/// Creates a directory and what is missing above it so that a power loss does not take it away.
+fn create_dir_durably(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    if disk.exists(dir)? {
+        return Ok(());
+    }
+    let parent = dir.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    if let Some(parent) = parent {
+        create_dir_durably(disk, parent)?;
+    }
+    disk.create_dir_all(dir)?;
+    parent.map_or(Ok(()), |parent| disk.sync_dir(parent))
 }
 
 /// `TOPIC-PARTITION`

@@ -269,8 +269,13 @@ impl Opening<'_> {
         if below_recovery_point || trusted == i64::MAX || (following.is_none() && trusted > base) {
             let offsets = IndexFile::open(Arc::clone(&self.shared.disk), paths.0.clone())?;
             let times = IndexFile::open(Arc::clone(&self.shared.disk), paths.1.clone())?;
+            // A segment that was closed has its largest timestamp in the time index.
+            let complete = |offsets: &IndexFile<OffsetEntry>, times: &IndexFile<TimeEntry>| {
+                offsets.last().is_none_or(|last| u64::from(last.position) < len)
+                    && (len == 0 || times.last().is_some() || (following.is_none() && offsets.last().is_none()))
+            };
             if let (Some(offsets), Some(times)) = (offsets, times)
-                && offsets.last().is_none_or(|last: OffsetEntry| u64::from(last.position) < len)
+                && complete(&offsets, &times)
             {
                 let segment =
                     Segment::assemble(base, path.clone(), Arc::clone(&file), len, offsets, times, self.now_ms);

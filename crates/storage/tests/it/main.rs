@@ -1,4 +1,13 @@
 //! Integration tests of the log.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are outside of test functions"
+)]
+
 mod append;
+mod crash;
+mod damage;
 mod support;

@@ -1,0 +1,155 @@
+//! Damaged files: what is cut, what is kept, what is rebuilt.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use caudal_protocol::ErrorCode;
+use caudal_storage::{LogConfig, RecoveryReport};
+
+use crate::support::*;
+
+fn expected(from: i64, to: i64) -> Vec<(i64, String)> {
+    (from..to).map(|n| (n, format!("value {n}"))).collect()
+}
+
+/// A log of `count` records after a crash.
+fn crashed(path: &Path, config: LogConfig, count: usize, checkpoint: bool) {
+    let (dir, _) = open(path);
+    let log = create(&dir, config);
+    append_records(&log, count);
+    log.flush().unwrap();
+    if checkpoint {
+        dir.checkpoint().unwrap();
+    }
+}
+
+fn file(path: &Path, base: i64, suffix: &str) -> PathBuf {
+    path.join("games-0").join(format!("{base:020}.{suffix}"))
+}
+
+fn cut_and_rebuilt(report: &RecoveryReport) -> (u64, usize) {
+    report.logs.iter().fold((0, 0), |(cut, rebuilt), (_, log)| (cut + log.bytes_cut, rebuilt + log.indexes_rebuilt))
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_counted() {
+    let record = batch(0, 1).len() as u64;
+    for missing in [1, 20, record - 1] {
+        let temp = tempfile::tempdir().unwrap();
+        crashed(temp.path(), LogConfig::default(), 50, false);
+        let path = file(temp.path(), 0, "log");
+        let len = fs::metadata(&path).unwrap().len();
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(len - missing).unwrap();
+        let (dir, report) = open(temp.path());
+        let log = dir.log(&tp()).unwrap();
+        assert_eq!(read_all(&log, 0), expected(0, 49));
+        let last = batch(49, 1).len() as u64;
+        assert_eq!(cut_and_rebuilt(&report).0, last - missing);
+        append_records(&log, 1);
+        assert_eq!(read_all(&log, 0), expected(0, 50));
+    }
+}
+
+#[test]
+fn garbage_behind_the_end_is_cut() {
+    let temp = tempfile::tempdir().unwrap();
+    crashed(temp.path(), LogConfig::default(), 20, true);
+    let path = file(temp.path(), 0, "log");
+    let len = fs::metadata(&path).unwrap().len();
+    let garbage: Vec<u8> = (0..3000u32).map(|n| (n * n % 251) as u8).collect();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&garbage, len).unwrap();
+    let (dir, report) = open(temp.path());
+    assert_eq!(cut_and_rebuilt(&report).0, 3000);
+    assert_eq!(read_all(&dir.log(&tp()).unwrap(), 0), expected(0, 20));
+}
+
+#[test]
+fn a_flipped_bit_in_the_middle_cuts_nothing_and_is_never_served() {
+    let temp = tempfile::tempdir().unwrap();
+    crashed(temp.path(), small_segments(), 120, false);
+    let path = file(temp.path(), 0, "log");
+    // Into the value of the eleventh record.
+    let position = (0..10).map(|n| batch(n, 1).len() as u64).sum::<u64>() + 75;
+    let disk = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut byte = [0];
+    disk.read_exact_at(&mut byte, position).unwrap();
+    disk.write_all_at(&[byte[0] ^ 1], position).unwrap();
+    for start in 0..3 {
+        let (dir, report) = open(temp.path());
+        let log = dir.log(&tp()).unwrap();
+        assert_eq!(cut_and_rebuilt(&report).0, 0);
+        assert_eq!(log.log_end_offset(), 120, "start {start}");
+        let ranges = log.corrupt_ranges();
+        assert_eq!((ranges.len(), ranges[0].first_offset, ranges[0].next_offset), (1, 10, 11));
+        assert_eq!(read_all(&log, 11), expected(11, 120));
+        let refused = log.read(10, 1000, i64::MAX, true).unwrap_err();
+        assert_eq!(refused.error_code(), ErrorCode::CorruptMessage);
+        assert!(refused.to_string().contains("games-0") && refused.to_string().contains(".log"), "{refused}");
+        let before = log.read(0, 1 << 20, i64::MAX, true).unwrap();
+        assert_eq!(before.len as u64, ranges[0].start_position, "what is served ends before the damage");
+        assert_eq!(log.offset_for_timestamp(BASE_TIME_MS + 10).unwrap().map(|found| found.offset), Some(11));
+        // However the run ends, the next start finds the damage again.
+        match start {
+            0 => dir.close(-1).unwrap(),
+            1 => dir.checkpoint().unwrap(),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn indexes_are_rebuilt() {
+    for clean in [true, false] {
+        for damage in ["remove", "empty", "garbage", "odd"] {
+            let temp = tempfile::tempdir().unwrap();
+            let (dir, _) = open(temp.path());
+            let log = create(&dir, small_segments());
+            append_records(&log, 200);
+            dir.checkpoint().unwrap();
+            if clean {
+                dir.close(-1).unwrap();
+            }
+            drop((dir, log));
+            for entry in fs::read_dir(temp.path().join("games-0")).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|suffix| suffix == "index" || suffix == "timeindex") {
+                    match damage {
+                        "remove" => fs::remove_file(&path).unwrap(),
+                        "empty" => fs::write(&path, b"").unwrap(),
+                        "garbage" => fs::write(&path, [0xff; 240]).unwrap(),
+                        _ => fs::write(&path, [7; 13]).unwrap(),
+                    }
+                }
+            }
+            let (dir, report) = open(temp.path());
+            let log = dir.log(&tp()).unwrap();
+            for from in [0, 33, 150] {
+                assert_eq!(read_all(&log, from), expected(from, 200), "{damage}");
+            }
+            assert_eq!(log.offset_for_timestamp(BASE_TIME_MS + 77).unwrap().map(|found| found.offset), Some(77));
+            if damage != "empty" {
+                assert!(cut_and_rebuilt(&report).1 > 1, "clean {clean}, {damage}: {report:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn leftovers_of_interrupted_deletions_go() {
+    let temp = tempfile::tempdir().unwrap();
+    crashed(temp.path(), LogConfig::default(), 3, false);
+    let doomed = temp.path().join("old-0.0123456789abcdef-delete");
+    fs::create_dir(&doomed).unwrap();
+    fs::create_dir(temp.path().join("lost+found")).unwrap();
+    let orphan = file(temp.path(), 77, "index");
+    fs::write(&orphan, b"12345678").unwrap();
+    let deleted = temp.path().join("games-0").join("00000000000000000000.log.deleted");
+    fs::write(&deleted, b"x").unwrap();
+    let (dir, report) = open(temp.path());
+    assert!(!doomed.exists() && !orphan.exists() && !deleted.exists());
+    assert_eq!(report.ignored, ["lost+found"]);
+    assert!(dir.delete_log(&tp()).unwrap() && !dir.delete_log(&tp()).unwrap());
+    let left: Vec<_> = fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("games")), "{left:?}");
+}
