@@ -1,19 +1,55 @@
 //! Starting and stopping a broker.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use caudal_cluster::MetadataImage;
+use caudal_protocol::Uuid;
+use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
+use caudal_storage::{LogConfig, LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport, TopicLog};
 use tokio::sync::watch;
 
 use crate::config::BrokerConfig;
 use crate::context::Context;
+use crate::fetch::session::Sessions;
+use crate::group::offsets_log::OffsetsTopic;
+use crate::group::service::GroupService;
+use crate::metadata::Metadata;
+use crate::metadata_store::LocalStore;
+use crate::producer_ids::ProducerIds;
+use crate::registration;
+use crate::replicas::Replicas;
 use crate::server::{self, BindError};
+use crate::topics::Topics;
+
+/// How often recovery points are written: what lies behind them is scanned after a crash.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+/// `offsets.retention.check.interval.ms`
+const OFFSETS_CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(
+        "failed to open {dir}: it is not formatted; run `kafka-storage.sh format -t $(kafka-storage.sh random-uuid) -c FILE`, or `caudal up`, which formats a new directory"
+    )]
+    NotFormatted { dir: PathBuf },
+    #[error(
+        "failed to open {dir}: it belongs to node.id={found}, not to node.id={wanted}; correct node.id or log.dirs"
+    )]
+    OtherNode { dir: PathBuf, found: i32, wanted: i32 },
+    #[error("{0}")]
+    Metadata(String),
+    #[error("{0}")]
+    Groups(String),
 }
 
 /// A running broker. Dropping it without [`Broker::shutdown`] is a crash.
@@ -21,19 +57,61 @@ pub enum StartError {
 pub struct Broker {
     ctx: Arc<Context>,
     stop: watch::Sender<bool>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+struct Opened {
+    log_dir: Arc<LogDir>,
+    meta: MetaProperties,
+    store: LocalStore,
+    /// The last run stopped in an orderly way.
+    clean: bool,
 }
 
 impl Broker {
-    /// Opens the data, listens, and serves; must be called within a tokio runtime.
+    /// Opens the data, listens, and serves; must be called within a tokio runtime. Clients that connect meanwhile wait.
     ///
     /// # Errors
     /// The address or the data directory cannot be used.
     pub async fn start(config: BrokerConfig) -> Result<Broker, StartError> {
         let listener = server::bind(&config)?;
-        let ctx = Arc::new(Context { bound: listener.bound.clone(), config });
+        let settings = config.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&settings));
+        let Opened { log_dir, meta, store, clean } =
+            opened.await.map_err(|e| StartError::Metadata(format!("failed to open the data: {e}")))??;
+        let topics = Arc::new(Topics::default());
+        let replicas = Arc::new(Replicas {
+            topics: topics.clone(),
+            log_dir,
+            node_id: config.node_id,
+            static_config: config.properties.clone(),
+        });
+        let image: MetadataImage = store.image().clone();
+        replicas.follow(None, &image);
+        let metadata = Metadata::new(Arc::new(image), Box::new(store), replicas.clone());
+        let directory_id = meta.directory_id.unwrap_or(Uuid::ZERO);
+        registration::start(&metadata, &config, &listener.bound, directory_id, clean)
+            .await
+            .map_err(StartError::Metadata)?;
+        let offsets = Arc::new(OffsetsTopic::new(topics.clone()));
+        let groups = Arc::new(GroupService::new(config.groups.clone(), offsets.clone()));
+        let ctx = Arc::new(Context {
+            bound: listener.bound.clone(),
+            cluster_id: meta.cluster_id,
+            directory_id,
+            metadata,
+            topics,
+            replicas,
+            groups,
+            fetch_sessions: Sessions::new(config.fetch_sessions),
+            producer_ids: ProducerIds::default(),
+            config,
+        });
+        load_groups(&ctx.groups, offsets).await?;
         let (stop, stopped) = watch::channel(false);
+        let tasks = background(&ctx, &stopped);
         listener.serve(&ctx, &stopped);
-        Ok(Broker { ctx, stop })
+        Ok(Broker { ctx, stop, tasks })
     }
 
     pub fn context(&self) -> &Arc<Context> {
@@ -48,5 +126,126 @@ impl Broker {
     /// Stops accepting, ends the connections, closes the data cleanly.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
+        for task in self.tasks {
+            task.abort();
+        }
+        if let Err(error) = registration::stop(&self.ctx.metadata, self.ctx.node_id()).await {
+            tracing::error!("{error}");
+        }
+        let log_dir = self.ctx.replicas.log_dir.clone();
+        let broker_epoch = self.ctx.metadata.image().broker(self.ctx.node_id()).map_or(-1, |b| b.broker_epoch);
+        let closed = tokio::task::spawn_blocking(move || log_dir.close(broker_epoch)).await;
+        match closed {
+            Ok(Ok(())) => tracing::info!("stopped cleanly"),
+            Ok(Err(error)) => tracing::error!("failed to stop cleanly: {error}"),
+            Err(error) => tracing::error!("failed to stop cleanly: {error}"),
+        }
     }
+}
+
+fn open(config: &BrokerConfig) -> Result<Opened, StartError> {
+    let disk = Arc::new(RealDisk);
+    let dir_config = LogDirConfig { flush_before_ack: config.flush_before_ack, ..LogDirConfig::default() };
+    let formatted = MetaProperties::read(disk.as_ref(), &config.log_dir)?;
+    if formatted.is_none() && !config.format_if_empty {
+        return Err(StartError::NotFormatted { dir: config.log_dir.clone() });
+    }
+    if let Some(meta) = &formatted
+        && meta.node_id != config.node_id
+    {
+        let dir = config.log_dir.clone();
+        return Err(StartError::OtherNode { dir, found: meta.node_id, wanted: config.node_id });
+    }
+    let (log_dir, report) = LogDir::open(&config.log_dir, dir_config, disk.clone())?;
+    tell(&report, config);
+    let meta = match formatted {
+        Some(meta) => meta,
+        None => {
+            let meta = MetaProperties {
+                cluster_id: Uuid::random().to_string(),
+                node_id: config.node_id,
+                directory_id: Some(Uuid::random()),
+            };
+            meta.write(disk.as_ref(), &config.log_dir)?;
+            meta
+        }
+    };
+    let log = log_dir.create_log(TopicLog {
+        topic_partition: registration::metadata_partition(),
+        topic_id: Some(Uuid::METADATA_TOPIC),
+        config: metadata_log_config(),
+    })?;
+    let store = LocalStore::load(log).map_err(StartError::Metadata)?;
+    Ok(Opened { log_dir: Arc::new(log_dir), meta, store, clean: report.clean_shutdown })
+}
+
+/// The metadata log is shortened by snapshots only, never by age or size.
+fn metadata_log_config() -> LogConfig {
+    LogConfig { retention_ms: -1, retention_bytes: -1, max_message_bytes: 64 * 1024 * 1024, ..LogConfig::default() }
+}
+
+fn tell(report: &RecoveryReport, config: &BrokerConfig) {
+    let mode = if config.flush_before_ack {
+        "writes are acknowledged when they are on disk (caudal.flush.before.ack=true)"
+    } else {
+        "writes are acknowledged before they are on disk, as in Kafka (caudal.flush.before.ack=false)"
+    };
+    tracing::info!(dir = %config.log_dir.display(), "{mode}");
+    if !report.clean_shutdown && !report.logs.is_empty() {
+        tracing::info!(logs = report.logs.len(), bytes_cut = report.bytes_cut(), elapsed = ?report.elapsed, "recovered");
+    }
+    for (log, recovery) in &report.logs {
+        tracing::debug!(%log, ?recovery, "recovered");
+    }
+}
+
+async fn load_groups(groups: &Arc<GroupService>, offsets: Arc<OffsetsTopic>) -> Result<(), StartError> {
+    let groups = groups.clone();
+    let loaded = tokio::task::spawn_blocking(move || {
+        let mut records = Vec::new();
+        offsets.read_all(|record| records.push(record))?;
+        groups.load(records.into_iter());
+        Ok(())
+    });
+    loaded.await.unwrap_or_else(|e| Err(e.to_string())).map_err(StartError::Groups)
+}
+
+/// What runs beside the requests. Nothing here ticks faster than once a minute.
+fn background(ctx: &Arc<Context>, stopped: &watch::Receiver<bool>) -> Vec<tokio::task::JoinHandle<()>> {
+    let timers = ctx.groups.clone();
+    let group_timers = tokio::spawn(async move { timers.run_timers(OFFSETS_CHECK_INTERVAL).await });
+    let retention = every(ctx.config.retention_check_interval, stopped.clone(), ctx.clone(), |ctx| {
+        let segments = ctx.replicas.log_dir.apply_retention();
+        if segments > 0 {
+            tracing::info!(segments, "deleted by retention");
+            ctx.topics.view().partitions().for_each(|partition| partition.wake());
+        }
+    });
+    let checkpoints = every(CHECKPOINT_INTERVAL, stopped.clone(), ctx.clone(), |ctx| {
+        if let Err(error) = ctx.replicas.log_dir.checkpoint() {
+            tracing::warn!("failed to write recovery points: {error}");
+        }
+    });
+    vec![group_timers, retention, checkpoints]
+}
+
+/// Runs blocking work again and again, the first time after one interval.
+fn every(
+    interval: Duration,
+    mut stopped: watch::Receiver<bool>,
+    ctx: Arc<Context>,
+    work: impl Fn(&Context) + Clone + Send + 'static,
+) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                _ = stopped.changed() => return,
+            }
+            let (ctx, work) = (ctx.clone(), work.clone());
+            if let Err(error) = tokio::task::spawn_blocking(move || work(&ctx)).await {
+                tracing::error!("background work failed: {error}");
+            }
+        }
+    })
 }

@@ -1,8 +1,20 @@
 //! What the request handlers share.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use caudal_cluster::controller::{Decision, Node, auto_create_request, create_topics};
+use caudal_protocol::{ErrorCode, Uuid};
+
+use crate::api::RequestHeader;
 use crate::config::BrokerConfig;
+use crate::fetch::session::Sessions;
+use crate::group::offsets_log::OFFSETS_TOPIC;
+use crate::group::service::GroupService;
+use crate::metadata::Metadata;
+use crate::producer_ids::ProducerIds;
+use crate::replicas::Replicas;
+use crate::topics::Topics;
 
 /// The parts of a running broker that requests work on.
 #[derive(Debug)]
@@ -10,4 +22,84 @@ pub struct Context {
     pub config: BrokerConfig,
     /// Where the broker really listens (the configured port may be 0).
     pub bound: Vec<SocketAddr>,
+    /// `meta.properties`: the id of the cluster.
+    pub cluster_id: String,
+    /// `meta.properties`: the id of the log directory.
+    pub directory_id: Uuid,
+    /// What every node knows: topics, configs, brokers. Changed only through [`Metadata::change`].
+    pub metadata: Metadata,
+    /// The partitions on this broker.
+    pub topics: Arc<Topics>,
+    pub replicas: Arc<Replicas>,
+    pub groups: Arc<GroupService>,
+    pub fetch_sessions: Sessions,
+    pub producer_ids: ProducerIds,
+}
+
+impl Context {
+    pub fn node_id(&self) -> i32 {
+        self.config.node_id
+    }
+
+    /// The address that a client is told for this broker: `advertised.listeners`, or where it connected to.
+    pub fn advertised(&self, header: &RequestHeader) -> (String, u16) {
+        if let Some((host, port)) = &self.config.advertised {
+            return (host.clone(), *port);
+        }
+        let local = header.connection.local;
+        let host = match local.ip() {
+            // ::1 and 127.0.0.1 are both this machine, and everybody understands its name.
+            ip if ip.is_loopback() => "localhost".to_owned(),
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => ip.to_string(),
+        };
+        (host, local.port())
+    }
+
+    pub fn topic_name(&self, id: &Uuid) -> Option<String> {
+        self.topics.view().by_id(id).map(|topic| topic.name.to_string())
+    }
+
+    pub fn topic_id(&self, name: &str) -> Option<Uuid> {
+        self.topics.view().by_name(name).map(|topic| topic.id)
+    }
+
+    pub fn has_partition(&self, topic: &str, partition: i32) -> bool {
+        self.topics.view().partition(topic, partition).is_some()
+    }
+
+    /// An id for an idempotent producer, never given out before.
+    ///
+    /// # Errors
+    /// The metadata log cannot be written.
+    pub async fn next_producer_id(&self) -> Result<i64, ErrorCode> {
+        self.producer_ids.next(&self.metadata, self.node_id()).await
+    }
+
+    /// Makes sure that `__consumer_offsets` exists.
+    pub async fn ensure_offsets_topic(&self) -> ErrorCode {
+        if self.topics.view().by_name(OFFSETS_TOPIC).is_some() {
+            return ErrorCode::None;
+        }
+        let created = self.metadata.change(|image| {
+            let unchanged = Decision { records: Vec::new(), response: ErrorCode::None };
+            if image.topic(OFFSETS_TOPIC).is_some() {
+                return unchanged;
+            }
+            let Some(mut request) = auto_create_request(&self.config.properties, OFFSETS_TOPIC) else {
+                return unchanged;
+            };
+            // One broker is all there can be; Kafka's default of three replicas would never be met.
+            request.topics.iter_mut().for_each(|topic| topic.replication_factor = 1);
+            let Decision { records, response } = create_topics(image, &self.node(), &request);
+            let error = response.topics.first().map_or(0, |topic| topic.error_code);
+            Decision { records, response: ErrorCode::from_code(error) }
+        });
+        created.await.unwrap_or_else(|error| error)
+    }
+
+    /// What the controller's decisions look at beside the image.
+    pub fn node(&self) -> Node<'_> {
+        Node { node_id: self.node_id(), config: &self.config.properties }
+    }
 }

@@ -2,10 +2,19 @@
 //! ([`context`]).
 
 pub mod api;
+pub mod clock;
 pub mod config;
 pub mod context;
+pub mod fetch;
 pub mod group;
+pub mod metadata;
+mod metadata_store;
+pub mod partition;
+pub mod producer_ids;
+mod registration;
+pub mod replicas;
 pub mod server;
+pub mod topics;
 
 mod broker;
 

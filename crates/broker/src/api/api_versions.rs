@@ -4,8 +4,11 @@
 //! Produce is advertised from version 0 on although versions 0-2 are answered with an error: librdkafka up to 2.8 turns
 //! off features otherwise (KAFKA-18659). Kafka does the same.
 
+use caudal_cluster::controller::FEATURES;
 use caudal_protocol::messages::api_versions_request::ApiVersionsRequest;
-use caudal_protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use caudal_protocol::messages::api_versions_response::{
+    ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
 use caudal_protocol::wire::{Message, Writer};
 use caudal_protocol::{ApiKey, ErrorCode};
 
@@ -14,7 +17,7 @@ use crate::context::Context;
 use crate::server::Response;
 
 pub async fn handle(
-    _ctx: &Context,
+    ctx: &Context,
     _header: &RequestHeader,
     request: ApiVersionsRequest,
     version: i16,
@@ -22,7 +25,25 @@ pub async fn handle(
     if version >= 3 && !(is_name(&request.client_software_name) && is_name(&request.client_software_version)) {
         return ApiVersionsResponse { error_code: ErrorCode::InvalidRequest.code(), ..Default::default() };
     }
-    ApiVersionsResponse { api_keys: SERVED.iter().map(advertised).collect(), ..Default::default() }
+    let image = ctx.metadata.image();
+    // Clients before version 4 stumble over a minimum of 0 (KAFKA-17492).
+    let supported = FEATURES.iter().filter(|f| version >= 4 || f.min > 0).map(|f| SupportedFeatureKey {
+        name: f.name.to_owned(),
+        min_version: f.min,
+        max_version: f.max,
+    });
+    let finalized = image.features().iter().filter(|(_, level)| **level > 0).map(|(name, level)| FinalizedFeatureKey {
+        name: name.clone(),
+        min_version_level: *level,
+        max_version_level: *level,
+    });
+    ApiVersionsResponse {
+        api_keys: SERVED.iter().map(advertised).collect(),
+        supported_features: supported.collect(),
+        finalized_features_epoch: image.offset,
+        finalized_features: finalized.collect(),
+        ..Default::default()
+    }
 }
 
 fn advertised(served: &Served) -> ApiVersion {

@@ -23,6 +23,13 @@ pub struct RequestHeader {
     pub connection: Arc<ConnectionInfo>,
 }
 
+impl RequestHeader {
+    /// The client's address as Kafka prints it: `/127.0.0.1`.
+    pub fn client_host(&self) -> String {
+        format!("/{}", self.connection.peer.ip())
+    }
+}
+
 /// The fixed start of a header.
 #[derive(Debug, Clone, Copy)]
 pub struct HeaderStart {

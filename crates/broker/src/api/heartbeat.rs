@@ -5,7 +5,12 @@ use caudal_protocol::messages::{HeartbeatRequest, HeartbeatResponse};
 use super::RequestHeader;
 use crate::context::Context;
 
-pub async fn handle(ctx: &Context, _header: &RequestHeader, request: HeartbeatRequest, _version: i16) -> HeartbeatResponse {
+pub async fn handle(
+    ctx: &Context,
+    _header: &RequestHeader,
+    request: HeartbeatRequest,
+    _version: i16,
+) -> HeartbeatResponse {
     let mut error = ctx.groups.readiness();
     if !error.is_error() {
         let instance = request.group_instance_id.as_deref();

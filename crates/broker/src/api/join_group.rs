@@ -8,7 +8,12 @@ use caudal_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use super::RequestHeader;
 use crate::context::Context;
 
-pub async fn handle(ctx: &Context, header: &RequestHeader, request: JoinGroupRequest, version: i16) -> JoinGroupResponse {
+pub async fn handle(
+    ctx: &Context,
+    header: &RequestHeader,
+    request: JoinGroupRequest,
+    version: i16,
+) -> JoinGroupResponse {
     let error = ctx.groups.readiness();
     let error = if error.is_error() {
         error

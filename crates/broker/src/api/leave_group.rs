@@ -6,13 +6,21 @@ use caudal_protocol::messages::{LeaveGroupRequest, LeaveGroupResponse};
 use super::RequestHeader;
 use crate::context::Context;
 
-pub async fn handle(ctx: &Context, _header: &RequestHeader, request: LeaveGroupRequest, version: i16) -> LeaveGroupResponse {
+pub async fn handle(
+    ctx: &Context,
+    _header: &RequestHeader,
+    request: LeaveGroupRequest,
+    version: i16,
+) -> LeaveGroupResponse {
     let error = ctx.groups.readiness();
     if error.is_error() {
         return LeaveGroupResponse { error_code: error.code(), ..Default::default() };
     }
     if version >= 3 {
-        return LeaveGroupResponse { members: ctx.groups.leave(&request.group_id, &request.members), ..Default::default() };
+        return LeaveGroupResponse {
+            members: ctx.groups.leave(&request.group_id, &request.members),
+            ..Default::default()
+        };
     }
     let only = MemberIdentity { member_id: request.member_id, ..Default::default() };
     let error_code = ctx.groups.leave(&request.group_id, &[only]).first().map_or(0, |m| m.error_code);

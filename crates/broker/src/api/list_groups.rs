@@ -5,7 +5,12 @@ use caudal_protocol::messages::{ListGroupsRequest, ListGroupsResponse};
 use super::RequestHeader;
 use crate::context::Context;
 
-pub async fn handle(ctx: &Context, _header: &RequestHeader, request: ListGroupsRequest, _version: i16) -> ListGroupsResponse {
+pub async fn handle(
+    ctx: &Context,
+    _header: &RequestHeader,
+    request: ListGroupsRequest,
+    _version: i16,
+) -> ListGroupsResponse {
     let ready = ctx.groups.readiness_to_list();
     if ready.is_error() {
         return ListGroupsResponse { error_code: ready.code(), ..Default::default() };

@@ -17,7 +17,27 @@ use crate::context::Context;
 use crate::server::{ConnectionInfo, Response};
 
 pub mod api_versions;
+pub mod delete_groups;
+pub mod delete_records;
+pub mod describe_groups;
+pub mod describe_log_dirs;
+pub mod describe_producers;
+pub mod describe_quorum;
+pub mod fetch;
+pub mod find_coordinator;
 pub mod header;
+pub mod heartbeat;
+pub mod init_producer_id;
+pub mod join_group;
+pub mod leave_group;
+pub mod list_groups;
+pub mod list_offsets;
+pub mod offset_commit;
+pub mod offset_delete;
+pub mod offset_fetch;
+pub mod offset_for_leader_epoch;
+pub mod produce;
+pub mod sync_group;
 
 pub use header::RequestHeader;
 
@@ -35,6 +55,8 @@ pub enum Refused {
     Body { api: &'static str, version: i16, reason: String },
     #[error("failed to write a {api} response of version {version}: {reason}")]
     Answer { api: &'static str, version: i16, reason: String },
+    #[error("failed to append what was sent with acks=0, which is not answered: {}", .0.name())]
+    Unanswered(ErrorCode),
 }
 
 /// An API in the table: the versions that Apache Kafka 4.3 serves of it.
@@ -72,11 +94,21 @@ macro_rules! serve {
     ($($key:ident $min:literal..=$max:literal => $module:ident($messages:ident::$request:ident);)*) => {
         /// What is served and advertised.
         pub const SERVED: &[Served] = &[
+            Served { key: ApiKey::Produce, min_version: produce::MIN_VERSION, max_version: 13 },
+            Served { key: ApiKey::Fetch, min_version: 4, max_version: 18 },
             $(Served { key: ApiKey::$key, min_version: $min, max_version: $max },)*
         ];
 
         fn route(mut call: Call) -> Work {
             match call.header.api {
+                ApiKey::Produce => Box::pin(async move {
+                    let request = call.decode()?;
+                    produce::handle(&call.ctx, &call.header, request).await
+                }),
+                ApiKey::Fetch => Box::pin(async move {
+                    let request = call.decode()?;
+                    fetch::handle(&call.ctx, &call.header, request).await.map(Some)
+                }),
                 $(ApiKey::$key => Box::pin(async move {
                     let request = call.decode::<messages::$messages::$request>()?;
                     let response = $module::handle(&call.ctx, &call.header, request, call.header.version).await;
@@ -92,7 +124,25 @@ macro_rules! serve {
 }
 
 serve! {
+    ListOffsets 1..=11 => list_offsets(list_offsets_request::ListOffsetsRequest);
+    OffsetCommit 2..=10 => offset_commit(offset_commit_request::OffsetCommitRequest);
+    OffsetFetch 1..=10 => offset_fetch(offset_fetch_request::OffsetFetchRequest);
+    FindCoordinator 0..=6 => find_coordinator(find_coordinator_request::FindCoordinatorRequest);
+    JoinGroup 0..=9 => join_group(join_group_request::JoinGroupRequest);
+    Heartbeat 0..=4 => heartbeat(heartbeat_request::HeartbeatRequest);
+    LeaveGroup 0..=5 => leave_group(leave_group_request::LeaveGroupRequest);
+    SyncGroup 0..=5 => sync_group(sync_group_request::SyncGroupRequest);
+    DescribeGroups 0..=6 => describe_groups(describe_groups_request::DescribeGroupsRequest);
+    ListGroups 0..=5 => list_groups(list_groups_request::ListGroupsRequest);
     ApiVersions 0..=4 => api_versions(api_versions_request::ApiVersionsRequest);
+    DeleteRecords 0..=2 => delete_records(delete_records_request::DeleteRecordsRequest);
+    InitProducerId 0..=5 => init_producer_id(init_producer_id_request::InitProducerIdRequest);
+    OffsetForLeaderEpoch 2..=4 => offset_for_leader_epoch(offset_for_leader_epoch_request::OffsetForLeaderEpochRequest);
+    DescribeLogDirs 1..=4 => describe_log_dirs(describe_log_dirs_request::DescribeLogDirsRequest);
+    DeleteGroups 0..=2 => delete_groups(delete_groups_request::DeleteGroupsRequest);
+    OffsetDelete 0..=0 => offset_delete(offset_delete_request::OffsetDeleteRequest);
+    DescribeQuorum 0..=2 => describe_quorum(describe_quorum_request::DescribeQuorumRequest);
+    DescribeProducers 0..=0 => describe_producers(describe_producers_request::DescribeProducersRequest);
 }
 
 /// Starts the work that a frame (without its length) asks for.
@@ -104,6 +154,9 @@ pub fn dispatch(ctx: &Arc<Context>, connection: &Arc<ConnectionInfo>, mut frame:
     if !(served.min_version..=served.max_version).contains(&start.version) {
         if served.key == ApiKey::ApiVersions {
             return api_versions::unknown_version(start.correlation_id);
+        }
+        if served.key == ApiKey::Produce && (0..produce::MIN_VERSION).contains(&start.version) {
+            return produce::answer_old(start, frame);
         }
         return Err(not_served);
     }
@@ -146,9 +199,4 @@ fn with_length(mut frame: Frame) -> Frame {
         *first = head.freeze();
     }
     frame
-}
-
-/// The number of an error on the wire.
-pub fn code(error: ErrorCode) -> i16 {
-    error.code()
 }

@@ -11,7 +11,12 @@ use crate::group::coordinator::Committer;
 use crate::group::record::CommittedOffset;
 use crate::group::service::wall_ms;
 
-pub async fn handle(ctx: &Context, _header: &RequestHeader, request: OffsetCommitRequest, version: i16) -> OffsetCommitResponse {
+pub async fn handle(
+    ctx: &Context,
+    _header: &RequestHeader,
+    request: OffsetCommitRequest,
+    version: i16,
+) -> OffsetCommitResponse {
     let ready = ctx.groups.readiness();
     let mut accepted = Vec::new();
     // Per topic and partition: the error found before anything is stored.

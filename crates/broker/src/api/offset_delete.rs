@@ -38,7 +38,8 @@ pub async fn handle(
                 };
                 ctx.groups.change(forget).await.1
             };
-            partitions.push(OffsetDeleteResponsePartition { partition_index: p.partition_index, error_code: error.code() });
+            partitions
+                .push(OffsetDeleteResponsePartition { partition_index: p.partition_index, error_code: error.code() });
         }
         topics.push(OffsetDeleteResponseTopic { name: topic.name, partitions });
     }

@@ -12,20 +12,24 @@ use caudal_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
 use super::RequestHeader;
 use crate::context::Context;
 
-pub async fn handle(ctx: &Context, _header: &RequestHeader, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
+pub async fn handle(
+    ctx: &Context,
+    _header: &RequestHeader,
+    request: OffsetFetchRequest,
+    version: i16,
+) -> OffsetFetchResponse {
     if version >= 8 {
         let groups = request.groups.into_iter().map(|g| fetch(ctx, g, version)).collect();
         return OffsetFetchResponse { groups, ..Default::default() };
     }
     let topics = request.topics.map(|topics| {
-        let convert = |t: caudal_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic| OffsetFetchRequestTopics {
-            name: t.name,
-            partition_indexes: t.partition_indexes,
-            ..Default::default()
+        let convert = |t: caudal_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic| {
+            OffsetFetchRequestTopics { name: t.name, partition_indexes: t.partition_indexes, ..Default::default() }
         };
         topics.into_iter().map(convert).collect()
     });
-    let group = fetch(ctx, OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() }, version);
+    let group =
+        fetch(ctx, OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() }, version);
     let mut answer = OffsetFetchResponse { error_code: group.error_code, ..Default::default() };
     answer.topics = group.topics.into_iter().map(|t| classic_topic(t, version, group.error_code)).collect();
     if version < 2 {
@@ -48,7 +52,8 @@ fn classic_topic(topic: OffsetFetchResponseTopics, version: i16, error_code: i16
 
 fn fetch(ctx: &Context, group: OffsetFetchRequestGroup, version: i16) -> OffsetFetchResponseGroup {
     let error = ctx.groups.readiness();
-    let mut answer = OffsetFetchResponseGroup { group_id: group.group_id.clone(), error_code: error.code(), ..Default::default() };
+    let mut answer =
+        OffsetFetchResponseGroup { group_id: group.group_id.clone(), error_code: error.code(), ..Default::default() };
     if error.is_error() {
         if version < 2 {
             answer.topics = group.topics.unwrap_or_default().iter().map(|t| unknown(&t.name, t)).collect();

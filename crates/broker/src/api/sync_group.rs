@@ -5,7 +5,12 @@ use caudal_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 use super::RequestHeader;
 use crate::context::Context;
 
-pub async fn handle(ctx: &Context, _header: &RequestHeader, request: SyncGroupRequest, _version: i16) -> SyncGroupResponse {
+pub async fn handle(
+    ctx: &Context,
+    _header: &RequestHeader,
+    request: SyncGroupRequest,
+    _version: i16,
+) -> SyncGroupResponse {
     let error = ctx.groups.readiness();
     if error.is_error() {
         return SyncGroupResponse { error_code: error.code(), ..Default::default() };

@@ -7,6 +7,7 @@
 pub mod coordinator;
 pub mod machine;
 pub mod member;
+pub mod offsets_log;
 pub mod record;
 pub mod service;
 #[cfg(test)]

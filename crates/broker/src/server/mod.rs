@@ -8,4 +8,4 @@ mod outgoing;
 pub use connection::ConnectionInfo;
 pub use frame::{FrameError, FrameReader};
 pub use listener::{BindError, Listener, bind};
-pub use outgoing::Response;
+pub use outgoing::{FileRange, Response};

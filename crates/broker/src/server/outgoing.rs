@@ -1,14 +1,13 @@
 //! Responses on their way into a socket: small pieces gathered into one system call, file ranges by sendfile.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use caudal_protocol::wire::{Frame, Part};
+use caudal_storage::DiskFile;
 use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -19,11 +18,13 @@ const COPY_MAX_BYTES: usize = 4096;
 const GATHER_MAX: usize = 32;
 /// Bytes that one sendfile may move before other connections of the thread get their turn.
 const SENDFILE_MAX_BYTES: usize = 1024 * 1024;
+/// Buffer where sendfile is not to be had.
+const COPY_CHUNK_BYTES: usize = 64 * 1024;
 
 /// Bytes of a file that belong into a response.
 #[derive(Debug, Clone)]
 pub struct FileRange {
-    pub file: Arc<File>,
+    pub file: Arc<dyn DiskFile>,
     pub position: u64,
     pub len: usize,
 }
@@ -169,20 +170,22 @@ fn send_bytes(stream: &TcpStream, slices: &[IoSlice<'_>], more: bool) -> io::Res
     Ok(rustix::net::sendmsg(stream, slices, &mut control, flags)?)
 }
 
-#[cfg(target_os = "linux")]
+/// Sends from the page cache where the platform and the file allow, else through a buffer.
 fn send_range(stream: &TcpStream, range: &FileRange) -> io::Result<usize> {
-    let mut position = range.position;
-    let count = range.len.min(SENDFILE_MAX_BYTES);
-    Ok(rustix::fs::sendfile(stream.as_fd(), range.file.as_fd(), Some(&mut position), count)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn send_range(stream: &TcpStream, range: &FileRange) -> io::Result<usize> {
-    let mut chunk = vec![0; range.len.min(64 * 1024)];
-    read_exact_at(&FileRange { len: chunk.len(), ..range.clone() }, &mut chunk)?;
-    Ok(rustix::net::send(stream.as_fd(), &chunk, SendFlags::DONTWAIT)?)
+    #[cfg(target_os = "linux")]
+    if let Some(file) = range.file.as_fd() {
+        let mut position = range.position;
+        let count = range.len.min(SENDFILE_MAX_BYTES);
+        return Ok(rustix::fs::sendfile(stream, file, Some(&mut position), count)?);
+    }
+    let mut chunk = vec![0; range.len.min(COPY_CHUNK_BYTES)];
+    let read = range.file.read_at(&mut chunk, range.position)?;
+    Ok(rustix::net::send(stream, chunk.get(..read).unwrap_or_default(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
 }
 
 fn read_exact_at(range: &FileRange, into: &mut [u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(&*range.file, into, range.position)
+    if range.file.read_at(into, range.position)? < into.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
 }

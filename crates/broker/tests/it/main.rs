@@ -2,4 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod connection;
+mod fetch;
+mod hostile;
+mod produce;
 mod raw;

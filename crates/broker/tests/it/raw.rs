@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_broker::{Broker, BrokerConfig};
-use caudal_protocol::ApiKey;
+use caudal_cluster::controller::create_topics;
+use caudal_protocol::messages::CreateTopicsRequest;
+use caudal_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use caudal_protocol::wire::{Message, Reader, Writer};
+use caudal_protocol::{ApiKey, Uuid};
 use tokio::runtime::Runtime;
 
 /// A broker on a port of its own, with a runtime of its own.
@@ -34,6 +37,32 @@ impl TestBroker {
 
     pub fn addr(&self) -> SocketAddr {
         self.broker.as_ref().unwrap().local_addr().unwrap()
+    }
+
+    /// Creates a topic as CreateTopics does.
+    pub fn create_topic(&self, name: &str, num_partitions: i32) {
+        self.create_topic_with(name, num_partitions, &[]);
+    }
+
+    pub fn create_topic_with(&self, name: &str, num_partitions: i32, configs: &[(&str, &str)]) {
+        let ctx = self.broker.as_ref().unwrap().context().clone();
+        let config =
+            |(name, value): &(&str, &str)| CreatableTopicConfig { name: (*name).into(), value: Some((*value).into()) };
+        let topic = CreatableTopic {
+            name: name.into(),
+            num_partitions,
+            replication_factor: 1,
+            configs: configs.iter().map(config).collect(),
+            ..Default::default()
+        };
+        let request = CreateTopicsRequest { topics: vec![topic], ..Default::default() };
+        let created =
+            self.runtime.block_on(ctx.metadata.change(|image| create_topics(image, &ctx.node(), &request))).unwrap();
+        assert_eq!(created.topics[0].error_code, 0, "{:?}", created.topics[0].error_message);
+    }
+
+    pub fn topic_id(&self, name: &str) -> Uuid {
+        self.broker.as_ref().unwrap().context().topic_id(name).unwrap()
     }
 
     pub fn connect(&self) -> RawClient {

@@ -1,0 +1,60 @@
+//! DeleteRecords (21), versions 0-2: moves the start of a log up (KIP-107). Offset -1 stands for the high watermark.
+//!
+//! Refused for internal topics, and for topics that are only compacted (POLICY_VIOLATION), as in Kafka.
+
+use caudal_protocol::ErrorCode;
+use caudal_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsRequest};
+use caudal_protocol::messages::delete_records_response::{
+    DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
+};
+
+use super::RequestHeader;
+use crate::context::Context;
+use crate::topics::TopicsView;
+
+const TO_HIGH_WATERMARK: i64 = -1;
+const UNKNOWN: i64 = -1;
+
+pub async fn handle(
+    ctx: &Context,
+    _header: &RequestHeader,
+    request: DeleteRecordsRequest,
+    _version: i16,
+) -> DeleteRecordsResponse {
+    let view = ctx.topics.view();
+    let topics = request.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|wanted| {
+            let deleted = delete(&view, &topic.name, wanted);
+            DeleteRecordsPartitionResult {
+                partition_index: wanted.partition_index,
+                low_watermark: *deleted.as_ref().unwrap_or(&UNKNOWN),
+                error_code: deleted.err().unwrap_or(ErrorCode::None).code(),
+            }
+        });
+        let partitions = partitions.collect();
+        DeleteRecordsTopicResult { name: topic.name, partitions }
+    });
+    DeleteRecordsResponse { topics: topics.collect(), ..DeleteRecordsResponse::default() }
+}
+
+fn delete(view: &TopicsView, topic: &str, wanted: &DeleteRecordsPartition) -> Result<i64, ErrorCode> {
+    let partition = view.partition(topic, wanted.partition_index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    if topic.starts_with("__") && ["__consumer_offsets", "__transaction_state", "__share_group_state"].contains(&topic)
+    {
+        return Err(ErrorCode::InvalidTopicException);
+    }
+    if !partition.log.config().cleanup_delete {
+        return Err(ErrorCode::PolicyViolation);
+    }
+    let high_watermark = partition.high_watermark();
+    let offset = if wanted.offset == TO_HIGH_WATERMARK { high_watermark } else { wanted.offset };
+    if !(0..=high_watermark).contains(&offset) {
+        return Err(ErrorCode::OffsetOutOfRange);
+    }
+    partition.log.delete_records_before(offset).map_err(|error| {
+        tracing::error!(partition = %partition.name, offset, "failed to delete records: {error}");
+        ErrorCode::KafkaStorageError
+    })?;
+    partition.wake();
+    Ok(partition.log.log_start_offset())
+}

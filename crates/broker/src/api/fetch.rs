@@ -1,0 +1,209 @@
+//! Fetch (1), versions 4-18: record batches as they lie in the log, by file range.
+//!
+//! Waits until `min_bytes` are there, `max_wait_ms` have passed, or a partition fails. The first batch of a response is
+//! whole however large it is, so that a consumer always gets on. Nothing at or above the high watermark is served; with
+//! fsync before acknowledgement (the default) that is what is durable. Sessions: KIP-227, see [`crate::fetch::session`].
+//!
+//! There are no transactions yet: the last stable offset is the high watermark. A fetch that says it comes from a replica
+//! is refused, since this broker has none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caudal_protocol::ErrorCode;
+use caudal_protocol::messages::fetch_request::FetchRequest;
+use caudal_protocol::messages::fetch_response::{
+    FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
+};
+use caudal_protocol::wire::Records;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Refused, RequestHeader, encode};
+use crate::clock;
+use crate::context::Context;
+use crate::fetch::session::{FetchContext, PartitionKey, TopicKey, Wanted};
+use crate::fetch::waiters::Registration;
+use crate::partition::Partition;
+use crate::server::{FileRange, Response};
+use crate::topics::TopicsView;
+
+/// What one pass over the partitions found.
+#[derive(Default)]
+struct Pass {
+    answers: Vec<PartitionData>,
+    ranges: Vec<FileRange>,
+    bytes: usize,
+    /// A partition that is here could not be read: answered at once.
+    failed: bool,
+    /// Partitions that are here, whatever came of reading them.
+    present: Vec<Arc<Partition>>,
+}
+
+pub async fn handle(ctx: &Context, header: &RequestHeader, request: FetchRequest) -> Result<Response, Refused> {
+    let version = header.version;
+    let opened = ctx.fetch_sessions.open(&request, version, clock::monotonic_ms());
+    let context = match opened {
+        Ok(context) => context,
+        Err(error) => {
+            let response = FetchResponse { error_code: error.code(), ..FetchResponse::default() };
+            return Ok(Response::new(encode(header, &response)?));
+        }
+    };
+    let from_replica = request.replica_id >= 0 || request.replica_state.replica_id >= 0;
+    let pass = if from_replica { refuse_all(&context) } else { wait_for_data(ctx, &request, version, &context).await };
+    answer(ctx, header, &context, pass)
+}
+
+async fn wait_for_data(ctx: &Context, request: &FetchRequest, version: i16, context: &FetchContext) -> Pass {
+    let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(ctx.config.fetch_max_bytes);
+    let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes);
+    let complete = |pass: &Pass| pass.failed || pass.present.is_empty() || pass.bytes >= min_bytes;
+    let read = || read_all(ctx, version, request.isolation_level, context, max_bytes);
+    let pass = read();
+    if request.max_wait_ms <= 0 || complete(&pass) {
+        return pass;
+    }
+    let deadline = Instant::now() + Duration::from_millis(request.max_wait_ms.unsigned_abs().into());
+    let registration = Registration::new(pass.present);
+    loop {
+        let pass = read();
+        if complete(&pass) {
+            return pass;
+        }
+        drop(pass);
+        if timeout_at(deadline, registration.changed()).await.is_err() {
+            return read();
+        }
+    }
+}
+
+fn resolve<'v>(view: &'v TopicsView, key: &PartitionKey) -> Result<&'v Arc<Partition>, ErrorCode> {
+    let topic = match &key.topic {
+        TopicKey::Name(name) => view.by_name(name).ok_or(ErrorCode::UnknownTopicOrPartition)?,
+        TopicKey::Id(id) => view.by_id(id).ok_or(ErrorCode::UnknownTopicId)?,
+    };
+    topic.partition(key.partition).ok_or(ErrorCode::UnknownTopicOrPartition)
+}
+
+fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchContext, max_bytes: usize) -> Pass {
+    let view = ctx.topics.view();
+    let mut pass = Pass { answers: Vec::with_capacity(context.partitions.len()), ..Pass::default() };
+    for (key, wanted) in &context.partitions {
+        let partition = match resolve(&view, key) {
+            Ok(partition) => partition,
+            Err(error) => {
+                pass.answers.push(failed(key.partition, error));
+                continue;
+            }
+        };
+        pass.present.push(partition.clone());
+        let left = max_bytes.saturating_sub(pass.bytes);
+        let mut data = match read_one(partition, wanted, left, pass.bytes == 0, &mut pass.ranges) {
+            Ok(data) => data,
+            Err(error) => {
+                pass.failed = true;
+                failed(key.partition, storage_error_for(version, error))
+            }
+        };
+        if data.error_code == ErrorCode::FencedLeaderEpoch.code() {
+            data.current_leader = LeaderIdAndEpoch { leader_id: ctx.node_id(), leader_epoch: partition.leader_epoch() };
+        }
+        if isolation_level == 0 {
+            data.aborted_transactions = None;
+        }
+        pass.bytes += data.records.as_ref().map_or(0, Records::len);
+        pass.answers.push(data);
+    }
+    pass
+}
+
+/// Clients before version 6 do not know KAFKA_STORAGE_ERROR and would give up; this makes them look for the leader again.
+fn storage_error_for(version: i16, error: ErrorCode) -> ErrorCode {
+    if error == ErrorCode::KafkaStorageError && version <= 5 { ErrorCode::NotLeaderOrFollower } else { error }
+}
+
+fn read_one(
+    partition: &Arc<Partition>,
+    wanted: &Wanted,
+    left: usize,
+    first: bool,
+    ranges: &mut Vec<FileRange>,
+) -> Result<PartitionData, ErrorCode> {
+    partition.check_leader_epoch(wanted.current_leader_epoch)?;
+    let high_watermark = partition.high_watermark();
+    let max_bytes = usize::try_from(wanted.max_bytes).unwrap_or(0).min(left);
+    let log_start_offset = partition.log.log_start_offset();
+    if wanted.offset < log_start_offset || wanted.offset > partition.log.log_end_offset() {
+        return Err(ErrorCode::OffsetOutOfRange);
+    }
+    let mut records = Records::Bytes(Bytes::new());
+    if wanted.offset < high_watermark && (max_bytes > 0 || first) {
+        let slice = partition.read(wanted.offset, max_bytes, high_watermark, first)?;
+        if slice.len > 0 {
+            records = Records::External { id: ranges.len(), len: slice.len };
+            ranges.push(FileRange { file: slice.file, position: slice.position, len: slice.len });
+        }
+    }
+    Ok(PartitionData {
+        partition_index: partition.name.partition,
+        high_watermark,
+        last_stable_offset: high_watermark,
+        log_start_offset,
+        records: Some(records),
+        ..PartitionData::default()
+    })
+}
+
+fn failed(index: i32, error: ErrorCode) -> PartitionData {
+    PartitionData {
+        partition_index: index,
+        error_code: error.code(),
+        high_watermark: -1,
+        records: Some(Records::Bytes(Bytes::new())),
+        ..PartitionData::default()
+    }
+}
+
+fn refuse_all(context: &FetchContext) -> Pass {
+    let refused = |(key, _): &(PartitionKey, Wanted)| failed(key.partition, ErrorCode::TopicAuthorizationFailed);
+    Pass { answers: context.partitions.iter().map(refused).collect(), ..Pass::default() }
+}
+
+fn answer(ctx: &Context, header: &RequestHeader, context: &FetchContext, pass: Pass) -> Result<Response, Refused> {
+    let keys = context.partitions.iter().map(|(key, _)| key);
+    let answers: Vec<_> = keys.clone().zip(&pass.answers).collect();
+    let new_id = || rand::random::<i32>() & i32::MAX;
+    let closed = ctx.fetch_sessions.close(context, answers.into_iter(), clock::monotonic_ms(), new_id);
+    let (session_id, included) = match closed {
+        Ok(closed) => closed,
+        Err(error) => {
+            let response = FetchResponse { error_code: error.code(), ..FetchResponse::default() };
+            return Ok(Response::new(encode(header, &response)?));
+        }
+    };
+    let mut response = FetchResponse { session_id, ..FetchResponse::default() };
+    let mut last_topic = None;
+    for ((key, data), included) in keys.zip(pass.answers).zip(included) {
+        if !included {
+            continue;
+        }
+        if data.current_leader.leader_id >= 0 && header.version >= 16 && response.node_endpoints.is_empty() {
+            let (host, port) = ctx.advertised(header);
+            response.node_endpoints.push(NodeEndpoint { node_id: ctx.node_id(), host, port: port.into(), rack: None });
+        }
+        if last_topic != Some(&key.topic) {
+            last_topic = Some(&key.topic);
+            let mut topic = FetchableTopicResponse::default();
+            match &key.topic {
+                TopicKey::Name(name) => topic.topic = name.to_string(),
+                TopicKey::Id(id) => topic.topic_id = *id,
+            }
+            response.responses.push(topic);
+        }
+        if let Some(topic) = response.responses.last_mut() {
+            topic.partitions.push(data);
+        }
+    }
+    Ok(Response::with_ranges(encode(header, &response)?, pass.ranges))
+}

@@ -1,0 +1,270 @@
+//! Produce (0), versions 3-13: appends a record batch per partition and answers when they are durable.
+//!
+//! Each partition fails by itself. acks=1 and acks=all mean the same on a single broker: after fsync by default, after the
+//! append with `caudal.flush.before.ack=false`, which is what Kafka does. acks=0 is not answered; as in Kafka an error then
+//! closes the connection, the only way to tell. Versions 0-2 are advertised (see [`super::api_versions`]) but answered with
+//! UNSUPPORTED_VERSION, where Kafka closes the connection.
+//!
+//! Not served yet: transactions. A transactional batch is refused with INVALID_TXN_STATE.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use caudal_protocol::ErrorCode;
+use caudal_protocol::batch::{BatchError, BatchHeader};
+use caudal_protocol::compression::Codec;
+use caudal_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest};
+use caudal_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+};
+use caudal_protocol::wire::{DecodeError, EncodeError, Reader, Records, Writer};
+use caudal_storage::AppendError;
+
+use super::header::HeaderStart;
+use super::{Refused, RequestHeader, Work, encode, header};
+use crate::context::Context;
+use crate::partition::{Durable, Partition};
+use crate::server::Response;
+use crate::topics::Topic;
+
+/// The first version that is really served.
+pub const MIN_VERSION: i16 = 3;
+const UNKNOWN_OFFSET: i64 = -1;
+
+/// Why a partition's records were not taken.
+struct Rejection {
+    error: ErrorCode,
+    message: Option<String>,
+    /// The records at fault, by their place in the batch.
+    records: Vec<BatchIndexAndErrorMessage>,
+}
+
+impl Rejection {
+    fn new(error: ErrorCode, message: impl Into<String>) -> Rejection {
+        Rejection { error, message: Some(message.into()), records: Vec::new() }
+    }
+}
+
+impl From<ErrorCode> for Rejection {
+    fn from(error: ErrorCode) -> Rejection {
+        Rejection { error, message: None, records: Vec::new() }
+    }
+}
+
+/// Appends before its first suspension: requests of a connection take effect in the order they came.
+pub async fn handle(
+    ctx: &Context,
+    header: &RequestHeader,
+    request: ProduceRequest,
+) -> Result<Option<Response>, Refused> {
+    let acks = request.acks;
+    let (mut response, waiting) = append_all(ctx, header.version, request);
+    if acks == 0 {
+        return match first_error(&response) {
+            None => Ok(None),
+            Some(error) => Err(Refused::Unanswered(error)),
+        };
+    }
+    for (topic, partition, durable) in waiting {
+        let Err(error) = durable.wait().await else { continue };
+        if let Some(error) = error {
+            tracing::error!("{error}");
+        }
+        let answer = response.responses.get_mut(topic).and_then(|t| t.partition_responses.get_mut(partition));
+        if let Some(answer) = answer {
+            *answer = rejected(answer.index, ErrorCode::KafkaStorageError.into());
+        }
+    }
+    Ok(Some(Response::new(encode(header, &response)?)))
+}
+
+fn first_error(response: &ProduceResponse) -> Option<ErrorCode> {
+    let mut all = response.responses.iter().flat_map(|t| &t.partition_responses);
+    all.find(|p| p.error_code != 0).map(|p| ErrorCode::from_code(p.error_code))
+}
+
+type Waiting = Vec<(usize, usize, Durable)>;
+
+fn append_all(ctx: &Context, version: i16, request: ProduceRequest) -> (ProduceResponse, Waiting) {
+    let view = ctx.topics.view();
+    let refuse_all = check_request(&request);
+    let mut waiting = Vec::new();
+    let mut responses = Vec::with_capacity(request.topic_data.len());
+    for wanted in request.topic_data {
+        let topic = if version >= 13 { view.by_id(&wanted.topic_id) } else { view.by_name(&wanted.name) };
+        let unknown = if version >= 13 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
+        let mut answers = Vec::with_capacity(wanted.partition_data.len());
+        for part in wanted.partition_data {
+            let index = part.index;
+            let appended = match &refuse_all {
+                Some(refusal) => Err(refusal()),
+                None => find(topic, index, unknown).and_then(|partition| append(partition, part, version)),
+            };
+            answers.push(match appended {
+                Ok((answer, durable)) => {
+                    waiting.push((responses.len(), answers.len(), durable));
+                    answer
+                }
+                Err(rejection) => rejected(index, rejection),
+            });
+        }
+        responses.push(TopicProduceResponse {
+            name: wanted.name,
+            topic_id: wanted.topic_id,
+            partition_responses: answers,
+        });
+    }
+    (ProduceResponse { responses, ..ProduceResponse::default() }, waiting)
+}
+
+/// What is wrong with the request as a whole.
+fn check_request(request: &ProduceRequest) -> Option<fn() -> Rejection> {
+    if !(-1..=1).contains(&request.acks) {
+        return Some(|| Rejection::from(ErrorCode::InvalidRequiredAcks));
+    }
+    if request.transactional_id.is_some() {
+        return Some(|| Rejection::new(ErrorCode::InvalidTxnState, "transactions are not served by this broker yet"));
+    }
+    None
+}
+
+fn find(topic: Option<&Arc<Topic>>, index: i32, unknown: ErrorCode) -> Result<&Arc<Partition>, Rejection> {
+    let topic = topic.ok_or(unknown)?;
+    Ok(topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?)
+}
+
+fn append(
+    partition: &Arc<Partition>,
+    part: PartitionProduceData,
+    version: i16,
+) -> Result<(PartitionProduceResponse, Durable), Rejection> {
+    let records = match part.records {
+        Some(Records::Bytes(records)) => records,
+        _ => Bytes::new(),
+    };
+    check_records(&records, version)?;
+    let (info, durable) = partition.append_client(&records).map_err(|e| rejection_of(partition, &e))?;
+    let answer = PartitionProduceResponse {
+        index: part.index,
+        base_offset: info.base_offset,
+        log_append_time_ms: info.log_append_time_ms,
+        log_start_offset: info.log_start_offset,
+        ..PartitionProduceResponse::default()
+    };
+    Ok((answer, durable))
+}
+
+/// What the request's version asks of the records; the batch itself is checked by the log.
+fn check_records(records: &[u8], version: i16) -> Result<(), Rejection> {
+    let invalid = |message: String| Err(Rejection::new(ErrorCode::InvalidRecord, message));
+    let header = match BatchHeader::parse(records) {
+        Ok(header) => header,
+        Err(BatchError::BadMagic { magic, .. }) => {
+            return invalid(format!("the record batch has magic {magic}; Produce version {version} takes magic 2"));
+        }
+        Err(_) => return invalid("a partition of a produce request must hold a record batch".to_owned()),
+    };
+    if header.size_bytes() != records.len() {
+        return invalid(format!(
+            "a partition of a produce request must hold exactly one record batch: it has {} bytes, its first batch {}",
+            records.len(),
+            header.size_bytes()
+        ));
+    }
+    if header.codec() == Some(Codec::Zstd) && version < 7 {
+        return Err(ErrorCode::UnsupportedCompressionType.into());
+    }
+    if header.is_control() {
+        return invalid("a client must not write control records".to_owned());
+    }
+    if header.is_transactional() {
+        return Err(Rejection::new(ErrorCode::InvalidTxnState, "transactions are not served by this broker yet"));
+    }
+    Ok(())
+}
+
+fn rejected(index: i32, rejection: Rejection) -> PartitionProduceResponse {
+    PartitionProduceResponse {
+        index,
+        error_code: rejection.error.code(),
+        base_offset: UNKNOWN_OFFSET,
+        record_errors: rejection.records,
+        error_message: rejection.message,
+        ..PartitionProduceResponse::default()
+    }
+}
+
+/// Maps a failed append; faults of the disk are logged, those of the client are its own business.
+fn rejection_of(partition: &Partition, error: &AppendError) -> Rejection {
+    let code = error.error_code();
+    if code == ErrorCode::KafkaStorageError {
+        tracing::error!(partition = %partition.name, "{error}");
+    } else {
+        tracing::debug!(partition = %partition.name, "{error}");
+    }
+    Rejection::new(code, error.to_string())
+}
+
+/// Answers a request of version 0 to 2: the topics and partitions it names, each with an error.
+///
+/// ```text
+/// request:  acks i16, timeoutMs i32, topics [name, partitions [index i32, records bytes]]
+/// response: topics [name, partitions [index i32, error i16, baseOffset i64, (2) logAppendTimeMs i64]], (1-2) throttle i32
+/// ```
+pub fn answer_old(start: HeaderStart, mut frame: BytesMut) -> Result<Work, Refused> {
+    let version = start.version;
+    let frame_bytes = frame.len();
+    header::take_client_id(&mut frame, 1).ok_or(Refused::Header(frame_bytes))?;
+    let mut reader = Reader::new(frame.freeze());
+    let (acks, topics) =
+        read_old(&mut reader).map_err(|e| Refused::Body { api: "Produce", version, reason: e.to_string() })?;
+    if acks == 0 {
+        return Err(Refused::Unanswered(ErrorCode::UnsupportedVersion));
+    }
+    let mut writer = Writer::new();
+    writer.i32(0);
+    writer.i32(start.correlation_id);
+    write_old(&mut writer, version, &topics).map_err(|e| Refused::Answer {
+        api: "Produce",
+        version,
+        reason: e.to_string(),
+    })?;
+    let frame = super::with_length(writer.finish());
+    Ok(Box::pin(std::future::ready(Ok(Some(Response::new(frame))))))
+}
+
+type OldTopics = Vec<(String, Vec<i32>)>;
+
+fn read_old(reader: &mut Reader) -> Result<(i16, OldTopics), DecodeError> {
+    let acks = reader.i16()?;
+    reader.i32()?;
+    let topics = reader.array(false, |r| {
+        let name = r.string(false)?;
+        let partitions = r.array(false, |r| {
+            let index = r.i32()?;
+            r.nullable_bytes(false)?;
+            Ok(index)
+        })?;
+        Ok((name, partitions))
+    })?;
+    Ok((acks, topics))
+}
+
+fn write_old(writer: &mut Writer, version: i16, topics: &OldTopics) -> Result<(), EncodeError> {
+    writer.array(false, topics, |w, (name, partitions)| {
+        w.string(false, name)?;
+        w.array(false, partitions, |w, index| {
+            w.i32(*index);
+            w.i16(ErrorCode::UnsupportedVersion.code());
+            w.i64(UNKNOWN_OFFSET);
+            if version >= 2 {
+                w.i64(-1);
+            }
+            Ok(())
+        })
+    })?;
+    if version >= 1 {
+        writer.i32(0);
+    }
+    Ok(())
+}

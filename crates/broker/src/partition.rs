@@ -1,0 +1,149 @@
+//! A partition that this broker leads: its log, and who waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
+use caudal_storage::{AppendError, AppendInfo, AppendOrigin, FlushError, Log, LogDir, LogSlice, ReadError};
+use tokio::sync::oneshot;
+
+use crate::fetch::waiters::{Waitable, Waiters};
+
+/// A partition of a topic on this broker.
+#[derive(Debug)]
+pub struct Partition {
+    pub name: TopicPartition,
+    pub topic_id: Uuid,
+    pub log: Arc<Log>,
+    leader_epoch: AtomicI32,
+    log_dir: Arc<LogDir>,
+    flush_before_ack: bool,
+    waiters: Waiters,
+}
+
+impl Waitable for Partition {
+    fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
+}
+
+/// Completes when appended records are as durable as the broker promises.
+#[derive(Debug)]
+pub struct Durable(Option<oneshot::Receiver<Result<(), FlushError>>>);
+
+impl Durable {
+    /// # Errors
+    /// The records could not be made durable; they must not be acknowledged. `None`: the flusher was shut down.
+    pub async fn wait(self) -> Result<(), Option<FlushError>> {
+        match self.0 {
+            None => Ok(()),
+            Some(receiver) => receiver.await.map_err(|_| None)?.map_err(Some),
+        }
+    }
+}
+
+impl Partition {
+    pub fn new(
+        name: TopicPartition,
+        topic_id: Uuid,
+        log: Arc<Log>,
+        leader_epoch: i32,
+        log_dir: Arc<LogDir>,
+    ) -> Partition {
+        let flush_before_ack = log_dir.flush_before_ack();
+        let leader_epoch = AtomicI32::new(leader_epoch);
+        Partition { name, topic_id, log, leader_epoch, log_dir, flush_before_ack, waiters: Waiters::default() }
+    }
+
+    pub fn leader_epoch(&self) -> i32 {
+        self.leader_epoch.load(Ordering::Relaxed)
+    }
+
+    pub fn set_leader_epoch(&self, epoch: i32) {
+        self.leader_epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// Appends whole batches, stamped with offsets. `on_durable` is called once when they may be acknowledged, or with
+    /// the reason why they must not be; not at all when this fails.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was appended then.
+    pub fn append(
+        self: &Arc<Self>,
+        batches: &[u8],
+        origin: AppendOrigin,
+        on_durable: impl FnOnce(Result<(), FlushError>) + Send + 'static,
+    ) -> Result<AppendInfo, AppendError> {
+        let info = self.log.append(batches, self.leader_epoch(), origin)?;
+        if self.flush_before_ack {
+            let partition = self.clone();
+            let durable = move |result: Result<(), FlushError>| {
+                partition.waiters.wake();
+                on_durable(result);
+            };
+            self.log_dir.flusher().notify_durable(&self.log, info.last_offset + 1, Box::new(durable));
+        } else {
+            self.waiters.wake();
+            on_durable(Ok(()));
+        }
+        Ok(info)
+    }
+
+    /// As [`Partition::append`], with a value to wait on.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was appended then.
+    pub fn append_client(self: &Arc<Self>, batches: &[u8]) -> Result<(AppendInfo, Durable), AppendError> {
+        if !self.flush_before_ack {
+            let info = self.append(batches, AppendOrigin::Client, |_| {})?;
+            return Ok((info, Durable(None)));
+        }
+        let (done, receiver) = oneshot::channel();
+        // Nobody waits for acks=0.
+        let info = self.append(batches, AppendOrigin::Client, move |result| _ = done.send(result))?;
+        Ok((info, Durable(Some(receiver))))
+    }
+
+    /// The offset up to which (exclusive) records may be served.
+    pub fn high_watermark(&self) -> i64 {
+        if self.flush_before_ack { self.log.durable_end_offset() } else { self.log.log_end_offset() }
+    }
+
+    /// Whole batches from the one that holds `offset` on, up to `end_offset` (exclusive) and `max_bytes`; with
+    /// `min_one_batch` the first is read however large it is.
+    ///
+    /// # Errors
+    /// The offset is not in the log, or the log cannot be read.
+    pub fn read(
+        &self,
+        offset: i64,
+        max_bytes: usize,
+        end_offset: i64,
+        min_one_batch: bool,
+    ) -> Result<LogSlice, ErrorCode> {
+        self.log.read(offset, max_bytes, end_offset, min_one_batch).map_err(|error| {
+            if !matches!(error, ReadError::OffsetOutOfRange { .. }) {
+                tracing::error!("{error}");
+            }
+            error.error_code()
+        })
+    }
+
+    /// Compares the leader epoch that a client knows (-1: none) with the current one.
+    ///
+    /// # Errors
+    /// The client is behind, or ahead of this broker.
+    pub fn check_leader_epoch(&self, known: i32) -> Result<(), ErrorCode> {
+        match known {
+            ..0 => Ok(()),
+            known if known < self.leader_epoch() => Err(ErrorCode::FencedLeaderEpoch),
+            known if known > self.leader_epoch() => Err(ErrorCode::UnknownLeaderEpoch),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes waiting fetches look again.
+    pub fn wake(&self) {
+        self.waiters.wake();
+    }
+}

@@ -1,0 +1,116 @@
+//! Makes the logs on disk be what the metadata says: creates, configures and removes them, and keeps [`Topics`] in step.
+
+use std::sync::Arc;
+
+use caudal_cluster::MetadataImage;
+use caudal_cluster::config::StaticConfig;
+use caudal_cluster::image::{self, ConfigResource};
+use caudal_protocol::TopicPartition;
+use caudal_storage::{LogConfig, LogDir, TopicLog};
+
+use crate::partition::Partition;
+use crate::topics::{Topic, Topics, TopicsView};
+
+/// The partitions of this node.
+#[derive(Debug)]
+pub struct Replicas {
+    pub topics: Arc<Topics>,
+    pub log_dir: Arc<LogDir>,
+    pub node_id: i32,
+    pub static_config: Arc<StaticConfig>,
+}
+
+impl Replicas {
+    /// Carries out what changed from `before` (`None`: at start) to `after`. A log that cannot be created is logged and
+    /// left out: its partition is answered as unknown, everything else goes on.
+    pub fn follow(&self, before: Option<&MetadataImage>, after: &MetadataImage) {
+        let old = self.topics.view();
+        let broker_changed = before.is_none_or(|before| self.broker_configs(before) != self.broker_configs(after));
+        let mut gone: Vec<Arc<Partition>> = Vec::new();
+        for topic in old.iter() {
+            if after.topic_by_id(&topic.id).is_none() {
+                gone.extend(topic.partitions.iter().flatten().cloned());
+            }
+        }
+        self.remove(&gone, &old, after);
+        let topics = after.topics().map(|topic| {
+            let known = old.by_id(&topic.id);
+            let resource = ConfigResource::topic(topic.name.as_str());
+            let changed = broker_changed || before.is_none_or(|b| b.configs(&resource) != after.configs(&resource));
+            self.follow_topic(topic, known, changed, after)
+        });
+        self.topics.replace(TopicsView::new(topics.collect::<Vec<_>>()));
+        // Fetches that wait for what is gone are told.
+        gone.iter().for_each(|partition| partition.wake());
+    }
+
+    fn broker_configs<'i>(
+        &self,
+        image: &'i MetadataImage,
+    ) -> [Option<&'i std::collections::BTreeMap<String, String>>; 2] {
+        [image.configs(&ConfigResource::broker(self.node_id)), image.configs(&ConfigResource::all_brokers())]
+    }
+
+    /// Takes partitions out of the view first, so that nobody starts to use what is being deleted.
+    fn remove(&self, gone: &[Arc<Partition>], old: &TopicsView, after: &MetadataImage) {
+        if gone.is_empty() {
+            return;
+        }
+        let kept = old.iter().filter(|topic| after.topic_by_id(&topic.id).is_some()).cloned();
+        self.topics.replace(TopicsView::from_shared(kept));
+        for partition in gone {
+            if let Err(error) = self.log_dir.delete_log(&partition.name) {
+                tracing::error!(partition = %partition.name, "failed to delete the log: {error}");
+            }
+        }
+    }
+
+    fn follow_topic(
+        &self,
+        topic: &image::Topic,
+        known: Option<&Arc<Topic>>,
+        config_changed: bool,
+        image: &MetadataImage,
+    ) -> Topic {
+        let config =
+            (known.is_none() || config_changed || known.is_some_and(|k| k.partitions.len() != topic.partitions.len()))
+                .then(|| self.log_config(&topic.name, image));
+        let count = topic.partitions.keys().next_back().map_or(0, |last| last + 1);
+        let partitions = (0..count).map(|index| {
+            let wanted = topic.partitions.get(&index).filter(|p| p.replicas.contains(&self.node_id))?;
+            if let Some(partition) = known.and_then(|k| k.partition(index)) {
+                partition.set_leader_epoch(wanted.leader_epoch);
+                if let Some(config) = &config {
+                    partition.log.set_config(config.clone());
+                }
+                return Some(partition.clone());
+            }
+            self.create(topic, index, wanted.leader_epoch, config.clone().unwrap_or_default())
+        });
+        Topic { name: topic.name.as_str().into(), id: topic.id, partitions: partitions.collect() }
+    }
+
+    fn create(&self, topic: &image::Topic, index: i32, leader_epoch: i32, config: LogConfig) -> Option<Arc<Partition>> {
+        let name = TopicPartition::new(topic.name.as_str(), index);
+        let wanted = TopicLog { topic_partition: name.clone(), topic_id: Some(topic.id), config };
+        let log = match self.log_dir.create_log(wanted) {
+            Ok(log) => log,
+            Err(error) => {
+                tracing::error!(partition = %name, "{error}");
+                return None;
+            }
+        };
+        Some(Arc::new(Partition::new(name, topic.id, log, leader_epoch, self.log_dir.clone())))
+    }
+
+    /// What the log of a topic obeys: its own configs over those of the brokers over the defaults.
+    fn log_config(&self, topic: &str, image: &MetadataImage) -> LogConfig {
+        let mut config = LogConfig::default();
+        for (name, value) in self.static_config.topic_values(image, self.node_id, topic) {
+            if let Err(error) = config.set(&name, &value) {
+                tracing::warn!(topic, "{error}; the default is used");
+            }
+        }
+        config
+    }
+}
