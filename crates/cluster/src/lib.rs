@@ -7,7 +7,9 @@
 pub mod config;
 pub mod controller;
 pub mod image;
+pub mod log;
 pub mod record;
 
 pub use image::MetadataImage;
+pub use log::{MetadataLog, MetadataLogError, SnapshotPolicy};
 pub use record::MetadataRecord;
