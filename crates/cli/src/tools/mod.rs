@@ -10,6 +10,7 @@ mod get_offsets;
 mod groups;
 mod java;
 pub mod options;
+pub mod producer;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ pub struct Tool {
 
 /// All tools, in alphabetical order.
 pub static TOOLS: &[&Tool] =
-    &[&broker_api_versions::TOOL, &configs::TOOL, &groups::TOOL, &get_offsets::TOOL, &topics::TOOL];
+    &[&broker_api_versions::TOOL, &configs::TOOL, &producer::TOOL, &groups::TOOL, &get_offsets::TOOL, &topics::TOOL];
 
 /// Why a tool ends before its end.
 #[derive(Debug, thiserror::Error)]
@@ -194,4 +195,28 @@ fn check_servers(parsed: &Parsed) -> Result<(), Stop> {
         return Ok(());
     }
     Err(Stop::Usage("Please provide valid host:port like host1:9091,host2:9092".to_owned()))
+}
+
+/// `key=value` arguments; what has no `=` has an empty value.
+fn key_values(args: &[String]) -> impl Iterator<Item = (String, String)> {
+    args.iter().map(|arg| {
+        let (key, value) = arg.split_once('=').unwrap_or((arg, ""));
+        (key.to_owned(), value.to_owned())
+    })
+}
+
+/// Waits for SIGINT or SIGTERM; returns the exit code that goes with it.
+pub async fn interrupted() -> u8 {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = |kind: SignalKind, code: u8| async move {
+        match signal(kind) {
+            Ok(mut signals) => _ = signals.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+        code
+    };
+    tokio::select! {
+        code = wait(SignalKind::interrupt(), 130) => code,
+        code = wait(SignalKind::terminate(), 143) => code,
+    }
 }
