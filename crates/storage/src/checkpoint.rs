@@ -117,7 +117,7 @@ pub fn read_partition_metadata(disk: &dyn Disk, dir: &Path) -> Result<Option<Uui
 
 pub fn write_partition_metadata(disk: &dyn Disk, dir: &Path, topic_id: Uuid) -> Result<(), CheckpointError> {
     let path = dir.join(PARTITION_METADATA);
-    let text = format!("version: 0\ntopic_id: {topic_id}\n");
+    let text = format!("version: 0\ntopic_id: {topic_id}");
     disk::replace_file(disk, &path, text.as_bytes()).map_err(io_error(&path))
 }
 

@@ -180,7 +180,7 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     log.flush().unwrap();
     for space in 0..200 {
         disk.set_space_left(Some(space));
-        while let Ok(_) = log.append(&batch(log.log_end_offset(), 1), 0, AppendOrigin::Client) {}
+        while log.append(&batch(log.log_end_offset(), 1), 0, AppendOrigin::Client).is_ok() {}
         let refused = log.append(&batch(log.log_end_offset(), 1), 0, AppendOrigin::Client).unwrap_err();
         assert_eq!(refused.error_code(), ErrorCode::KafkaStorageError, "{refused}");
         assert_eq!(read_all(&log, 0).len() as i64, log.log_end_offset());

@@ -10,4 +10,5 @@
 mod append;
 mod crash;
 mod damage;
+mod kafka;
 mod support;
