@@ -2,7 +2,11 @@
 //!
 //! Start reading at [`source`] and [`sink`], the two edges of a query, then [`query`], the loop between them.
 
+mod blocking;
 pub mod error;
+pub mod file_log;
+pub mod format;
+pub mod options;
 pub mod plan;
 pub mod query;
 pub mod sink;

@@ -1,5 +1,8 @@
 //! Where results go. A sink is idempotent by batch id, or transactional: a replayed batch leaves the same content.
 
+pub mod console;
+pub mod file;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;

@@ -1,5 +1,8 @@
 //! Where rows come from: replayable inputs addressed by offsets.
 
+pub mod bounded;
+pub mod file;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -16,6 +19,12 @@ pub struct SourceOffset(pub String);
 pub trait Source: Send {
     /// The schema of every batch that [`Source::read`] returns.
     fn schema(&self) -> SchemaRef;
+
+    /// Narrows [`Source::schema`] and every later [`Source::read`] to these columns of the full schema, in this order.
+    /// Called at most once, before the first read. `false` when the source cannot: it then goes on yielding all columns.
+    fn project(&mut self, _columns: &[usize]) -> bool {
+        false
+    }
 
     /// What `StreamingQueryProgress.sources[].description` shows, e.g. `KafkaV2[Subscribe[t]]`.
     fn description(&self) -> String;

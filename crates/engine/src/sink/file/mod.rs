@@ -1,0 +1,210 @@
+//! Files in a directory, exactly once: a batch's files count only when the batch stands in `_spark_metadata`, as in
+//! Spark's `FileStreamSink`. Spark reads what this writes, and the other way round.
+//!
+//! One batch costs two waits for the disk: the data files, their directories and the log entry's temporary file are
+//! synced side by side; then the entry is renamed and the log directory synced. Files of a batch that crashed before the
+//! rename are never listed, so no reader that knows the log sees them.
+
+mod writer;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use arrow::array::RecordBatch;
+use arrow::array::timezone::Tz;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{OutputMode, Sink};
+use crate::blocking::block;
+use crate::error::EngineError;
+use crate::file_log::{FileLog, io_error, random_uuid, sync_dir};
+use crate::options::{Options, invalid};
+use crate::source::file::path::{file_url, local_path};
+pub use writer::FileFormat;
+use writer::{FileWriter, split_by_partition};
+
+/// Spark's name for the log inside the output directory.
+pub const METADATA_DIR: &str = "_spark_metadata";
+
+/// A line of `_spark_metadata` (Spark's `SinkFileStatus`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkFileStatus {
+    /// A URL, percent-encoded: `file:///out/part-00000-....parquet`.
+    pub path: String,
+    pub size: u64,
+    pub is_dir: bool,
+    /// Milliseconds since the epoch.
+    pub modification_time: u64,
+    pub block_replication: u32,
+    pub block_size: u64,
+    /// `add`, or `delete` in logs of old Spark versions.
+    pub action: String,
+}
+
+/// The files that a reader of `dir` may see by its log, or `None` when it has no log.
+pub fn committed_files(dir: &Path) -> Result<Option<Vec<SinkFileStatus>>, EngineError> {
+    let log_dir = dir.join(METADATA_DIR);
+    if !log_dir.is_dir() {
+        return Ok(None);
+    }
+    let mut files: Vec<SinkFileStatus> = Vec::new();
+    for line in FileLog::open(&log_dir)?.all_entries()? {
+        let status: SinkFileStatus = serde_json::from_str(&line).map_err(|error| EngineError::Invalid {
+            class: "MALFORMED_LOG_FILE",
+            message: format!("failed to read a line of {}: {error}: {line}", log_dir.display()),
+        })?;
+        if status.action == "delete" {
+            files.retain(|f| f.path != status.path);
+        } else {
+            files.push(status);
+        }
+    }
+    Ok(Some(files))
+}
+
+/// Writes every batch as new files below `path`.
+#[derive(Debug)]
+pub struct FileSink {
+    dir: PathBuf,
+    log: FileLog,
+    writer: FileWriter,
+    partition_by: Vec<String>,
+    /// Directories known to exist durably.
+    made_dirs: BTreeSet<PathBuf>,
+}
+
+impl FileSink {
+    /// `options` needs `path`; the rest are the format's (`compression`, `header`, `sep`, ...).
+    pub fn new(format: FileFormat, options: &Options, partition_by: &[String], zone: Tz) -> Result<Self, EngineError> {
+        let writer = FileWriter::new(format, options, zone)?;
+        let path = options.get("path").ok_or_else(|| invalid("'path' is not specified."))?;
+        let dir = std::path::absolute(local_path(path)?).map_err(|e| io_error("resolve", Path::new(path), e))?;
+        let log = FileLog::open(dir.join(METADATA_DIR))?;
+        Ok(FileSink { dir, log, writer, partition_by: partition_by.to_vec(), made_dirs: BTreeSet::new() })
+    }
+
+    fn write(&mut self, batch_id: i64, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<u64, EngineError> {
+        if self.log.latest().is_some_and(|latest| batch_id <= latest) {
+            tracing::info!(batch_id, dir = %self.dir.display(), "batch is in the sink's log already, skipped");
+            return Ok(0);
+        }
+        self.writer.check_schema(schema, &self.partition_by)?;
+        let mut files = Vec::new();
+        let mut dirs = BTreeSet::new();
+        let mut rows = 0;
+        let id = random_uuid();
+        for part in split_by_partition(schema, batches, &self.partition_by, self.writer.zone)? {
+            rows += part.batches.iter().map(|b| b.num_rows() as u64).sum::<u64>();
+            let dir = self.dir.join(&part.directory);
+            self.make_dir(&dir)?;
+            let separator = if self.partition_by.is_empty() { '-' } else { '.' };
+            let path = dir.join(format!("part-00000-{id}{separator}c000{}", self.writer.suffix()));
+            files.push((self.writer.write(&path, &part)?, path));
+            dirs.insert(dir);
+        }
+        let lines: Vec<String> = files.iter().map(|(file, path)| status_line(file, path)).collect::<Result<_, _>>()?;
+        self.make_dir(&self.dir.clone())?;
+        let entry = self.log.prepare(batch_id, &lines)?;
+        sync_all(&files, &dirs, &entry.file)?;
+        self.log.commit(entry)?;
+        Ok(rows)
+    }
+
+    /// Creates a directory below the output directory and makes its name durable.
+    fn make_dir(&mut self, dir: &Path) -> Result<(), EngineError> {
+        if self.made_dirs.contains(dir) {
+            return Ok(());
+        }
+        let mut missing = Vec::new();
+        let mut ancestor = Some(dir);
+        while let Some(path) = ancestor.filter(|p| !p.exists()) {
+            missing.push(path);
+            ancestor = path.parent();
+        }
+        fs::create_dir_all(dir).map_err(|e| io_error("create the directory", dir, e))?;
+        for parent in missing.iter().filter_map(|p| p.parent()) {
+            sync_dir(parent)?;
+        }
+        self.made_dirs.insert(dir.to_owned());
+        Ok(())
+    }
+}
+
+/// Syncs everything that must be durable before the log entry is, side by side: the file system joins the waits.
+fn sync_all(files: &[(File, PathBuf)], dirs: &BTreeSet<PathBuf>, entry: &File) -> Result<(), EngineError> {
+    const AT_ONCE: usize = 16;
+    let sync_files = |chunk: &[(File, PathBuf)]| -> Result<(), EngineError> {
+        chunk.iter().try_for_each(|(file, path)| file.sync_all().map_err(|e| io_error("sync", path, e)))
+    };
+    let dirs: Vec<&PathBuf> = dirs.iter().collect();
+    std::thread::scope(|scope| {
+        let mut waits = Vec::new();
+        for chunk in files.chunks(files.len().div_ceil(AT_ONCE).max(1)) {
+            waits.push(scope.spawn(move || sync_files(chunk)));
+        }
+        for chunk in dirs.chunks(dirs.len().div_ceil(AT_ONCE).max(1)) {
+            waits.push(scope.spawn(move || chunk.iter().try_for_each(|dir| sync_dir(dir))));
+        }
+        let own = entry.sync_all().map_err(|e| io_error("sync the log entry in", Path::new(METADATA_DIR), e));
+        for wait in waits {
+            match wait.join() {
+                Ok(result) => result?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        own
+    })
+}
+
+fn status_line(file: &File, path: &Path) -> Result<String, EngineError> {
+    let metadata = file.metadata().map_err(|e| io_error("read the size of", path, e))?;
+    let modified = metadata.modified().unwrap_or_else(|_| SystemTime::now());
+    let millis = modified.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    let status = SinkFileStatus {
+        path: file_url(path),
+        size: metadata.len(),
+        is_dir: false,
+        modification_time: u64::try_from(millis).unwrap_or_default(),
+        block_replication: 1,
+        block_size: 32 * 1024 * 1024,
+        action: "add".to_owned(),
+    };
+    serde_json::to_string(&status).map_err(|e| invalid(format!("failed to describe {}: {e}", path.display())))
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    fn description(&self) -> String {
+        format!("FileSink[file:{}]", self.dir.display())
+    }
+
+    fn check_mode(&self, mode: OutputMode) -> Result<(), EngineError> {
+        let name = match mode {
+            OutputMode::Append => return Ok(()),
+            OutputMode::Update => "update",
+            OutputMode::Complete => "complete",
+        };
+        Err(EngineError::Invalid {
+            class: "STREAMING_OUTPUT_MODE.UNSUPPORTED_DATASOURCE",
+            message: format!(
+                "Invalid streaming output mode: {name}. This output mode is not supported in Data Source {}.",
+                self.writer.format.name()
+            ),
+        })
+    }
+
+    async fn add_batch(
+        &mut self,
+        batch_id: i64,
+        _mode: OutputMode,
+        schema: SchemaRef,
+        batches: Vec<RecordBatch>,
+    ) -> Result<u64, EngineError> {
+        block(|| self.write(batch_id, &schema, &batches))
+    }
+}

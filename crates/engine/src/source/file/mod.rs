@@ -1,0 +1,392 @@
+//! Files of a directory as a stream and as a table (Spark's `FileStreamSource`): each file is read once, whole, in the
+//! order of its modification time. The log of files seen lies under the query's `sources/<n>`, so that a replayed batch
+//! reads the same files.
+
+mod list;
+pub mod path;
+mod read;
+mod watch;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::array::timezone::Tz;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Source, SourceOffset};
+use crate::blocking::block;
+use crate::error::EngineError;
+use crate::file_log::{FileLog, io_error};
+use crate::format::csv::CsvDialect;
+use crate::options::{Options, invalid};
+use crate::plan::SourceFactory;
+pub use crate::sink::file::FileFormat;
+use list::{FoundFile, Listing};
+use read::FileReader;
+use watch::Watch;
+
+/// A line of the log of files seen (Spark's `FileStreamSource.FileEntry`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FileEntry {
+    path: String,
+    timestamp: i64,
+    batch_id: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FileOffset {
+    log_offset: i64,
+}
+
+/// A directory of files, described.
+#[derive(Debug, Clone)]
+pub struct FileTable {
+    listing: Listing,
+    reader: FileReader,
+    limits: Limits,
+    /// As a table: everything there is, once.
+    bounded: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    max_files: Option<usize>,
+    latest_first: bool,
+    /// Milliseconds that a file may be older than the newest one seen.
+    max_age_ms: i64,
+}
+
+impl FileTable {
+    /// A stream of files. Spark wants a schema for these, except for text.
+    pub fn stream(
+        format: FileFormat,
+        options: &Options,
+        schema: Option<SchemaRef>,
+        zone: Tz,
+    ) -> Result<Self, EngineError> {
+        if schema.is_none() && format != FileFormat::Text {
+            return Err(EngineError::Invalid {
+                class: "STREAMING_SOURCE_SCHEMA_REQUIRED",
+                message: "Schema must be specified when creating a streaming source DataFrame. \
+                    Name the columns and their types in the table's definition."
+                    .to_owned(),
+            });
+        }
+        Self::new(format, options, schema, zone, false)
+    }
+
+    /// The files that are there, as a table; without a schema it is inferred.
+    pub fn table(
+        format: FileFormat,
+        options: &Options,
+        schema: Option<SchemaRef>,
+        zone: Tz,
+    ) -> Result<Self, EngineError> {
+        Self::new(format, options, schema, zone, true)
+    }
+
+    fn new(
+        format: FileFormat,
+        options: &Options,
+        schema: Option<SchemaRef>,
+        zone: Tz,
+        bounded: bool,
+    ) -> Result<Self, EngineError> {
+        check_options(format, options)?;
+        let text = options.get("path").ok_or_else(|| invalid("'path' is not specified."))?;
+        let path = std::path::absolute(path::local_path(text)?).map_err(|e| io_error("resolve", Path::new(text), e))?;
+        let listing = Listing {
+            path,
+            name_filter: options.get("pathGlobFilter").map(str::to_owned),
+            recursive: options.bool("recursiveFileLookup")?.unwrap_or(false),
+        };
+        if !listing.base().exists() {
+            return Err(EngineError::Invalid {
+                class: "PATH_NOT_FOUND",
+                message: format!("Path does not exist: {}.", listing.base().display()),
+            });
+        }
+        let max_files =
+            options.positive("maxFilesPerTrigger")?.and_then(|n| usize::try_from(n).ok()).filter(|_| !bounded);
+        let latest_first = options.bool("latestFirst")?.unwrap_or(false);
+        let max_age_ms = options.duration_ms("maxFileAge")?.unwrap_or(7 * 86_400_000);
+        let limits = Limits {
+            max_files,
+            latest_first,
+            // Old files come last on purpose then, so age must not drop them.
+            max_age_ms: if latest_first && max_files.is_some() {
+                i64::MAX
+            } else {
+                i64::try_from(max_age_ms).unwrap_or(i64::MAX)
+            },
+        };
+        let mut reader = FileReader::new(format, options, listing.base(), zone)?;
+        match schema {
+            Some(schema) => reader.set_schema(schema),
+            None => {
+                let (files, _) = listing.list()?;
+                let paths: Vec<PathBuf> = files.into_iter().map(|f| f.path).collect();
+                reader.infer_schema(&paths)?;
+            }
+        }
+        Ok(FileTable { listing, reader, limits, bounded })
+    }
+
+    /// Opens the source, with its log in `checkpoint_dir` or in memory.
+    pub fn open_source(&self, checkpoint_dir: Option<&Path>) -> Result<FileSource, EngineError> {
+        let log = checkpoint_dir.map(FileLog::open).transpose()?;
+        let mut source = FileSource {
+            table: self.clone(),
+            columns: None,
+            batches: Vec::new(),
+            seen: SeenFiles { max_age_ms: self.limits.max_age_ms, ..SeenFiles::default() },
+            log,
+            watch: Watch::default(),
+        };
+        source.restore()?;
+        Ok(source)
+    }
+}
+
+#[async_trait]
+impl SourceFactory for FileTable {
+    async fn open(&self, checkpoint_dir: Option<&Path>) -> Result<Box<dyn Source>, EngineError> {
+        Ok(Box::new(self.open_source(checkpoint_dir)?))
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.reader.schema()
+    }
+
+    fn description(&self) -> String {
+        format!("FileStreamSource[file:{}]", self.listing.path.display())
+    }
+}
+
+fn check_options(format: FileFormat, options: &Options) -> Result<(), EngineError> {
+    let mut known = vec![
+        "path",
+        "maxFilesPerTrigger",
+        "latestFirst",
+        "maxFileAge",
+        "fileNameOnly",
+        "pathGlobFilter",
+        "recursiveFileLookup",
+    ];
+    match format {
+        FileFormat::Csv => {
+            known.extend(CsvDialect::OPTIONS);
+            known.extend(["inferSchema", "mode", "enforceSchema"]);
+        }
+        FileFormat::Json => known.push("mode"),
+        FileFormat::Text => known.push("wholetext"),
+        FileFormat::Parquet => {}
+    }
+    options.check_known(format.name(), &known, &[])
+}
+
+/// The files that were taken, as far back as their age matters (Spark's `SeenFilesMap`).
+#[derive(Debug, Default)]
+struct SeenFiles {
+    max_age_ms: i64,
+    by_url: HashMap<String, i64>,
+    latest_ms: i64,
+    purged_before_ms: i64,
+}
+
+impl SeenFiles {
+    fn add(&mut self, url: String, timestamp_ms: i64) {
+        self.latest_ms = self.latest_ms.max(timestamp_ms);
+        self.by_url.insert(url, timestamp_ms);
+    }
+
+    fn is_new(&self, file: &FoundFile) -> bool {
+        file.modified_ms >= self.purged_before_ms && !self.by_url.contains_key(&file.url)
+    }
+
+    fn purge(&mut self) {
+        self.purged_before_ms = self.latest_ms.saturating_sub(self.max_age_ms);
+        let limit = self.purged_before_ms;
+        self.by_url.retain(|_, timestamp| *timestamp >= limit);
+    }
+}
+
+/// A stream of files. An offset counts the batches of files taken so far.
+#[derive(Debug)]
+pub struct FileSource {
+    table: FileTable,
+    columns: Option<Vec<usize>>,
+    /// The files of every batch, by its number.
+    batches: Vec<Vec<FileEntry>>,
+    seen: SeenFiles,
+    log: Option<FileLog>,
+    watch: Watch,
+}
+
+impl FileSource {
+    fn restore(&mut self) -> Result<(), EngineError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        for line in log.all_entries()? {
+            let entry: FileEntry = serde_json::from_str(&line).map_err(|error| EngineError::Invalid {
+                class: "MALFORMED_LOG_FILE",
+                message: format!("failed to read a line of {}: {error}: {line}", log.dir().display()),
+            })?;
+            let batch = usize::try_from(entry.batch_id).unwrap_or_default();
+            if self.batches.len() <= batch {
+                self.batches.resize_with(batch + 1, Vec::new);
+            }
+            self.seen.add(entry.path.clone(), entry.timestamp);
+            if let Some(files) = self.batches.get_mut(batch) {
+                files.push(entry);
+            }
+        }
+        if let Some(latest) = log.latest().and_then(|id| usize::try_from(id).ok()) {
+            self.batches.resize_with((latest + 1).max(self.batches.len()), Vec::new);
+        }
+        self.seen.purge();
+        Ok(())
+    }
+
+    /// The last batch of files taken; -1 before the first.
+    fn current(&self) -> i64 {
+        i64::try_from(self.batches.len()).unwrap_or(i64::MAX) - 1
+    }
+
+    /// The files that were not taken yet, in the order in which they will be.
+    fn unseen(&mut self) -> Result<Vec<FoundFile>, EngineError> {
+        let (files, dirs) = self.table.listing.list()?;
+        // A directory that is watched from now on may have got files before: look again.
+        let files = if self.watch.add(&dirs) { self.table.listing.list()?.0 } else { files };
+        let mut files: Vec<FoundFile> = files.into_iter().filter(|f| self.seen.is_new(f)).collect();
+        if self.table.limits.latest_first {
+            files.reverse();
+        }
+        Ok(files)
+    }
+
+    /// Takes the next files as a batch of their own and logs them.
+    fn take(&mut self) -> Result<(), EngineError> {
+        let mut files = self.unseen()?;
+        files.truncate(self.table.limits.max_files.unwrap_or(usize::MAX));
+        if files.is_empty() {
+            return Ok(());
+        }
+        let batch_id = self.current() + 1;
+        let entries: Vec<FileEntry> =
+            files.into_iter().map(|f| FileEntry { path: f.url, timestamp: f.modified_ms, batch_id }).collect();
+        if let Some(log) = &mut self.log {
+            let lines: Vec<String> = entries
+                .iter()
+                .map(serde_json::to_string)
+                .collect::<Result<_, _>>()
+                .map_err(|e| invalid(e.to_string()))?;
+            log.add(batch_id, &lines)?;
+        }
+        for entry in &entries {
+            self.seen.add(entry.path.clone(), entry.timestamp);
+        }
+        self.seen.purge();
+        self.batches.push(entries);
+        Ok(())
+    }
+
+    fn read_batches(&self, start: i64, end: i64) -> Result<Vec<Vec<RecordBatch>>, EngineError> {
+        let mut partitions = Vec::new();
+        for id in start + 1..=end {
+            let files = usize::try_from(id).ok().and_then(|id| self.batches.get(id)).ok_or_else(|| {
+                invalid(format!(
+                    "batch {id} of files is not in the source's log; the checkpoint belongs to another query or is damaged"
+                ))
+            })?;
+            for entry in files {
+                partitions.push(self.table.reader.read(&path::local_path(&entry.path)?, self.columns.as_deref())?);
+            }
+        }
+        Ok(partitions)
+    }
+}
+
+fn offset(log_offset: i64) -> SourceOffset {
+    SourceOffset(format!("{{\"logOffset\":{log_offset}}}"))
+}
+
+fn parse_offset(text: &SourceOffset) -> Result<i64, EngineError> {
+    // Spark also accepts the bare number that its first versions wrote.
+    if let Ok(number) = text.0.trim().parse() {
+        return Ok(number);
+    }
+    serde_json::from_str::<FileOffset>(&text.0)
+        .map(|o| o.log_offset)
+        .map_err(|e| invalid(format!("failed to read the file source's offset {:?} in the checkpoint: {e}", text.0)))
+}
+
+#[async_trait]
+impl Source for FileSource {
+    fn schema(&self) -> SchemaRef {
+        let schema = self.table.reader.schema();
+        match &self.columns {
+            Some(columns) => schema.project(columns).map_or(schema, Arc::new),
+            None => schema,
+        }
+    }
+
+    fn description(&self) -> String {
+        SourceFactory::description(&self.table)
+    }
+
+    fn project(&mut self, columns: &[usize]) -> bool {
+        self.columns = Some(columns.to_vec());
+        true
+    }
+
+    async fn initial_offset(&mut self) -> Result<SourceOffset, EngineError> {
+        Ok(offset(-1))
+    }
+
+    async fn next_offset(&mut self, start: &SourceOffset) -> Result<SourceOffset, EngineError> {
+        // A batch in the source's log that the query's log does not know comes from a crash between the two: take it
+        // as it stands.
+        if self.current() <= parse_offset(start)? {
+            block(|| self.take())?;
+        }
+        Ok(offset(self.current()))
+    }
+
+    async fn latest_offset(&mut self) -> Result<SourceOffset, EngineError> {
+        if self.table.bounded {
+            block(|| self.take())?;
+            return Ok(offset(self.current()));
+        }
+        let unseen = block(|| self.unseen())?.len();
+        let batches = unseen.div_ceil(self.table.limits.max_files.unwrap_or(usize::MAX));
+        Ok(offset(self.current().saturating_add(i64::try_from(batches).unwrap_or(i64::MAX))))
+    }
+
+    async fn wait_beyond(&mut self, after: &SourceOffset) -> Result<(), EngineError> {
+        let after = parse_offset(after)?;
+        loop {
+            if self.current() > after || !block(|| self.unseen())?.is_empty() {
+                return Ok(());
+            }
+            self.watch.changed().await;
+        }
+    }
+
+    async fn read(&mut self, start: &SourceOffset, end: &SourceOffset) -> Result<Vec<Vec<RecordBatch>>, EngineError> {
+        let (start, end) = (parse_offset(start)?, parse_offset(end)?);
+        block(|| self.read_batches(start, end))
+    }
+
+    async fn commit(&mut self, end: &SourceOffset) -> Result<(), EngineError> {
+        // What is committed is not read again: forget its files' names (`seen` keeps what is needed to skip them).
+        let end = usize::try_from(parse_offset(end)?.saturating_add(1)).unwrap_or_default();
+        self.batches.iter_mut().take(end).for_each(|files| *files = Vec::new());
+        Ok(())
+    }
+}

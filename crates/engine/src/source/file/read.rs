@@ -1,0 +1,382 @@
+//! From a file to columns.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::timezone::Tz;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, StringBuilder, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::json::ReaderBuilder;
+use arrow::json::reader::infer_json_schema;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::FileFormat;
+use super::path::partition_values;
+use crate::error::EngineError;
+use crate::file_log::io_error;
+use crate::format::csv::CsvDialect;
+use crate::options::{Options, invalid};
+
+/// Rows per batch.
+const BATCH_ROWS: usize = 8192;
+
+/// What happens to rows that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ParseMode {
+    /// Nulls instead.
+    Permissive,
+    DropMalformed,
+    FailFast,
+}
+
+/// Reads files of one format as columns of one schema.
+#[derive(Debug, Clone)]
+pub(super) struct FileReader {
+    format: FileFormat,
+    schema: SchemaRef,
+    base: PathBuf,
+    zone: Tz,
+    mode: ParseMode,
+    csv: CsvDialect,
+    infer_types: bool,
+    whole_text: bool,
+}
+
+impl FileReader {
+    pub(super) fn new(format: FileFormat, options: &Options, base: PathBuf, zone: Tz) -> Result<Self, EngineError> {
+        let mode = match options.get("mode").map(str::to_uppercase).as_deref() {
+            None | Some("PERMISSIVE") => ParseMode::Permissive,
+            Some("DROPMALFORMED") => ParseMode::DropMalformed,
+            Some("FAILFAST") => ParseMode::FailFast,
+            Some(other) => {
+                return Err(invalid(format!(
+                    "Invalid value '{other}' for option 'mode', must be PERMISSIVE, DROPMALFORMED or FAILFAST"
+                )));
+            }
+        };
+        Ok(FileReader {
+            format,
+            schema: Arc::new(Schema::empty()),
+            base,
+            zone,
+            mode,
+            csv: CsvDialect::from_options(options)?,
+            infer_types: options.bool("inferSchema")?.unwrap_or(false),
+            whole_text: options.bool("wholetext")?.unwrap_or(false),
+        })
+    }
+
+    pub(super) fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    pub(super) fn set_schema(&mut self, schema: SchemaRef) {
+        self.schema = schema;
+    }
+
+    /// Finds the columns by looking into the files; partition columns come last.
+    pub(super) fn infer_schema(&mut self, files: &[PathBuf]) -> Result<(), EngineError> {
+        let mut fields: Vec<Field> = match self.format {
+            FileFormat::Text => vec![Field::new("value", DataType::Utf8, true)],
+            FileFormat::Parquet => self.infer_parquet(files)?,
+            FileFormat::Json => self.infer_json(files)?,
+            FileFormat::Csv => self.infer_csv(files)?,
+        };
+        let mut partitions: Vec<(String, Vec<String>)> = Vec::new();
+        for file in files {
+            for (name, value) in partition_values(&self.base, file) {
+                match partitions.iter_mut().find(|(n, _)| *n == name) {
+                    Some((_, values)) => values.extend(value),
+                    None => partitions.push((name, value.into_iter().collect())),
+                }
+            }
+        }
+        for (name, values) in partitions {
+            fields.retain(|f| !f.name().eq_ignore_ascii_case(&name));
+            fields.push(Field::new(name, infer_type(values.iter().map(String::as_str), false), true));
+        }
+        self.schema = Arc::new(Schema::new(fields));
+        Ok(())
+    }
+
+    fn first<'a>(&self, files: &'a [PathBuf]) -> Result<&'a PathBuf, EngineError> {
+        files.first().ok_or_else(|| EngineError::Invalid {
+            class: "UNABLE_TO_INFER_SCHEMA",
+            message: format!(
+                "Unable to infer schema for {}. It must be specified manually: there is no file in {}.",
+                self.format.name(),
+                self.base.display()
+            ),
+        })
+    }
+
+    fn infer_parquet(&self, files: &[PathBuf]) -> Result<Vec<Field>, EngineError> {
+        let path = self.first(files)?;
+        let reader = open_parquet(path)?;
+        Ok(reader.schema().fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect())
+    }
+
+    fn infer_json(&self, files: &[PathBuf]) -> Result<Vec<Field>, EngineError> {
+        self.first(files)?;
+        let mut schemas = Vec::new();
+        for path in files {
+            let file = File::open(path).map_err(|e| io_error("open", path, e))?;
+            let (schema, _) = infer_json_schema(std::io::BufReader::new(file), None)?;
+            schemas.push(schema);
+        }
+        let mut fields: Vec<Field> = Schema::try_merge(schemas)?.fields().iter().map(|f| f.as_ref().clone()).collect();
+        // Spark orders inferred JSON fields by name.
+        fields.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok(fields)
+    }
+
+    fn infer_csv(&self, files: &[PathBuf]) -> Result<Vec<Field>, EngineError> {
+        let mut names: Vec<String> = Vec::new();
+        let mut columns: Vec<Vec<String>> = Vec::new();
+        self.first(files)?;
+        for (i, path) in files.iter().enumerate() {
+            if i > 0 && !self.infer_types {
+                break;
+            }
+            let text = std::fs::read(path).map_err(|e| io_error("read", path, e))?;
+            let mut record = Vec::new();
+            let mut rest = text.as_slice();
+            let mut first = true;
+            while let Some(after) = self.csv.read_record(rest, &mut record) {
+                rest = after;
+                let texts = || record.iter().map(|f| f.as_ref().map(|f| String::from_utf8_lossy(f).into_owned()));
+                if first && names.is_empty() {
+                    let name = |(i, f): (usize, Option<String>)| {
+                        f.filter(|_| self.csv.header).unwrap_or_else(|| format!("_c{i}"))
+                    };
+                    names = texts().enumerate().map(name).collect();
+                    columns = vec![Vec::new(); names.len()];
+                }
+                if !(first && self.csv.header) && self.infer_types {
+                    for (column, value) in columns.iter_mut().zip(texts()) {
+                        column.extend(value);
+                    }
+                }
+                first = false;
+            }
+        }
+        let types = columns.iter().map(|values| {
+            if self.infer_types { infer_type(values.iter().map(String::as_str), true) } else { DataType::Utf8 }
+        });
+        Ok(names.iter().zip(types).map(|(name, data_type)| Field::new(name, data_type, true)).collect())
+    }
+
+    /// The rows of one file; `columns` narrows the schema to these.
+    pub(super) fn read(&self, path: &Path, columns: Option<&[usize]>) -> Result<Vec<RecordBatch>, EngineError> {
+        let schema = match columns {
+            Some(columns) => Arc::new(self.schema.project(columns)?),
+            None => Arc::clone(&self.schema),
+        };
+        let partitions = partition_values(&self.base, path);
+        let is_partition = |name: &str| partitions.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+        // What the file itself holds, all of it: CSV goes by position.
+        let data: Vec<Arc<Field>> = self.schema.fields().iter().filter(|f| !is_partition(f.name())).cloned().collect();
+        let data = Arc::new(Schema::new(data));
+        let wanted: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let batches = match self.format {
+            FileFormat::Parquet => read_parquet(path, &wanted)?,
+            FileFormat::Json => self.read_json(path, &data, &wanted)?,
+            FileFormat::Csv => self.read_csv(path, &data)?,
+            FileFormat::Text => self.read_text(path, &data)?,
+        };
+        batches.iter().map(|batch| self.conform(batch, &schema, &partitions)).collect()
+    }
+
+    /// The schema's columns out of those of a file and of its partition directories; what is missing is null.
+    fn conform(
+        &self,
+        batch: &RecordBatch,
+        schema: &SchemaRef,
+        partitions: &[(String, Option<String>)],
+    ) -> Result<RecordBatch, EngineError> {
+        let rows = batch.num_rows();
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| {
+                if let Some((_, value)) = partitions.iter().find(|(n, _)| n.eq_ignore_ascii_case(field.name())) {
+                    let one = StringArray::from(vec![value.as_deref()]);
+                    let one = self.cast(&(Arc::new(one) as ArrayRef), field.data_type())?;
+                    return Ok(arrow::compute::take(&one, &arrow::array::UInt32Array::from(vec![0; rows]), None)?);
+                }
+                let own = batch.schema_ref().fields().iter().position(|f| f.name().eq_ignore_ascii_case(field.name()));
+                match own {
+                    Some(index) => self.cast(batch.column(index), field.data_type()),
+                    None => Ok(new_null_array(field.data_type(), rows)),
+                }
+            })
+            .collect::<Result<Vec<ArrayRef>, EngineError>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+    }
+
+    /// Values that cannot be converted become null, except with FAILFAST.
+    fn cast(&self, column: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, EngineError> {
+        if column.data_type() == data_type {
+            return Ok(Arc::clone(column));
+        }
+        let options = CastOptions { safe: self.mode != ParseMode::FailFast, ..CastOptions::default() };
+        // Text without an offset is in the session's time zone.
+        if let (DataType::Utf8, DataType::Timestamp(unit, Some(zone))) = (column.data_type(), data_type) {
+            let session = DataType::Timestamp(*unit, Some(Arc::from(self.zone.to_string())));
+            let local = cast_with_options(column, &session, &options)?;
+            return Ok(cast_with_options(&local, &DataType::Timestamp(*unit, Some(Arc::clone(zone))), &options)?);
+        }
+        Ok(cast_with_options(column, data_type, &options)?)
+    }
+
+    fn read_json(&self, path: &Path, schema: &SchemaRef, wanted: &[&str]) -> Result<Vec<RecordBatch>, EngineError> {
+        let keep: Vec<usize> =
+            (0..schema.fields().len()).filter(|i| wanted.contains(&schema.field(*i).name().as_str())).collect();
+        let schema = Arc::new(schema.project(&keep)?);
+        let text = std::fs::read(path).map_err(|e| io_error("read", path, e))?;
+        let decode = |lines: &[u8]| -> Result<Vec<RecordBatch>, arrow::error::ArrowError> {
+            let builder =
+                ReaderBuilder::new(Arc::clone(&schema)).with_batch_size(BATCH_ROWS).with_coerce_primitive(true);
+            builder.build(lines)?.collect()
+        };
+        if let Ok(batches) = decode(&text) {
+            return Ok(batches);
+        }
+        // Some line is malformed: line by line, to lose no other.
+        let mut batches = Vec::new();
+        for (i, line) in text.split(|b| *b == b'\n').enumerate().filter(|(_, l)| !l.trim_ascii().is_empty()) {
+            match (decode(line), self.mode) {
+                (Ok(rows), _) => batches.extend(rows),
+                (Err(_), ParseMode::DropMalformed) => {}
+                (Err(_), ParseMode::Permissive) => batches.push(null_row(&schema)?),
+                (Err(error), ParseMode::FailFast) => {
+                    return Err(malformed(path, i + 1, &error.to_string()));
+                }
+            }
+        }
+        Ok(vec![arrow::compute::concat_batches(&schema, &batches)?])
+    }
+
+    fn read_csv(&self, path: &Path, schema: &SchemaRef) -> Result<Vec<RecordBatch>, EngineError> {
+        let text = std::fs::read(path).map_err(|e| io_error("read", path, e))?;
+        let width = schema.fields().len();
+        let mut builders: Vec<StringBuilder> = (0..width).map(|_| StringBuilder::new()).collect();
+        let mut record = Vec::new();
+        let mut rest = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+        let mut number = 0;
+        let mut rows = 0;
+        while let Some(after) = self.csv.read_record(rest, &mut record) {
+            rest = after;
+            number += 1;
+            if number == 1 && self.csv.header {
+                continue;
+            }
+            if record.len() != width {
+                match self.mode {
+                    ParseMode::Permissive => {}
+                    ParseMode::DropMalformed => continue,
+                    ParseMode::FailFast => {
+                        let found = format!("{} fields where the schema has {width}", record.len());
+                        return Err(malformed(path, number, &found));
+                    }
+                }
+            }
+            rows += 1;
+            let mut fields = record.iter();
+            for builder in &mut builders {
+                match fields.next().and_then(|f| f.as_ref()) {
+                    Some(field) => builder.append_value(String::from_utf8_lossy(field)),
+                    None => builder.append_null(),
+                }
+            }
+        }
+        let columns = builders.iter_mut().map(|b| Arc::new(b.finish()) as ArrayRef).collect();
+        let texts: Vec<Field> = schema.fields().iter().map(|f| Field::new(f.name(), DataType::Utf8, true)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(vec![RecordBatch::try_new_with_options(Arc::new(Schema::new(texts)), columns, &options)?])
+    }
+
+    fn read_text(&self, path: &Path, schema: &SchemaRef) -> Result<Vec<RecordBatch>, EngineError> {
+        let text = std::fs::read(path).map_err(|e| io_error("read", path, e))?;
+        let mut builder = StringBuilder::new();
+        if self.whole_text {
+            builder.append_value(String::from_utf8_lossy(&text));
+        } else {
+            let body = text.strip_suffix(b"\n").unwrap_or(&text);
+            if !text.is_empty() {
+                for line in body.split(|b| *b == b'\n') {
+                    builder.append_value(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)));
+                }
+            }
+        }
+        let name = schema.fields().first().map_or("value", |f| f.name().as_str());
+        let schema = Arc::new(Schema::new(vec![Field::new(name, DataType::Utf8, true)]));
+        Ok(vec![RecordBatch::try_new(schema, vec![Arc::new(builder.finish())])?])
+    }
+}
+
+fn malformed(path: &Path, line: usize, why: &str) -> EngineError {
+    EngineError::Invalid {
+        class: "MALFORMED_RECORD_IN_PARSING",
+        message: format!(
+            "Malformed records are detected in record parsing: {}, line {line}: {why}. Parse Mode: FAILFAST. \
+             To process malformed records as null result, set the option 'mode' to 'PERMISSIVE'.",
+            path.display()
+        ),
+    }
+}
+
+fn null_row(schema: &SchemaRef) -> Result<RecordBatch, EngineError> {
+    let nullable: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+    let columns = nullable.iter().map(|f| new_null_array(f.data_type(), 1)).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(nullable)), columns, &options)?)
+}
+
+fn open_parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, EngineError> {
+    let file = File::open(path).map_err(|e| io_error("open", path, e))?;
+    ParquetRecordBatchReaderBuilder::try_new(file)
+        .map_err(|e| io_error("read the Parquet file", path, std::io::Error::other(e)))
+}
+
+fn read_parquet(path: &Path, wanted: &[&str]) -> Result<Vec<RecordBatch>, EngineError> {
+    let builder = open_parquet(path)?;
+    let roots = builder.schema().fields().iter().enumerate();
+    let keep: Vec<usize> =
+        roots.filter(|(_, f)| wanted.iter().any(|w| w.eq_ignore_ascii_case(f.name()))).map(|(i, _)| i).collect();
+    let mask = ProjectionMask::roots(builder.parquet_schema(), keep);
+    let reader = builder
+        .with_projection(mask)
+        .with_batch_size(BATCH_ROWS)
+        .build()
+        .map_err(|e| io_error("read the Parquet file", path, std::io::Error::other(e)))?;
+    Ok(reader.collect::<Result<_, _>>()?)
+}
+
+/// The narrowest type that all values have, as Spark's inference finds it.
+fn infer_type<'a>(values: impl Iterator<Item = &'a str> + Clone, booleans_and_times: bool) -> DataType {
+    let all = |test: &dyn Fn(&str) -> bool| values.clone().all(test);
+    if values.clone().next().is_none() {
+        DataType::Utf8
+    } else if all(&|v| v.parse::<i32>().is_ok()) {
+        DataType::Int32
+    } else if all(&|v| v.parse::<i64>().is_ok()) {
+        DataType::Int64
+    } else if all(&|v| v.parse::<f64>().is_ok() && !v.is_empty()) {
+        DataType::Float64
+    } else if all(&|v| chrono::NaiveDate::parse_from_str(v, "%Y-%m-%d").is_ok() && v.len() == 10) {
+        DataType::Date32
+    } else if booleans_and_times && all(&|v| v.eq_ignore_ascii_case("true") || v.eq_ignore_ascii_case("false")) {
+        DataType::Boolean
+    } else if booleans_and_times
+        && all(&|v| v.len() > 10 && arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(v).is_ok())
+    {
+        DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
+    } else {
+        DataType::Utf8
+    }
+}

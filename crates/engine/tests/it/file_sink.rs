@@ -1,0 +1,163 @@
+//! File sinks: every batch exactly once, and files that Spark reads.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use caudal_engine::format::cell::utc;
+use caudal_engine::options::Options;
+use caudal_engine::sink::file::{FileFormat, FileSink, committed_files};
+use caudal_engine::sink::{OutputMode, Sink};
+use caudal_engine::source::Source;
+use caudal_engine::source::file::FileTable;
+
+pub fn rows(first: i64, count: i64) -> RecordBatch {
+    let schema = Schema::new(vec![
+        Field::new("n", DataType::Int64, false),
+        Field::new("team", DataType::Utf8, true),
+        Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
+    ]);
+    let numbers: Vec<i64> = (first..first + count).collect();
+    let teams: Vec<Option<&str>> =
+        numbers.iter().map(|n| [Some("home"), Some("a w/y"), None].get(usize::try_from(n % 3).unwrap()).copied().flatten()).collect();
+    let times: Vec<i64> = numbers.iter().map(|n| 1_577_836_800_000_000 + n * 1_000).collect();
+    RecordBatch::try_new(
+        Arc::new(schema),
+        vec![
+            Arc::new(Int64Array::from(numbers)),
+            Arc::new(StringArray::from(teams)),
+            Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
+        ],
+    )
+    .unwrap()
+}
+
+fn sink(format: FileFormat, dir: &Path, partition_by: &[&str]) -> FileSink {
+    let options: Options = [("path", dir.to_str().unwrap())].into_iter().collect();
+    let partition_by: Vec<String> = partition_by.iter().map(|s| (*s).to_owned()).collect();
+    FileSink::new(format, &options, &partition_by, utc()).unwrap()
+}
+
+async fn add(sink: &mut FileSink, id: i64, rows: RecordBatch) -> u64 {
+    sink.add_batch(id, OutputMode::Append, rows.schema(), vec![rows]).await.unwrap()
+}
+
+pub async fn read_all(format: FileFormat, dir: &Path) -> Vec<RecordBatch> {
+    let options: Options = [("path", dir.to_str().unwrap()), ("inferSchema", "true")].into_iter().collect();
+    let options = if format == FileFormat::Csv {
+        options
+    } else {
+        [("path", dir.to_str().unwrap())].into_iter().collect()
+    };
+    let table = FileTable::table(format, &options, None, utc()).unwrap();
+    let mut source = table.open_source(None).unwrap();
+    let start = source.initial_offset().await.unwrap();
+    let end = source.latest_offset().await.unwrap();
+    source.read(&start, &end).await.unwrap().into_iter().flatten().collect()
+}
+
+fn numbers(batches: &[RecordBatch]) -> Vec<i64> {
+    let mut all: Vec<i64> = batches
+        .iter()
+        .flat_map(|b| b["n"].as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec())
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+#[tokio::test]
+async fn a_replayed_batch_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    for restart in 0..3 {
+        let mut sink = sink(FileFormat::Parquet, &out, &[]);
+        for id in restart * 5..restart * 5 + 6 {
+            // The first of these is the last of the run before: a replay.
+            let written = add(&mut sink, id, rows(id * 10, 10)).await;
+            assert_eq!(written, if restart > 0 && id == restart * 5 { 0 } else { 10 });
+        }
+    }
+    assert_eq!(numbers(&read_all(FileFormat::Parquet, &out).await), (0..160).collect::<Vec<_>>());
+    assert!(out.join("_spark_metadata/9.compact").exists());
+    assert_eq!(committed_files(&out).unwrap().unwrap().len(), 16);
+}
+
+#[tokio::test]
+async fn files_of_a_crashed_attempt_are_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sink = sink(FileFormat::Parquet, dir.path(), &[]);
+    add(&mut sink, 0, rows(0, 10)).await;
+    let committed = committed_files(dir.path()).unwrap().unwrap();
+    let file = dir.path().join(Path::new(&committed[0].path).file_name().unwrap());
+    // Died after the data file, before the log entry's rename.
+    fs::copy(&file, dir.path().join("part-00000-crashed-c000.snappy.parquet")).unwrap();
+    fs::write(dir.path().join("part-00000-torn-c000.snappy.parquet"), b"PAR1").unwrap();
+    fs::write(dir.path().join("_spark_metadata/.1.x.tmp"), b"v1\n{}").unwrap();
+    let mut sink = self::sink(FileFormat::Parquet, dir.path(), &[]);
+    add(&mut sink, 1, rows(10, 10)).await;
+    assert_eq!(numbers(&read_all(FileFormat::Parquet, dir.path()).await), (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn partitions_are_directories_and_come_back_as_columns() {
+    for format in [FileFormat::Parquet, FileFormat::Json] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sink = sink(format, dir.path(), &["team"]);
+        add(&mut sink, 0, rows(0, 6)).await;
+        assert!(dir.path().join("team=a w%2Fy").is_dir());
+        assert!(dir.path().join("team=__HIVE_DEFAULT_PARTITION__").is_dir());
+        let read = read_all(format, dir.path()).await;
+        assert_eq!(numbers(&read), (0..6).collect::<Vec<_>>());
+        let mut teams = Vec::new();
+        for batch in &read {
+            let column = batch["team"].as_any().downcast_ref::<StringArray>().unwrap();
+            teams.extend(column.iter().map(|t| t.map(str::to_owned)));
+        }
+        teams.sort();
+        let expected = [None, None, Some("a w/y"), Some("a w/y"), Some("home"), Some("home")];
+        assert_eq!(teams, expected.map(|t| t.map(str::to_owned)));
+    }
+}
+
+#[tokio::test]
+async fn text_formats_are_written_as_spark_writes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let expected = [
+        (
+            FileFormat::Json,
+            "{\"n\":1,\"team\":\"a w/y\",\"at\":\"2020-01-01T00:00:00.001Z\"}\n{\"n\":2,\"at\":\"2020-01-01T00:00:00.002Z\"}\n",
+        ),
+        (FileFormat::Csv, "1,a w/y,2020-01-01T00:00:00.001Z\n2,,2020-01-01T00:00:00.002Z\n"),
+    ];
+    for (format, text) in expected {
+        let out = dir.path().join(format.name());
+        let mut sink = sink(format, &out, &[]);
+        add(&mut sink, 0, rows(1, 2)).await;
+        let committed = committed_files(&out).unwrap().unwrap();
+        let path = caudal_engine::source::file::path::local_path(&committed[0].path).unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap(), text);
+    }
+}
+
+#[tokio::test]
+async fn what_a_format_cannot_hold_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = sink(FileFormat::Text, dir.path(), &[]);
+    let batch = rows(0, 1);
+    let error = text.add_batch(0, OutputMode::Append, batch.schema(), vec![batch.clone()]).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "[UNSUPPORTED_TEXT_COLUMNS] Text data source supports only a single column, and you have 3 columns."
+    );
+    let mut parquet = sink(FileFormat::Parquet, dir.path(), &["nope"]);
+    let error = parquet.add_batch(0, OutputMode::Append, batch.schema(), vec![batch]).await.unwrap_err();
+    assert!(error.to_string().contains("Partition column nope not found in existing columns (n, team, at)"));
+    let error = parquet.check_mode(OutputMode::Update).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "[STREAMING_OUTPUT_MODE.UNSUPPORTED_DATASOURCE] Invalid streaming output mode: update. \
+         This output mode is not supported in Data Source parquet."
+    );
+}

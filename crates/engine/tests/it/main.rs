@@ -1,0 +1,5 @@
+//! Integration tests of the engine.
+
+mod file_sink;
+mod file_source;
+mod show;
