@@ -20,8 +20,10 @@ pub fn rows(first: i64, count: i64) -> RecordBatch {
         Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
     ]);
     let numbers: Vec<i64> = (first..first + count).collect();
-    let teams: Vec<Option<&str>> =
-        numbers.iter().map(|n| [Some("home"), Some("a w/y"), None].get(usize::try_from(n % 3).unwrap()).copied().flatten()).collect();
+    let teams: Vec<Option<&str>> = numbers
+        .iter()
+        .map(|n| [Some("home"), Some("a w/y"), None].get(usize::try_from(n % 3).unwrap()).copied().flatten())
+        .collect();
     let times: Vec<i64> = numbers.iter().map(|n| 1_577_836_800_000_000 + n * 1_000).collect();
     RecordBatch::try_new(
         Arc::new(schema),
@@ -46,11 +48,8 @@ async fn add(sink: &mut FileSink, id: i64, rows: RecordBatch) -> u64 {
 
 pub async fn read_all(format: FileFormat, dir: &Path) -> Vec<RecordBatch> {
     let options: Options = [("path", dir.to_str().unwrap()), ("inferSchema", "true")].into_iter().collect();
-    let options = if format == FileFormat::Csv {
-        options
-    } else {
-        [("path", dir.to_str().unwrap())].into_iter().collect()
-    };
+    let options =
+        if format == FileFormat::Csv { options } else { [("path", dir.to_str().unwrap())].into_iter().collect() };
     let table = FileTable::table(format, &options, None, utc()).unwrap();
     let mut source = table.open_source(None).unwrap();
     let start = source.initial_offset().await.unwrap();
@@ -59,10 +58,8 @@ pub async fn read_all(format: FileFormat, dir: &Path) -> Vec<RecordBatch> {
 }
 
 fn numbers(batches: &[RecordBatch]) -> Vec<i64> {
-    let mut all: Vec<i64> = batches
-        .iter()
-        .flat_map(|b| b["n"].as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec())
-        .collect();
+    let mut all: Vec<i64> =
+        batches.iter().flat_map(|b| b["n"].as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec()).collect();
     all.sort_unstable();
     all
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use caudal_engine::format::cell::utc;
 use caudal_engine::options::Options;
@@ -128,8 +128,14 @@ async fn wrong_tables_say_what_to_do() {
         FileTable::stream(FileFormat::Json, &options, schema, utc()).unwrap_err().to_string()
     };
     assert!(error(&[("path", dir)], None).contains("Schema must be specified"));
-    assert!(error(&[("path", "/nonexistent/x")], Some(schema())).contains("[PATH_NOT_FOUND] Path does not exist: /nonexistent/x"));
-    assert!(error(&[("path", dir), ("maxFilePerTrigger", "1")], Some(schema())).contains("did you mean 'maxFilesPerTrigger'"));
+    assert!(
+        error(&[("path", "/nonexistent/x")], Some(schema()))
+            .contains("[PATH_NOT_FOUND] Path does not exist: /nonexistent/x")
+    );
+    assert!(
+        error(&[("path", dir), ("maxFilePerTrigger", "1")], Some(schema()))
+            .contains("did you mean 'maxFilesPerTrigger'")
+    );
     assert!(
         error(&[("path", dir), ("maxFilesPerTrigger", "abc")], Some(schema()))
             .contains("Invalid value 'abc' for option 'maxFilesPerTrigger', must be a positive integer")

@@ -102,12 +102,7 @@ fn kinds() -> RecordBatch {
         column("b", BooleanArray::from(vec![Some(true), None, Some(false), Some(false)])),
         column(
             "dt",
-            Date32Array::from(vec![
-                Some(days("2020-01-02")),
-                Some(days("1969-12-31")),
-                Some(days("0001-01-01")),
-                None,
-            ]),
+            Date32Array::from(vec![Some(days("2020-01-02")), Some(days("1969-12-31")), Some(days("0001-01-01")), None]),
         ),
         column("ts", timestamps),
         column("ntz", local),
@@ -150,9 +145,8 @@ fn nested() -> RecordBatch {
     aa.values().append_value([Some(1)]);
     aa.values().append(false);
     aa.append(true);
-    let decimal = |unscaled: i128, scale| {
-        Decimal128Array::from(vec![unscaled]).with_precision_and_scale(38, scale).unwrap()
-    };
+    let decimal =
+        |unscaled: i128, scale| Decimal128Array::from(vec![unscaled]).with_precision_and_scale(38, scale).unwrap();
     let mut columns = vec![
         column("a", a),
         column("m", m.finish()),

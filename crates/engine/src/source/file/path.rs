@@ -8,7 +8,7 @@ use crate::options::invalid;
 /// A local path from what the user gave: a plain path or a `file:` URL.
 pub fn local_path(text: &str) -> Result<PathBuf, EngineError> {
     if let Some(rest) = text.strip_prefix("file:") {
-        let path = if rest.starts_with("//") { rest.trim_start_matches('/') } else { rest.trim_start_matches('/') };
+        let path = rest.trim_start_matches('/');
         return Ok(PathBuf::from(format!("/{}", percent_decode(path))));
     }
     match text.split_once("://") {

@@ -25,7 +25,10 @@ impl Watch {
         use rustix::fs::inotify;
         if self.inotify.is_none() {
             let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).ok();
-            #[expect(deprecated, reason = "unsound only for a descriptor that is closed while registered; this one is owned")]
+            #[expect(
+                deprecated,
+                reason = "unsound only for a descriptor that is closed while registered; this one is owned"
+            )]
             let registered = fd.and_then(|fd| tokio::io::unix::AsyncFd::new(fd).ok());
             self.inotify = registered;
         }
