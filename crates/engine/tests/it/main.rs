@@ -1,4 +1,5 @@
 //! Integration tests of the engine.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod file_sink;
 mod file_source;
