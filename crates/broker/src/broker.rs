@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caudal_cluster::MetadataImage;
+use caudal_cluster::{MetadataLog, MetadataLogError, SnapshotPolicy};
 use caudal_protocol::Uuid;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
-use caudal_storage::{LogConfig, LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport, TopicLog};
+use caudal_storage::{LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport};
 use tokio::sync::watch;
 
 use crate::config::BrokerConfig;
@@ -17,7 +17,6 @@ use crate::fetch::session::Sessions;
 use crate::group::offsets_log::OffsetsTopic;
 use crate::group::service::GroupService;
 use crate::metadata::Metadata;
-use crate::metadata_store::LocalStore;
 use crate::producer_ids::ProducerIds;
 use crate::registration;
 use crate::replicas::Replicas;
@@ -46,6 +45,8 @@ pub enum StartError {
         "failed to open {dir}: it belongs to node.id={found}, not to node.id={wanted}; correct node.id or log.dirs"
     )]
     OtherNode { dir: PathBuf, found: i32, wanted: i32 },
+    #[error(transparent)]
+    MetadataLog(#[from] MetadataLogError),
     #[error("{0}")]
     Metadata(String),
     #[error("{0}")]
@@ -63,7 +64,7 @@ pub struct Broker {
 struct Opened {
     log_dir: Arc<LogDir>,
     meta: MetaProperties,
-    store: LocalStore,
+    metadata_log: MetadataLog,
     /// The last run stopped in an orderly way.
     clean: bool,
 }
@@ -77,7 +78,7 @@ impl Broker {
         let listener = server::bind(&config)?;
         let settings = config.clone();
         let opened = tokio::task::spawn_blocking(move || open(&settings));
-        let Opened { log_dir, meta, store, clean } =
+        let Opened { log_dir, meta, metadata_log, clean } =
             opened.await.map_err(|e| StartError::Metadata(format!("failed to open the data: {e}")))??;
         let topics = Arc::new(Topics::default());
         let replicas = Arc::new(Replicas {
@@ -86,9 +87,8 @@ impl Broker {
             node_id: config.node_id,
             static_config: config.properties.clone(),
         });
-        let image: MetadataImage = store.image().clone();
-        replicas.follow(None, &image);
-        let metadata = Metadata::new(Arc::new(image), Box::new(store), replicas.clone());
+        replicas.follow(None, metadata_log.image());
+        let metadata = Metadata::new(metadata_log, replicas.clone());
         let directory_id = meta.directory_id.unwrap_or(Uuid::ZERO);
         registration::start(&metadata, &config, &listener.bound, directory_id, clean)
             .await
@@ -170,18 +170,19 @@ fn open(config: &BrokerConfig) -> Result<Opened, StartError> {
             meta
         }
     };
-    let log = log_dir.create_log(TopicLog {
-        topic_partition: registration::metadata_partition(),
-        topic_id: Some(Uuid::METADATA_TOPIC),
-        config: metadata_log_config(),
-    })?;
-    let store = LocalStore::load(log).map_err(StartError::Metadata)?;
-    Ok(Opened { log_dir: Arc::new(log_dir), meta, store, clean: report.clean_shutdown })
+    let log_dir = Arc::new(log_dir);
+    let mut metadata_log = MetadataLog::load(log_dir.clone(), config.node_id, snapshot_policy(config))?;
+    metadata_log.begin_epoch()?;
+    Ok(Opened { log_dir, meta, metadata_log, clean: report.clean_shutdown })
 }
 
-/// The metadata log is shortened by snapshots only, never by age or size.
-fn metadata_log_config() -> LogConfig {
-    LogConfig { retention_ms: -1, retention_bytes: -1, max_message_bytes: 64 * 1024 * 1024, ..LogConfig::default() }
+fn snapshot_policy(config: &BrokerConfig) -> SnapshotPolicy {
+    let number = |name: &str| u64::try_from(config.properties.int(name)).unwrap_or(u64::MAX);
+    SnapshotPolicy {
+        max_bytes: number("metadata.log.max.record.bytes.between.snapshots"),
+        max_interval: Duration::from_millis(number("metadata.log.max.snapshot.interval.ms")),
+        retention_bytes: number("metadata.max.retention.bytes"),
+    }
 }
 
 fn tell(report: &RecoveryReport, config: &BrokerConfig) {

@@ -8,7 +8,6 @@ pub mod context;
 pub mod fetch;
 pub mod group;
 pub mod metadata;
-mod metadata_store;
 pub mod partition;
 pub mod producer_ids;
 mod registration;

@@ -3,16 +3,11 @@
 use std::net::SocketAddr;
 
 use caudal_cluster::controller::{self, Decision, Endpoint, FEATURES, Registration};
+use caudal_protocol::Uuid;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
-use caudal_protocol::{TopicPartition, Uuid};
 
 use crate::config::BrokerConfig;
 use crate::metadata::Metadata;
-
-/// The partition that holds the metadata.
-pub fn metadata_partition() -> TopicPartition {
-    TopicPartition::new("__cluster_metadata", 0)
-}
 
 /// Writes the first records of a new cluster, then registers this node with the addresses it listens on and makes it lead
 /// its partitions. `clean`: the last run stopped in an orderly way.
