@@ -33,7 +33,9 @@ pub(crate) enum Lane {
     Fetch,
     /// Fetches that wait for data.
     Wait,
-    /// The group coordinator, whose joins and syncs wait.
+    /// Joins and syncs, which wait for other members.
+    Join,
+    /// What else goes to a group's coordinator.
     Group,
 }
 

@@ -9,6 +9,7 @@ mod topic;
 
 pub use cluster::ConfigResourceType;
 pub use group::{CommittedOffset, OffsetAndMetadata};
+pub(crate) use group::{OFFSET_NAMES_VERSION, commit_results, commit_topics, committed, offset_fetch};
 
 use caudal_protocol::ErrorCode;
 
