@@ -39,6 +39,8 @@ struct Pending {
     waiting: HashMap<i32, oneshot::Sender<Bytes>>,
     next_correlation_id: i32,
     closed: bool,
+    /// What the peer did that no Kafka broker does.
+    misbehaviour: Option<String>,
 }
 
 /// An open connection. Dropping it closes the socket; requests in flight then end as [`Error::Disconnected`].
@@ -185,7 +187,13 @@ impl Connection {
             self.pending.lock().waiting.remove(&correlation_id);
             return Err(error);
         }
-        Ok(InFlight { receiver, address: self.address.clone(), version, response: PhantomData })
+        Ok(InFlight {
+            receiver,
+            pending: Arc::clone(&self.pending),
+            address: self.address.clone(),
+            version,
+            response: PhantomData,
+        })
     }
 
     /// Puts a request on the wire that has no answer (produce with `acks=0`).
@@ -243,6 +251,7 @@ impl Connection {
 #[derive(Debug)]
 pub(crate) struct InFlight<R> {
     receiver: oneshot::Receiver<Bytes>,
+    pending: Arc<Mutex<Pending>>,
     address: String,
     version: i16,
     response: PhantomData<fn() -> R>,
@@ -263,7 +272,10 @@ impl<R: Request> InFlight<R> {
     async fn frame(self, timeout: Duration) -> Result<Bytes> {
         match tokio::time::timeout(timeout, self.receiver).await {
             Ok(Ok(frame)) => Ok(frame),
-            Ok(Err(_)) => Err(Error::Disconnected { address: self.address, request: R::NAME }),
+            Ok(Err(_)) => Err(match self.pending.lock().misbehaviour.clone() {
+                Some(reason) => Error::BadAnswer { address: self.address, request: R::NAME, reason },
+                None => Error::Disconnected { address: self.address, request: R::NAME },
+            }),
             Err(_) => Err(Error::RequestTimeout {
                 address: self.address,
                 request: R::NAME,
@@ -331,7 +343,7 @@ async fn read_answers(mut socket: OwnedReadHalf, pending: Arc<Mutex<Pending>>, a
                     // The one who asked may have gone; the answer is then dropped.
                     Some(waiting) => drop(waiting.send(frame)),
                     None => {
-                        tracing::debug!(address, ?id, "a broker answered what was not asked");
+                        pending.lock().misbehaviour = Some("it answers what was not asked".to_owned());
                         break;
                     }
                 }
@@ -339,6 +351,9 @@ async fn read_answers(mut socket: OwnedReadHalf, pending: Arc<Mutex<Pending>>, a
             Ok(None) => break,
             Err(error) => {
                 tracing::debug!(address, %error, "failed to read from a broker");
+                if error.kind() == std::io::ErrorKind::InvalidData {
+                    pending.lock().misbehaviour = Some(error.to_string());
+                }
                 break;
             }
         }
@@ -350,7 +365,7 @@ async fn read_answers(mut socket: OwnedReadHalf, pending: Arc<Mutex<Pending>>, a
 async fn read_frame(socket: &mut OwnedReadHalf, buffer: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
     let wanted = loop {
         if let Some(prefix) = buffer.first_chunk::<4>() {
-            break usize::try_from(i32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
+            break u32::from_be_bytes(*prefix) as usize;
         }
         buffer.reserve(READ_BUFFER_BYTES);
         if socket.read_buf(buffer).await? == 0 {
@@ -358,7 +373,8 @@ async fn read_frame(socket: &mut OwnedReadHalf, buffer: &mut BytesMut) -> std::i
         }
     };
     if wanted > MAX_ANSWER_BYTES {
-        return Err(std::io::Error::other("the length of an answer is impossible"));
+        let reason = format!("it would be {wanted} bytes long");
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason));
     }
     drop(buffer.split_to(4));
     if buffer.len() < wanted {

@@ -236,6 +236,7 @@ fn new_batch(id: u64, state: Arc<BatchState>, topic: usize, partition: i32, code
         count: 0,
         memory_bytes: 0,
         sequence: None,
+        renumbered: false,
         attempts: 0,
         retry_at: now,
         full: false,

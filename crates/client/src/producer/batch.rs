@@ -154,6 +154,8 @@ pub(super) struct Batch {
     pub memory_bytes: usize,
     /// First sequence number; given at the first try and kept over retries.
     pub sequence: Option<i32>,
+    /// What is on the wire bears a number that is no longer its own.
+    pub renumbered: bool,
     pub attempts: u32,
     pub retry_at: Instant,
     /// No further record fits, or shall be added.

@@ -95,7 +95,7 @@ impl Sender {
             code,
             ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId | ErrorCode::InvalidProducerEpoch
         ) && self.config.idempotent;
-        if sequencing && !self.has_predecessor(&batch) {
+        if sequencing && !batch.renumbered && !self.has_predecessor(&batch) {
             // Nothing before it is missing, so broker and producer disagree for good: number anew.
             tracing::debug!(%error, "beginning a new sequence of batches");
             self.reset = true;
@@ -157,6 +157,7 @@ impl Sender {
         for in_flight in &state.in_flight {
             if let Some(batch) = self.in_flight.get_mut(in_flight).filter(|b| behind(b)) {
                 move_up(batch);
+                batch.renumbered = true;
             }
         }
     }
@@ -187,6 +188,7 @@ impl Sender {
                         count,
                         memory_bytes: share,
                         sequence,
+                        renumbered: false,
                         attempts: batch.attempts,
                         retry_at: now,
                         full: true,

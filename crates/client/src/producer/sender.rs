@@ -343,6 +343,7 @@ impl Sender {
             }
             ids.push(batch.id);
             batch.attempts += 1;
+            batch.renumbered = false;
             self.partitions.entry((batch.topic, batch.partition)).or_default().in_flight.push(batch.id);
             self.in_flight.insert(batch.id, batch);
         }

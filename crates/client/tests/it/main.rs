@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod delivery;
+mod fake;
 mod peer;
 mod peer_consumer;
 mod peer_producer;
