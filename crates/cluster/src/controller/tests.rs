@@ -173,7 +173,6 @@ fn topics_get_their_configs_and_say_them() {
     let config = StaticConfig::default();
     let node = Node { node_id: 1, config: &config };
     let mut request = auto_create_request(&config, "__consumer_offsets").unwrap();
-    request.topics.first_mut().unwrap().replication_factor = 1;
     request.validate_only = true;
     assert!(create_topics(&image, &node, &request).records.is_empty());
     request.validate_only = false;

@@ -271,7 +271,8 @@ fn effective_configs(
 pub fn auto_create_request(config: &crate::config::StaticConfig, name: &str) -> Option<CreateTopicsRequest> {
     check_topic_name(name).ok()?;
     let int = |key: &str| i32::try_from(config.int(key)).unwrap_or(1);
-    let replicas = |key: &str| i16::try_from(config.int(key)).unwrap_or(1);
+    // Kafka's default of 3 replicas can only fail here; what was set is obeyed.
+    let replicas = |key: &str| config.get(key).and_then(|n| n.parse().ok()).unwrap_or(-1);
     let text = |key: &str| config.value(key).unwrap_or_default().to_owned();
     let (num_partitions, replication_factor, configs) = match name {
         "__consumer_offsets" => (
@@ -290,7 +291,7 @@ pub fn auto_create_request(config: &crate::config::StaticConfig, name: &str) -> 
                 ("unclean.leader.election.enable", "false".to_owned()),
                 ("compression.type", "producer".to_owned()),
                 ("cleanup.policy", "compact".to_owned()),
-                ("min.insync.replicas", text("transaction.state.log.min.isr")),
+                ("min.insync.replicas", config.get("transaction.state.log.min.isr").unwrap_or("1").to_owned()),
                 ("segment.bytes", text("transaction.state.log.segment.bytes")),
             ],
         ),

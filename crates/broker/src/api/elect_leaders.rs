@@ -1,0 +1,41 @@
+//! ElectLeaders (43), versions 0-2: the only replica leads already, whichever kind of election is asked for.
+
+use caudal_cluster::MetadataImage;
+use caudal_protocol::ErrorCode;
+use caudal_protocol::messages::elect_leaders_response::{PartitionResult, ReplicaElectionResult};
+use caudal_protocol::messages::{ElectLeadersRequest, ElectLeadersResponse};
+
+use super::RequestHeader;
+use crate::context::Context;
+
+const UNCLEAN: i8 = 1;
+
+pub async fn handle(
+    ctx: &Context,
+    _header: &RequestHeader,
+    request: ElectLeadersRequest,
+    _version: i16,
+) -> ElectLeadersResponse {
+    if !(0..=UNCLEAN).contains(&request.election_type) {
+        return ElectLeadersResponse {
+            error_code: ErrorCode::InvalidRequest.code(),
+            ..ElectLeadersResponse::default()
+        };
+    }
+    let image = ctx.metadata.image();
+    // Asked for all partitions, Kafka tells of those only for which there was something to do.
+    let results = request.topic_partitions.unwrap_or_default().into_iter().map(|topic| {
+        let partition_result = topic.partitions.iter().map(|index| elect(&image, &topic.topic, *index)).collect();
+        ReplicaElectionResult { topic: topic.topic, partition_result }
+    });
+    ElectLeadersResponse { replica_election_results: results.collect(), ..ElectLeadersResponse::default() }
+}
+
+fn elect(image: &MetadataImage, topic: &str, partition_id: i32) -> PartitionResult {
+    let (error, message) = match (image.topic(topic), image.partition(topic, partition_id)) {
+        (None, _) => (ErrorCode::UnknownTopicOrPartition, format!("No such topic as {topic}")),
+        (Some(_), None) => (ErrorCode::UnknownTopicOrPartition, format!("No such partition as {topic}-{partition_id}")),
+        (Some(_), Some(_)) => (ErrorCode::ElectionNotNeeded, ErrorCode::ElectionNotNeeded.message().to_owned()),
+    };
+    PartitionResult { partition_id, error_code: error.code(), error_message: Some(message) }
+}
