@@ -43,9 +43,12 @@ pub enum Fault {
 pub struct PartitionLog {
     pub batches: Vec<Batch>,
     pub end: i64,
-    /// The last five batches of each producer: epoch, first sequence, count, base offset.
-    producers: HashMap<i64, (i16, VecDeque<(i32, i32, i64)>)>,
+    /// The epoch and the last five batches of each producer.
+    producers: HashMap<i64, (i16, VecDeque<Appended>)>,
 }
+
+/// First sequence number, count of records, base offset.
+type Appended = (i32, i32, i64);
 
 #[derive(Debug, Default)]
 pub struct State {

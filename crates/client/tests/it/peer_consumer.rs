@@ -254,3 +254,54 @@ async fn consume_rate() {
     let (wall, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     eprintln!("{:.0} records/s; {:.0} records per CPU second", seen as f64 / wall, seen as f64 / cpu);
 }
+
+/// `cargo test -p caudal-client -- --ignored --nocapture through_restarts`, and kill and restart the broker meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker that is killed and restarted by hand"]
+async fn records_pass_through_restarts_in_order_and_once() {
+    let Some(servers) = bootstrap() else { return };
+    let admin = admin(&servers).await;
+    let topic = new_topic(&admin, "restart", 1).await;
+    let group = format!("g-{}", Uuid::random());
+    let sender = tokio::spawn({
+        let (servers, topic) = (servers.clone(), topic.clone());
+        async move {
+            let producer = producer(&servers, &[]).await;
+            let (started, mut deliveries, mut next) = (Instant::now(), Vec::new(), 0u32);
+            while started.elapsed() < Duration::from_secs(30) {
+                for _ in 0..100 {
+                    let value = next.to_be_bytes();
+                    deliveries.push(producer.send(Record::new(&topic, None, Some(&value))).await.unwrap());
+                    next += 1;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            for (i, delivery) in deliveries.into_iter().enumerate() {
+                assert_eq!(delivery.await.unwrap().offset, Some(i as i64));
+            }
+            next
+        }
+    });
+    let properties = [("group.id", &*group), ("auto.offset.reset", "earliest"), ("heartbeat.interval.ms", "500")];
+    let mut consumer = consumer(&servers, &properties).await;
+    consumer.subscribe(Topics::names([&*topic])).unwrap();
+    let mut seen = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !sender.is_finished() || seen.len() < 1000 || consumer.lag(&TopicPartition::new(&*topic, 0)) != Some(0) {
+        match consumer.poll(Duration::from_millis(500)).await {
+            Ok(records) => seen.extend(records.iter().map(number)),
+            Err(error) => eprintln!("poll: {error}"),
+        }
+        assert!(Instant::now() < deadline);
+    }
+    let sent = sender.await.unwrap();
+    while seen.len() < sent as usize {
+        seen.extend(consumer.poll(Duration::from_millis(500)).await.unwrap().iter().map(number));
+        assert!(Instant::now() < deadline, "{} of {sent}", seen.len());
+    }
+    let mut distinct = seen.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    eprintln!("{sent} sent, {} read, {} distinct", seen.len(), distinct.len());
+    assert_eq!(distinct, (0..sent).collect::<Vec<_>>());
+}
