@@ -111,7 +111,7 @@ impl BrokerConfig {
             return Err(refuse("listeners", listeners, "it names no listener for clients".to_owned()));
         }
         let advertised = match values.get("advertised.listeners") {
-            None => None,
+            None => advertised_by(listeners, &controller_names),
             Some(all) => {
                 let first = all.split(',').map(str::trim).find(|t| !t.is_empty()).unwrap_or_default();
                 let (_, host, port) = split_listener(first).map_err(|r| refuse("advertised.listeners", all, r))?;
@@ -172,6 +172,14 @@ fn group_config(values: &StaticConfig) -> GroupConfig {
         metadata_max_bytes: size("offset.metadata.max.bytes"),
         offsets_retention_ms: values.int("offsets.retention.minutes").saturating_mul(60_000),
     }
+}
+
+/// Without `advertised.listeners` clients are told what `listeners` says, unless that names no host or port to go to.
+fn advertised_by(listeners: &str, controller_names: &[&str]) -> Option<(String, u16)> {
+    let mut all = listeners.split(',').filter_map(|text| split_listener(text.trim()).ok());
+    let (_, host, port) = all.find(|(name, ..)| !controller_names.iter().any(|n| n.trim() == *name))?;
+    let names_none = host.is_empty() || port == 0 || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    (!names_none).then(|| (host.to_owned(), port))
 }
 
 /// `NAME://host:port`

@@ -1,6 +1,6 @@
 //! What the request handlers share.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use caudal_cluster::controller::{Decision, Node, auto_create_request, create_topics};
@@ -47,13 +47,7 @@ impl Context {
             return (host.clone(), *port);
         }
         let local = header.connection.local;
-        let host = match local.ip() {
-            // ::1 and 127.0.0.1 are both this machine, and everybody understands its name.
-            ip if ip.is_loopback() => "localhost".to_owned(),
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => ip.to_string(),
-        };
-        (host, local.port())
+        (local.ip().to_canonical().to_string(), local.port())
     }
 
     pub fn topic_name(&self, id: &Uuid) -> Option<String> {

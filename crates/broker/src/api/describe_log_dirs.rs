@@ -1,4 +1,4 @@
-//! DescribeLogDirs (35), versions 1-4: the log directory with the sizes of its partitions (KIP-113, KIP-827).
+//! DescribeLogDirs (35), versions 1-5: the log directory with the sizes of its partitions (KIP-113, KIP-827).
 
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;

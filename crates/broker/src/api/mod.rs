@@ -151,7 +151,7 @@ serve! {
     DeleteRecords 0..=2 => delete_records(delete_records_request::DeleteRecordsRequest);
     InitProducerId 0..=5 => init_producer_id(init_producer_id_request::InitProducerIdRequest);
     OffsetForLeaderEpoch 2..=4 => offset_for_leader_epoch(offset_for_leader_epoch_request::OffsetForLeaderEpochRequest);
-    DescribeLogDirs 1..=4 => describe_log_dirs(describe_log_dirs_request::DescribeLogDirsRequest);
+    DescribeLogDirs 1..=5 => describe_log_dirs(describe_log_dirs_request::DescribeLogDirsRequest);
     DeleteGroups 0..=2 => delete_groups(delete_groups_request::DeleteGroupsRequest);
     OffsetDelete 0..=0 => offset_delete(offset_delete_request::OffsetDeleteRequest);
     DescribeQuorum 0..=2 => describe_quorum(describe_quorum_request::DescribeQuorumRequest);
