@@ -1,5 +1,12 @@
-//! Streaming plans: the nodes that mark them, and how they are cut at stateful operators.
+//! Streaming plans: the nodes that mark them, the checks on them, how they are cut at stateful operators, and the
+//! fragments between the cuts, which are planned once and executed per micro-batch.
 
+pub mod batch_input;
+pub mod check;
+pub mod fragment;
 pub mod nodes;
+pub mod split;
+pub mod timestamp;
+pub mod watermark;
 
 pub use nodes::{EventTimeWatermark, SourceFactory, StreamRelation};

@@ -16,6 +16,7 @@ use datafusion::datasource::TableType;
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::watermark::EventTimeProbe;
 use crate::error::EngineError;
 use crate::source::Source;
 
@@ -91,6 +92,7 @@ pub struct EventTimeWatermark {
     /// How far the watermark stays behind the maximum event time, in milliseconds.
     pub delay_ms: i64,
     schema: DFSchemaRef,
+    probe: Option<Arc<EventTimeProbe>>,
 }
 
 impl EventTimeWatermark {
@@ -113,12 +115,22 @@ impl EventTimeWatermark {
         *field = Arc::new(with_metadata(field, WATERMARK_DELAY_KEY, &delay_ms.to_string()));
         let schema = DFSchema::new_with_metadata(fields, input_schema.metadata().clone())?
             .with_functional_dependencies(input_schema.functional_dependencies().clone())?;
-        Ok(Self { input, column, delay_ms, schema: Arc::new(schema) })
+        Ok(Self { input, column, delay_ms, schema: Arc::new(schema), probe: None })
     }
 
     /// The position of the event-time column in the input (and the output) schema.
     pub fn column_index(&self) -> Result<usize> {
         self.input.schema().index_of_column(&self.column)
+    }
+
+    /// Gives a running query's instance of the node the place where it leaves the event times it sees.
+    pub(crate) fn with_probe(mut self, probe: Arc<EventTimeProbe>) -> Self {
+        self.probe = Some(probe);
+        self
+    }
+
+    pub(crate) fn probe(&self) -> Option<&Arc<EventTimeProbe>> {
+        self.probe.as_ref()
     }
 
     /// This node as a plan.
@@ -214,7 +226,9 @@ impl UserDefinedLogicalNodeCore for EventTimeWatermark {
         };
         let input =
             inputs.pop().ok_or_else(|| DataFusionError::Plan("EventTimeWatermark needs an input".to_owned()))?;
-        Self::try_new(input, column, self.delay_ms)
+        let mut node = Self::try_new(input, column, self.delay_ms)?;
+        node.probe.clone_from(&self.probe);
+        Ok(node)
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {

@@ -2,6 +2,8 @@
 
 pub mod bounded;
 pub mod file;
+pub mod memory;
+pub mod rate;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -38,6 +40,12 @@ pub trait Source: Send {
 
     /// The newest offset there is, whatever the limits (`sources[].latestOffset` in the progress; the end of `availableNow`).
     async fn latest_offset(&mut self) -> Result<SourceOffset, EngineError>;
+
+    /// Called once, before the first batch of an `availableNow` query: from then on [`Source::next_offset`] ends at what
+    /// is the newest offset now, so that the query comes to an end while more rows arrive.
+    async fn prepare_available_now(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Returns as soon as rows beyond `after` can be read (a long poll, never a sleep loop). Cancel safe.
     async fn wait_beyond(&mut self, after: &SourceOffset) -> Result<(), EngineError>;

@@ -3,4 +3,5 @@
 
 mod file_sink;
 mod file_source;
+mod runtime;
 mod show;

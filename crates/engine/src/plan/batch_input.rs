@@ -1,0 +1,181 @@
+//! The leaf that a cached physical plan reads: whatever the current micro-batch put into its slot.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::TableType;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Expr;
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use parking_lot::Mutex;
+
+/// Where the query loop leaves a micro-batch's rows for the plan that reads them, by partition of the plan.
+#[derive(Debug)]
+pub struct BatchSlot {
+    partitions: Mutex<Vec<Vec<RecordBatch>>>,
+    count: usize,
+}
+
+impl BatchSlot {
+    pub fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { partitions: Mutex::new(vec![Vec::new(); count]), count })
+    }
+
+    /// Fills the slot for the next execution. The rows keep their order; each partition gets a contiguous share of
+    /// about the same number of rows (the first one everything when there are fewer than `min_rows` for each).
+    pub fn fill(&self, batches: impl IntoIterator<Item = RecordBatch>, min_rows: usize) {
+        let batches: Vec<RecordBatch> = batches.into_iter().filter(|batch| batch.num_rows() > 0).collect();
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let share = rows.div_ceil(self.count.max(1)).max(min_rows).max(1);
+        let mut partitions: Vec<Vec<RecordBatch>> = vec![Vec::new(); self.count];
+        let mut targets = partitions.iter_mut();
+        let mut target = targets.next();
+        let mut room = share;
+        for mut batch in batches {
+            while batch.num_rows() > 0 {
+                if room == 0 {
+                    target = targets.next();
+                    room = share;
+                }
+                let Some(partition) = target.as_mut() else { break };
+                let take = room.min(batch.num_rows());
+                partition.push(batch.slice(0, take));
+                batch = batch.slice(take, batch.num_rows() - take);
+                room -= take;
+            }
+        }
+        *self.partitions.lock() = partitions;
+    }
+
+    fn take(&self, partition: usize) -> Vec<RecordBatch> {
+        self.partitions.lock().get_mut(partition).map(std::mem::take).unwrap_or_default()
+    }
+}
+
+/// The table that stands for a streaming source inside a fragment's logical plan.
+#[derive(Debug)]
+pub struct BatchTable {
+    name: String,
+    schema: SchemaRef,
+    slot: Arc<BatchSlot>,
+}
+
+impl BatchTable {
+    pub fn new(name: impl Into<String>, schema: SchemaRef, slot: Arc<BatchSlot>) -> Self {
+        Self { name: name.into(), schema, slot }
+    }
+}
+
+#[async_trait]
+impl TableProvider for BatchTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let source = BatchSourceExec::try_new(&self.name, &self.schema, Arc::clone(&self.slot), projection.cloned())?;
+        Ok(Arc::new(source))
+    }
+}
+
+/// Yields what the slot holds, projected.
+#[derive(Debug)]
+pub struct BatchSourceExec {
+    name: String,
+    slot: Arc<BatchSlot>,
+    projection: Option<Vec<usize>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl BatchSourceExec {
+    pub fn try_new(
+        name: &str,
+        schema: &SchemaRef,
+        slot: Arc<BatchSlot>,
+        projection: Option<Vec<usize>>,
+    ) -> Result<Self> {
+        let schema = match &projection {
+            Some(columns) => Arc::new(schema.project(columns)?),
+            None => Arc::clone(schema),
+        };
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(slot.count),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        ));
+        Ok(Self { name: name.to_owned(), slot, projection, properties })
+    }
+}
+
+impl DisplayAs for BatchSourceExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "BatchSourceExec: {}", self.name)
+    }
+}
+
+impl ExecutionPlan for BatchSourceExec {
+    fn name(&self) -> &str {
+        "BatchSourceExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let schema = self.schema();
+        let projection = self.projection.clone();
+        let output_schema = Arc::clone(&schema);
+        let batches = self.slot.take(partition).into_iter().map(move |batch| {
+            let batch = match &projection {
+                Some(columns) => batch.project(columns)?,
+                None => batch,
+            };
+            batch.with_schema(Arc::clone(&output_schema)).map_err(DataFusionError::from)
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(batches))))
+    }
+}

@@ -1,0 +1,446 @@
+//! The loop of a running query: decide the next batch, run it, commit it, wait.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use chrono::Utc;
+use futures::future::select_all;
+
+use super::durability::StateSync;
+use super::handle::Shared;
+use super::progress::{
+    SinkProgress, SourceProgress, StateOperatorProgress, StreamingQueryProgress, iso, offset_value, rate,
+};
+use super::spec::Trigger;
+use crate::checkpoint::{Checkpoint, CommitRecord, OffsetMetadata, OffsetRecord};
+use crate::error::EngineError;
+use crate::operator::aggregate::PARALLEL_ROWS;
+use crate::operator::{Aggregation, AggregationBatch, AggregationMetrics};
+use crate::plan::batch_input::BatchSlot;
+use crate::plan::fragment::Fragment;
+use crate::plan::watermark::{EventTimeProbe, EventTimeStats, WatermarkTracker};
+use crate::pool::CpuPool;
+use crate::sink::{OutputMode, Sink};
+use crate::source::{Source, SourceOffset};
+
+/// A source with the place in it that the query has reached.
+pub(super) struct SourceRun {
+    pub source: Box<dyn Source>,
+    pub slot: Arc<BatchSlot>,
+    /// The end of the last batch.
+    pub position: SourceOffset,
+}
+
+/// A stateful operator with the fragment that feeds it.
+pub(super) struct StageRun {
+    pub fragment: Fragment,
+    pub aggregation: Arc<Aggregation>,
+    pub slot: Arc<BatchSlot>,
+}
+
+/// A planned and restored query, ready to run.
+pub(super) struct Execution {
+    pub shared: Arc<Shared>,
+    pub pool: &'static CpuPool,
+    pub checkpoint: Arc<Checkpoint>,
+    pub sources: Vec<SourceRun>,
+    pub stages: Vec<StageRun>,
+    pub output: Fragment,
+    pub sink: Box<dyn Sink>,
+    pub mode: OutputMode,
+    pub trigger: Trigger,
+    pub probes: Vec<Arc<EventTimeProbe>>,
+    pub tracker: WatermarkTracker,
+    /// What `current_timestamp()` returns in the running batch, in ms.
+    pub batch_timestamp: Arc<std::sync::atomic::AtomicI64>,
+    pub conf: BTreeMap<String, String>,
+    /// Rows that this watermark has passed are late.
+    pub late_ms: i64,
+    /// The watermark of the last batch that ran.
+    pub last_batch_watermark_ms: Option<i64>,
+    pub next_batch_id: i64,
+    /// Batches that were planned before a restart and have to run again as they were.
+    pub replay: VecDeque<(i64, OffsetRecord)>,
+    pub sync: StateSync,
+    pub no_data_batches: bool,
+    pub last_trigger: Option<Instant>,
+}
+
+/// What one pass through the loop came to.
+enum Outcome {
+    Ran,
+    /// Nothing to do before more data comes.
+    Idle,
+    Stopped,
+}
+
+/// How the time of a batch was spent, in milliseconds.
+#[derive(Default)]
+struct Clock {
+    durations: BTreeMap<&'static str, u64>,
+}
+
+impl Clock {
+    fn add(&mut self, phase: &'static str, since: Instant) {
+        *self.durations.entry(phase).or_default() += millis(since.elapsed());
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A batch that has been decided on.
+struct Planned {
+    id: i64,
+    record: OffsetRecord,
+    /// The newest offset of each source at that time.
+    latest: Vec<SourceOffset>,
+    replayed: bool,
+}
+
+impl Execution {
+    /// Runs until the query is stopped, has nothing left to do, or fails.
+    pub async fn run(mut self) {
+        let result = self.drive().await;
+        let synced = self.sync.finish(&mut self.sources).await;
+        let result = result.and(synced);
+        if result.is_ok() {
+            self.checkpoint.discard_if_temporary();
+        }
+        let shared = Arc::clone(&self.shared);
+        // The checkpoint's lock is released before anyone can see that the query has ended.
+        drop(self);
+        shared.end(result);
+    }
+
+    async fn drive(&mut self) -> Result<(), EngineError> {
+        if self.trigger == Trigger::AvailableNow {
+            for source in &mut self.sources {
+                source.source.prepare_available_now().await?;
+            }
+        }
+        let mut stopping = self.shared.stopping.subscribe();
+        loop {
+            if *stopping.borrow_and_update() {
+                return Ok(());
+            }
+            let request = self.shared.request();
+            let started = Instant::now();
+            match self.step().await? {
+                Outcome::Stopped => return Ok(()),
+                Outcome::Ran if self.trigger == Trigger::Once => return Ok(()),
+                Outcome::Ran => {}
+                Outcome::Idle => {
+                    self.shared.answer(request);
+                    if matches!(self.trigger, Trigger::Once | Trigger::AvailableNow) {
+                        return Ok(());
+                    }
+                    self.wait_for_data(request).await?;
+                }
+            }
+            if let Trigger::ProcessingTime(interval) = self.trigger {
+                wait_for_tick(&self.shared, started, interval).await;
+            }
+        }
+    }
+
+    /// Runs one batch, if there is one to run.
+    async fn step(&mut self) -> Result<Outcome, EngineError> {
+        let trigger_start = Instant::now();
+        let mut clock = Clock::default();
+        let planned = match self.replay.pop_front() {
+            Some((id, record)) => {
+                let latest = record.offsets.iter().flatten().cloned().collect();
+                Planned { id, record, latest, replayed: true }
+            }
+            None => {
+                let mut stopping = self.shared.stopping.subscribe();
+                let planned = tokio::select! {
+                    planned = self.plan_batch(&mut clock) => planned?,
+                    _ = stopping.wait_for(|stopping| *stopping) => return Ok(Outcome::Stopped),
+                };
+                match planned {
+                    Some(planned) => planned,
+                    None => return Ok(Outcome::Idle),
+                }
+            }
+        };
+        self.run_batch(planned, clock, trigger_start).await
+    }
+
+    /// Decides what the next batch is; `None` when there is nothing to do.
+    async fn plan_batch(&mut self, clock: &mut Clock) -> Result<Option<Planned>, EngineError> {
+        let phase = Instant::now();
+        let once = self.trigger == Trigger::Once;
+        let (mut ends, mut latest) = (Vec::new(), Vec::new());
+        let mut has_data = false;
+        for source in &mut self.sources {
+            let newest = source.source.latest_offset().await?;
+            let end = if once { newest.clone() } else { source.source.next_offset(&source.position).await? };
+            has_data |= end != source.position;
+            ends.push(Some(end));
+            latest.push(newest);
+        }
+        clock.add("latestOffset", phase);
+        let watermark_ms = self.tracker.current_ms();
+        let advanced = self.last_batch_watermark_ms.is_some_and(|last| watermark_ms > last);
+        if !has_data {
+            let emits = advanced
+                && self.no_data_batches
+                && self.mode != OutputMode::Complete
+                && self.stages.iter().any(|stage| stage.aggregation.has_expired(watermark_ms));
+            if !emits {
+                // Spark would run an empty batch here, after which rows behind the new watermark are late. An empty
+                // batch that changes nothing is not run, but rows are late all the same.
+                if advanced && self.no_data_batches && self.mode != OutputMode::Complete && !self.stages.is_empty() {
+                    self.late_ms = watermark_ms;
+                }
+                return Ok(None);
+            }
+        }
+        let metadata = OffsetMetadata {
+            batch_watermark_ms: watermark_ms,
+            batch_timestamp_ms: Utc::now().timestamp_millis(),
+            conf: self.conf.clone(),
+            late_events_watermark_ms: self.tracker.is_defined().then_some(self.late_ms),
+        };
+        let record = OffsetRecord { metadata, offsets: ends };
+        Ok(Some(Planned { id: self.next_batch_id, record, latest, replayed: false }))
+    }
+
+    async fn run_batch(
+        &mut self,
+        planned: Planned,
+        mut clock: Clock,
+        trigger_start: Instant,
+    ) -> Result<Outcome, EngineError> {
+        let shared = Arc::clone(&self.shared);
+        shared.set_status("Processing new data", true, true);
+        let Planned { id, record, latest, replayed } = planned;
+        if !replayed {
+            let phase = Instant::now();
+            let (checkpoint, record) = (Arc::clone(&self.checkpoint), record.clone());
+            self.pool.run_blocking(move || checkpoint.write_offsets(id, &record)).await?;
+            clock.add("walCommit", phase);
+        }
+        let phase = Instant::now();
+        let mut stopping = shared.stopping.subscribe();
+        let read = tokio::select! {
+            read = self.read_sources(&record) => read?,
+            _ = stopping.wait_for(|stopping| *stopping) => return Ok(Outcome::Stopped),
+        };
+        clock.add("getBatch", phase);
+
+        let phase = Instant::now();
+        let watermark_ms = record.metadata.batch_watermark_ms;
+        self.batch_timestamp.store(record.metadata.batch_timestamp_ms, std::sync::atomic::Ordering::Release);
+        let rows: u64 = read.iter().sum();
+        let parallel = rows >= PARALLEL_ROWS as u64;
+        let late_ms = record.metadata.late_events_watermark_ms.unwrap_or(watermark_ms);
+        let (metrics, written) = self.run_stages(id, watermark_ms, late_ms, parallel).await?;
+        let results: Vec<RecordBatch> = self.output.run(self.pool, parallel, Ok).await?;
+        let schema = Arc::clone(self.output.schema());
+        let output_rows = self.sink.add_batch(id, self.mode, schema, results).await?;
+        clock.add("addBatch", phase);
+
+        let seen: Vec<EventTimeStats> = self.probes.iter().map(|probe| probe.take()).collect();
+        self.tracker.advance(&seen);
+
+        let phase = Instant::now();
+        let commit = CommitRecord { next_batch_watermark_ms: self.tracker.current_ms() };
+        let checkpoint = Arc::clone(&self.checkpoint);
+        self.pool.run_blocking(move || checkpoint.write_commit(id, &commit)).await?;
+        let starts: Vec<SourceOffset> = self.sources.iter().map(|source| source.position.clone()).collect();
+        for (source, end) in self.sources.iter_mut().zip(&record.offsets) {
+            if let Some(end) = end {
+                source.position = end.clone();
+            }
+        }
+        self.sync.batch_done(id, written, &mut self.sources).await?;
+        clock.add("commitOffsets", phase);
+        clock.add("triggerExecution", trigger_start);
+
+        self.late_ms = watermark_ms;
+        self.last_batch_watermark_ms = Some(watermark_ms);
+        self.next_batch_id = id + 1;
+        let report = BatchReport { id, record, starts, latest, read, seen, metrics, output_rows, clock, trigger_start };
+        shared.report(self.progress(report));
+        Ok(Outcome::Ran)
+    }
+
+    /// Reads the batch into the sources' slots; the number of rows of each.
+    async fn read_sources(&mut self, record: &OffsetRecord) -> Result<Vec<u64>, EngineError> {
+        let mut rows = Vec::with_capacity(self.sources.len());
+        for (source, end) in self.sources.iter_mut().zip(&record.offsets) {
+            let batches = match end {
+                Some(end) if *end != source.position => source.source.read(&source.position, end).await?,
+                _ => Vec::new(),
+            };
+            rows.push(batches.iter().flatten().map(|batch| batch.num_rows() as u64).sum());
+            source.slot.fill(batches.into_iter().flatten(), PARALLEL_ROWS);
+        }
+        Ok(rows)
+    }
+
+    async fn run_stages(
+        &mut self,
+        id: i64,
+        watermark_ms: i64,
+        late_ms: i64,
+        parallel: bool,
+    ) -> Result<(Vec<AggregationMetrics>, Vec<PathBuf>), EngineError> {
+        let drops = self.mode != OutputMode::Complete && self.tracker.is_defined();
+        let evict_ms = drops.then_some(watermark_ms);
+        let late_ms = drops.then_some(late_ms);
+        let (mut all_metrics, mut written) = (Vec::new(), Vec::new());
+        for stage in &self.stages {
+            let exchange = Arc::clone(stage.aggregation.exchange());
+            let chunks = stage.fragment.run(self.pool, parallel, move |batch| exchange.chunk(&batch, late_ms)).await?;
+            let batch = AggregationBatch { version: id + 1, evict_ms };
+            let (output, metrics, files) = stage.aggregation.process(chunks, batch, self.pool).await?;
+            stage.slot.fill(output, PARALLEL_ROWS);
+            all_metrics.push(metrics);
+            written.extend(files);
+        }
+        Ok((all_metrics, written))
+    }
+
+    /// Returns when a source has more rows, the query is to stop, or somebody asks whether all is done.
+    async fn wait_for_data(&mut self, answered: u64) -> Result<(), EngineError> {
+        let shared = Arc::clone(&self.shared);
+        shared.set_status("Waiting for data to arrive", false, false);
+        let mut stopping = shared.stopping.subscribe();
+        loop {
+            if shared.request() > answered {
+                return Ok(());
+            }
+            let deadline = self.sync.deadline();
+            let waits: Vec<_> =
+                self.sources.iter_mut().map(|source| source.source.wait_beyond(&source.position)).collect();
+            if waits.is_empty() {
+                return Ok(());
+            }
+            let sync_due = tokio::select! {
+                (ready, _, _) = select_all(waits) => return ready,
+                _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+                () = shared.request_made.notified() => false,
+                () = sleep_until(deadline), if deadline.is_some() => true,
+            };
+            if sync_due {
+                self.sync.flush(&mut self.sources).await?;
+            }
+        }
+    }
+
+    fn progress(&mut self, report: BatchReport) -> StreamingQueryProgress {
+        let now = Instant::now();
+        let duration_ms = millis(now.duration_since(report.trigger_start));
+        let since_last_ms = self.last_trigger.map(|last| millis(report.trigger_start.duration_since(last)));
+        self.last_trigger = Some(report.trigger_start);
+        let input_rate = |rows: u64| since_last_ms.and_then(|elapsed| rate(rows, elapsed));
+        let rows: u64 = report.read.iter().sum();
+        let sources = self
+            .sources
+            .iter()
+            .enumerate()
+            .map(|(index, source)| {
+                let rows = report.read.get(index).copied().unwrap_or(0);
+                SourceProgress {
+                    description: source.source.description(),
+                    start_offset: offset_value(report.starts.get(index)),
+                    end_offset: offset_value(report.record.offsets.get(index).and_then(Option::as_ref)),
+                    latest_offset: offset_value(report.latest.get(index)),
+                    num_input_rows: rows,
+                    input_rows_per_second: input_rate(rows),
+                    processed_rows_per_second: rate(rows, duration_ms),
+                }
+            })
+            .collect();
+        let state_operators = self
+            .stages
+            .iter()
+            .zip(&report.metrics)
+            .map(|(stage, metrics)| StateOperatorProgress {
+                operator_name: "stateStoreSave",
+                num_rows_total: metrics.rows_total,
+                num_rows_updated: metrics.rows_updated,
+                all_updates_time_ms: metrics.update_ms,
+                num_rows_removed: metrics.rows_removed,
+                all_removals_time_ms: metrics.removal_ms,
+                commit_time_ms: metrics.commit_ms,
+                memory_used_bytes: metrics.memory_used_bytes,
+                num_rows_dropped_by_watermark: metrics.rows_late,
+                num_shuffle_partitions: stage.aggregation.partitions() as u64,
+                num_state_store_instances: stage.aggregation.partitions() as u64,
+                custom_metrics: BTreeMap::new(),
+            })
+            .collect();
+        let started_ms = Utc::now().timestamp_millis().saturating_sub_unsigned(duration_ms);
+        StreamingQueryProgress {
+            id: self.shared.id.clone(),
+            run_id: self.shared.run_id.clone(),
+            name: self.shared.name.clone(),
+            timestamp: iso(started_ms),
+            batch_id: report.id,
+            batch_duration: duration_ms,
+            num_input_rows: rows,
+            input_rows_per_second: input_rate(rows),
+            processed_rows_per_second: rate(rows, duration_ms),
+            duration_ms: report.clock.durations,
+            event_time: self.event_time(&report.seen, report.record.metadata.batch_watermark_ms),
+            state_operators,
+            sources,
+            sink: SinkProgress { description: self.sink.description(), num_output_rows: report.output_rows },
+            observed_metrics: BTreeMap::new(),
+        }
+    }
+
+    fn event_time(&self, seen: &[EventTimeStats], watermark_ms: i64) -> BTreeMap<&'static str, String> {
+        if !self.tracker.is_defined() {
+            return BTreeMap::new();
+        }
+        let mut all = EventTimeStats::default();
+        seen.iter().for_each(|stats| all.merge(stats));
+        let mut times = BTreeMap::from([("watermark", iso(watermark_ms))]);
+        if all.count > 0 {
+            times.extend([("avg", iso(all.avg_ms())), ("max", iso(all.max_ms)), ("min", iso(all.min_ms))]);
+        }
+        times
+    }
+}
+
+struct BatchReport {
+    id: i64,
+    record: OffsetRecord,
+    starts: Vec<SourceOffset>,
+    latest: Vec<SourceOffset>,
+    read: Vec<u64>,
+    seen: Vec<EventTimeStats>,
+    metrics: Vec<AggregationMetrics>,
+    output_rows: u64,
+    clock: Clock,
+    trigger_start: Instant,
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    if let Some(deadline) = deadline {
+        tokio::time::sleep_until(deadline.into()).await;
+    }
+}
+
+/// Sleeps until the next multiple of the interval, as Spark does.
+async fn wait_for_tick(shared: &Shared, started: Instant, interval: Duration) {
+    let interval_ms = millis(interval).max(1);
+    let now_ms = Utc::now().timestamp_millis().unsigned_abs();
+    let started_ms = now_ms.saturating_sub(millis(started.elapsed()));
+    let next_ms = (started_ms / interval_ms + 1) * interval_ms;
+    let mut stopping = shared.stopping.subscribe();
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_millis(next_ms.saturating_sub(now_ms))) => {}
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+    }
+}

@@ -1,0 +1,62 @@
+//! The active queries of a process.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use super::handle::StreamingQuery;
+use super::spec::StreamingQuerySpec;
+use super::start::start;
+use crate::error::EngineError;
+
+/// Starts queries and knows which are running; their names are unique.
+#[derive(Debug, Clone, Default)]
+pub struct QueryManager {
+    queries: Arc<Mutex<Vec<StreamingQuery>>>,
+}
+
+impl QueryManager {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts a query. Must be called on a tokio runtime, which then carries the query's waiting and network I/O.
+    pub async fn start(&self, spec: StreamingQuerySpec) -> Result<StreamingQuery, EngineError> {
+        // Held over the start, so that two queries of one name cannot both pass.
+        let mut queries = self.queries.lock().await;
+        queries.retain(StreamingQuery::is_active);
+        if let Some(name) = &spec.name
+            && queries.iter().any(|query| query.name() == Some(name))
+        {
+            return Err(EngineError::Invalid {
+                class: "STREAMING_QUERY_NAME_IN_USE",
+                message: format!(
+                    "Cannot start query with name {name} as a query with that name is already active in this \
+                     SparkSession. Stop it first or choose another name"
+                ),
+            });
+        }
+        let query = start(spec).await?;
+        queries.push(query.clone());
+        Ok(query)
+    }
+
+    /// The queries that are running.
+    pub async fn active(&self) -> Vec<StreamingQuery> {
+        let mut queries = self.queries.lock().await;
+        queries.retain(StreamingQuery::is_active);
+        queries.clone()
+    }
+
+    /// The active query with this id or name.
+    pub async fn get(&self, id_or_name: &str) -> Option<StreamingQuery> {
+        self.active().await.into_iter().find(|query| query.id() == id_or_name || query.name() == Some(id_or_name))
+    }
+
+    /// Stops all queries.
+    pub async fn stop_all(&self) {
+        for query in self.active().await {
+            query.stop().await;
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The query loop against streams fed by hand.
+
+mod aggregates;
+mod checks;
+mod modes;
+mod recovery;
+mod support;
