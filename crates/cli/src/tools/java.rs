@@ -152,7 +152,6 @@ fn unescape(text: &str) -> String {
 }
 
 /// A number as `Double.toString` shows it.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the deserializers of the console consumer"))]
 pub fn double(value: f64) -> String {
     let magnitude = value.abs();
     if value.is_nan() {
@@ -168,6 +167,12 @@ pub fn double(value: f64) -> String {
             _ => text,
         }
     }
+}
+
+/// A number as `Float.toString` shows it.
+pub fn float(value: f32) -> String {
+    // The shortest digits that name the value among the floats, which are fewer than among the doubles.
+    value.to_string().parse().map_or_else(|_| value.to_string(), double)
 }
 
 /// Left-aligned columns as `printf("%-15s ...")` lays them out: `widths` in order, the last column as it is.

@@ -6,6 +6,7 @@
 mod broker_api_versions;
 pub mod cluster;
 mod configs;
+pub mod consumer;
 mod get_offsets;
 mod groups;
 mod java;
@@ -33,8 +34,15 @@ pub struct Tool {
 }
 
 /// All tools, in alphabetical order.
-pub static TOOLS: &[&Tool] =
-    &[&broker_api_versions::TOOL, &configs::TOOL, &producer::TOOL, &groups::TOOL, &get_offsets::TOOL, &topics::TOOL];
+pub static TOOLS: &[&Tool] = &[
+    &broker_api_versions::TOOL,
+    &configs::TOOL,
+    &consumer::TOOL,
+    &producer::TOOL,
+    &groups::TOOL,
+    &get_offsets::TOOL,
+    &topics::TOOL,
+];
 
 /// Why a tool ends before its end.
 #[derive(Debug, thiserror::Error)]
