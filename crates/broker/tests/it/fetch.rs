@@ -16,7 +16,7 @@ use caudal_protocol::wire::Records;
 use crate::produce::{batch, produce};
 use crate::raw::TestBroker;
 
-fn request(topic: &str, wanted: &[(i32, i64)]) -> FetchRequest {
+pub fn request(topic: &str, wanted: &[(i32, i64)]) -> FetchRequest {
     let partition = |&(partition, fetch_offset): &(i32, i64)| FetchPartition {
         partition,
         fetch_offset,
@@ -35,7 +35,7 @@ fn bytes(data: &PartitionData) -> Bytes {
     }
 }
 
-fn offsets(data: &PartitionData) -> Vec<i64> {
+pub fn offsets(data: &PartitionData) -> Vec<i64> {
     Batches::new(bytes(data)).map(|b| b.unwrap().header.base_offset).collect()
 }
 

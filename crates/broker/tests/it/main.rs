@@ -6,3 +6,4 @@ mod fetch;
 mod hostile;
 mod produce;
 mod raw;
+mod restart;

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::Bytes;
-use caudal_broker::{Broker, BrokerConfig};
+use caudal_broker::{Broker, BrokerConfig, StartError};
 use caudal_cluster::controller::create_topics;
 use caudal_protocol::messages::CreateTopicsRequest;
 use caudal_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -16,8 +16,8 @@ use tokio::runtime::Runtime;
 /// A broker on a port of its own, with a runtime of its own.
 pub struct TestBroker {
     broker: Option<Broker>,
-    runtime: Runtime,
-    _dir: tempfile::TempDir,
+    runtime: Option<Runtime>,
+    dir: Option<tempfile::TempDir>,
 }
 
 impl TestBroker {
@@ -26,13 +26,41 @@ impl TestBroker {
     }
 
     pub fn start_with(change: impl FnOnce(&mut BrokerConfig)) -> TestBroker {
-        let dir = tempfile::tempdir().unwrap();
+        TestBroker::start_in(tempfile::tempdir().unwrap(), change).unwrap()
+    }
+
+    pub fn start_in(dir: tempfile::TempDir, change: impl FnOnce(&mut BrokerConfig)) -> Result<TestBroker, StartError> {
         let mut config = BrokerConfig::new(dir.path());
         config.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let broker = runtime.block_on(Broker::start(config)).unwrap();
-        TestBroker { broker: Some(broker), runtime, _dir: dir }
+        let broker = runtime.block_on(Broker::start(config))?;
+        Ok(TestBroker { broker: Some(broker), runtime: Some(runtime), dir: Some(dir) })
+    }
+
+    /// Stops in an orderly way and starts again on the same data.
+    pub fn restart(mut self) -> TestBroker {
+        let dir = self.dir.take().unwrap();
+        drop(self);
+        TestBroker::start_in(dir, |_| {}).unwrap()
+    }
+
+    /// Goes away without a word and starts again on the same data.
+    pub fn crash_and_restart(mut self) -> TestBroker {
+        let dir = self.dir.take().unwrap();
+        drop(self.broker.take());
+        drop(self.runtime.take());
+        drop(self);
+        TestBroker::start_in(dir, |_| {}).unwrap()
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        self.dir.as_ref().unwrap().path()
+    }
+
+    /// Leaves the directory behind for another broker.
+    pub fn keep_dir(&mut self) {
+        let _ = self.dir.take().unwrap().keep();
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -56,8 +84,12 @@ impl TestBroker {
             ..Default::default()
         };
         let request = CreateTopicsRequest { topics: vec![topic], ..Default::default() };
-        let created =
-            self.runtime.block_on(ctx.metadata.change(|image| create_topics(image, &ctx.node(), &request))).unwrap();
+        let created = self
+            .runtime
+            .as_ref()
+            .unwrap()
+            .block_on(ctx.metadata.change(|image| create_topics(image, &ctx.node(), &request)))
+            .unwrap();
         assert_eq!(created.topics[0].error_code, 0, "{:?}", created.topics[0].error_message);
     }
 
@@ -72,8 +104,8 @@ impl TestBroker {
 
 impl Drop for TestBroker {
     fn drop(&mut self) {
-        if let Some(broker) = self.broker.take() {
-            self.runtime.block_on(broker.shutdown());
+        if let (Some(broker), Some(runtime)) = (self.broker.take(), &self.runtime) {
+            runtime.block_on(broker.shutdown());
         }
     }
 }
