@@ -226,6 +226,14 @@ impl LogDir {
         Ok(())
     }
 
+    /// Starts the flushes that `flush.ms` of topics asks for. To be called every second or so; without effect when
+    /// acknowledgements wait for fsync.
+    pub fn flush_overdue(&self) {
+        if !self.config.flush_before_ack {
+            self.logs().iter().for_each(Log::flush_if_overdue);
+        }
+    }
+
     /// Applies retention to all logs, by a clock that follows the wall clock but does not leap forward with it.
     /// Returns the number of segments deleted.
     pub fn apply_retention(&self) -> usize {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::Log;
 use crate::config::LogConfig;
@@ -46,7 +47,20 @@ impl Log {
                 self.durable_end_offset.store(end.offset, Ordering::Release);
             }
         }
+        *self.last_flush.lock() = Instant::now();
         Ok(self.synced_offset())
+    }
+
+    /// Obeys `flush.ms` where acknowledgements do not wait for fsync anyway.
+    pub(crate) fn flush_if_overdue(self: &Arc<Self>) {
+        let flush_ms = self.config().flush_ms;
+        if self.flush_before_ack || flush_ms == i64::MAX || self.log_end_offset() <= self.synced_offset() {
+            return;
+        }
+        let waited_ms = self.last_flush.lock().elapsed().as_millis();
+        if waited_ms >= u128::from(flush_ms.unsigned_abs()) {
+            self.queue.request(self);
+        }
     }
 
     pub(crate) fn closed(&self) -> FlushError {

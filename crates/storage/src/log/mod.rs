@@ -14,7 +14,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use caudal_protocol::{TopicPartition, Uuid};
 use parking_lot::{Mutex, RwLock};
@@ -105,6 +105,8 @@ pub struct Log {
     epochs: Mutex<LeaderEpochs>,
     /// Held by the one that flushes.
     flushing: Mutex<()>,
+    /// When the last flush ended, for `flush.ms`.
+    last_flush: Mutex<Instant>,
     /// Names were created that a power loss might take away.
     names_dirty: AtomicBool,
     deleted: AtomicBool,

@@ -133,11 +133,17 @@ impl Log {
                 continue;
             }
             let limit = self.readable_len(segment, i64::MAX, end)?;
-            let found = segment.find_by_time(timestamp_ms, start, limit);
-            let Some(found) = found.map_err(|error| self.lookup_failed(segment, start, error))? else { continue };
             let wanted = |offset: i64, timestamp: i64| timestamp >= timestamp_ms && offset >= start;
-            if let Some(offset) = self.record_in(segment, found, wanted)? {
-                return Ok(Some(offset));
+            let mut from = start;
+            // The late record of a batch may lie below the log start: then the search goes on behind it.
+            while let Some(found) = segment
+                .find_by_time(timestamp_ms, from, limit)
+                .map_err(|error| self.lookup_failed(segment, from, error))?
+            {
+                if let Some(offset) = self.record_in(segment, found, wanted)? {
+                    return Ok(Some(offset));
+                }
+                from = found.header.next_offset();
             }
         }
         Ok(None)

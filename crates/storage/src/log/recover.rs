@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::time::Instant;
 
 use caudal_protocol::batch::{self, BatchHeader, HEADER_LEN};
 use caudal_protocol::{TopicPartition, Uuid};
@@ -170,6 +171,7 @@ impl Log {
             writer: Mutex::new(parts.writer),
             epochs: Mutex::new(parts.epochs),
             flushing: Mutex::new(()),
+            last_flush: Mutex::new(Instant::now()),
             names_dirty: AtomicBool::new(true),
             deleted: AtomicBool::new(false),
             flush_before_ack: shared.flush_before_ack,

@@ -10,5 +10,8 @@
 mod append;
 mod crash;
 mod damage;
+mod group_commit;
 mod kafka;
+mod lookup;
+mod retention;
 mod support;

@@ -1,0 +1,98 @@
+//! Deleting by time, by size, on request.
+
+use caudal_storage::{LogConfig, ReadError};
+
+use crate::support::*;
+
+#[test]
+fn segments_go_by_time_and_the_active_one_too_when_all_is_old() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let config = LogConfig { retention_ms: 1000, ..small_segments() };
+    let log = create(&dir, config.clone());
+    append_records(&log, 200);
+    log.flush().unwrap();
+    let segments = log.segment_count();
+    assert_eq!(log.apply_retention(BASE_TIME_MS + 1000).unwrap(), 0);
+    // Records carry their offset as their time.
+    assert!(log.apply_retention(BASE_TIME_MS + 1100).unwrap() > 0);
+    let start = log.log_start_offset();
+    assert!(start > 0 && start <= 101, "{start}");
+    let slice = log.read(start, 1 << 20, i64::MAX, true).unwrap();
+    let left = log.segment_count();
+    assert!(left < segments);
+    assert_eq!(log.apply_retention(BASE_TIME_MS + 2000).unwrap(), left, "all but the new active one");
+    assert_eq!((log.log_start_offset(), log.log_end_offset(), log.size_bytes()), (200, 200, 0));
+    assert!(!slice.to_bytes().unwrap().is_empty(), "a reader keeps its file");
+    assert!(matches!(log.read(start, 1, i64::MAX, true), Err(ReadError::OffsetOutOfRange { start: 200, .. })));
+    append_records(&log, 1);
+    dir.close(-1).unwrap();
+    drop((dir, log));
+    let (dir, _) = open(temp.path());
+    let log = dir.log(&tp()).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (200, 201));
+}
+
+#[test]
+fn segments_go_by_size() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let log = create(&dir, LogConfig { retention_ms: -1, retention_bytes: 10_000, ..small_segments() });
+    append_records(&log, 300);
+    log.flush().unwrap();
+    assert!(log.apply_retention(i64::MAX).unwrap() > 0);
+    assert!((10_000..10_000 + 4096).contains(&log.size_bytes()), "{}", log.size_bytes());
+    assert_eq!(log.apply_retention(i64::MAX).unwrap(), 0);
+    log.set_config(LogConfig { cleanup_delete: false, cleanup_compact: true, retention_bytes: 0, ..small_segments() });
+    assert_eq!(log.apply_retention(i64::MAX).unwrap(), 0, "compacted logs are not cut");
+}
+
+#[test]
+fn the_wall_clock_does_not_delete() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    let log = create(&dir, small_segments());
+    for n in 0..100 {
+        let mut builder = caudal_protocol::batch::BatchBuilder::new(caudal_protocol::compression::Codec::None);
+        builder.append(now + n, None, Some(&[1; 100]), &[]);
+        log.append(&builder.build().unwrap(), 0, caudal_storage::AppendOrigin::Client).unwrap();
+    }
+    log.flush().unwrap();
+    assert_eq!(dir.apply_retention(), 0);
+}
+
+#[test]
+fn delete_records_moves_the_start_and_survives_a_restart() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let log = create(&dir, small_segments());
+    append_records(&log, 100);
+    assert!(log.delete_records_before(50).is_err(), "not above the durable end");
+    log.flush().unwrap();
+    assert_eq!(log.delete_records_before(55).unwrap(), 55);
+    assert_eq!(log.delete_records_before(10).unwrap(), 55, "never backwards");
+    assert!(log.read(54, 1, i64::MAX, true).is_err());
+    dir.checkpoint().unwrap();
+    drop((dir, log));
+    let (dir, _) = open(temp.path());
+    let log = dir.log(&tp()).unwrap();
+    assert_eq!(log.log_start_offset(), 55);
+    assert_eq!(read_all(&log, 55).len(), 45);
+    assert_eq!(log.delete_records_before(100).unwrap(), 100);
+    append_records(&log, 1);
+    assert_eq!(read_all(&log, 100), [(100, "value 100".to_owned())]);
+}
+
+#[test]
+fn segments_roll_by_the_time_of_their_records() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let log = create(&dir, LogConfig { segment_ms: 10, ..LogConfig::default() });
+    append_records(&log, 34);
+    assert_eq!(log.segment_count(), 4);
+    log.set_config(LogConfig { segment_index_bytes: 24, index_interval_bytes: 1, ..LogConfig::default() });
+    let before = log.segment_count();
+    append_records(&log, 20);
+    assert!(log.segment_count() > before + 3, "a full index rolls");
+}
