@@ -9,7 +9,7 @@ use caudal_protocol::messages::api_versions_response::ApiVersionsResponse;
 use caudal_protocol::messages::find_coordinator_response::Coordinator;
 use caudal_protocol::messages::metadata_request::MetadataRequestTopic;
 use caudal_protocol::messages::{FindCoordinatorRequest, MetadataRequest};
-use caudal_protocol::{TopicPartition, Uuid};
+use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
@@ -365,11 +365,17 @@ impl Client {
     /// Asks the cluster for one topic, once.
     pub(crate) async fn fresh_topic(&self, name: &str, create: bool) -> Result<Arc<TopicMetadata>> {
         let failed = self.refresh_metadata(Some(vec![name.to_owned()]), create).await?;
-        if let Some((_, code)) = failed.first() {
-            return Err(Error::server(format!("describe topic '{name}'"), *code, None));
+        let what = || format!("find topic '{name}'");
+        let unknown = || {
+            let hint = "it does not exist; create it or check its name";
+            Error::server(what(), ErrorCode::UnknownTopicOrPartition.code(), Some(hint))
+        };
+        match failed.first() {
+            Some((_, code)) if *code == ErrorCode::UnknownTopicOrPartition.code() => return Err(unknown()),
+            Some((_, code)) => return Err(Error::server(what(), *code, None)),
+            None => {}
         }
         let cluster = self.inner.cluster.read();
-        let unknown = || Error::server(format!("describe topic '{name}'"), 3, None);
         cluster.topic(name).map(|(topic, _)| Arc::clone(topic)).ok_or_else(unknown)
     }
 

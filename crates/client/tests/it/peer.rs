@@ -19,6 +19,11 @@ pub fn bootstrap() -> Option<String> {
     servers
 }
 
+/// Tests that take long or need help from outside are asked for by a variable.
+pub fn asked_for(variable: &str) -> bool {
+    std::env::var_os(variable).is_some()
+}
+
 pub async fn admin(servers: &str) -> Admin {
     Admin::connect(ClientConfig::new(servers)).await.unwrap()
 }

@@ -9,7 +9,7 @@ use caudal_client::{Consumer, ConsumerRecord, Error, OffsetSpec, RebalanceListen
 use caudal_protocol::{TopicPartition, Uuid};
 use parking_lot::Mutex;
 
-use crate::peer::{admin, bootstrap, new_topic};
+use crate::peer::{admin, asked_for, bootstrap, new_topic};
 use crate::peer_producer::{config, cpu_seconds, producer};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -232,11 +232,10 @@ async fn static_members_keep_their_partitions_over_a_restart() {
     assert_eq!(members[0].group_member().generation, generation, "no rebalance");
 }
 
-/// `cargo test --release -p caudal-client -- --ignored --nocapture consume_rate`
+/// A measurement: `CAUDAL_TEST_MEASURE=1 cargo test --release -p caudal-client -- --nocapture consume_rate`
 #[tokio::test]
-#[ignore = "a measurement"]
 async fn consume_rate() {
-    let Some(servers) = bootstrap() else { return };
+    let Some(servers) = bootstrap().filter(|_| asked_for("CAUDAL_TEST_MEASURE")) else { return };
     let admin = admin(&servers).await;
     let topic = new_topic(&admin, "rate", 6).await;
     let count = 2_000_000;
@@ -255,11 +254,11 @@ async fn consume_rate() {
     eprintln!("{:.0} records/s; {:.0} records per CPU second", seen as f64 / wall, seen as f64 / cpu);
 }
 
-/// `cargo test -p caudal-client -- --ignored --nocapture through_restarts`, and kill and restart the broker meanwhile.
+/// `CAUDAL_TEST_RESTARTS=1 cargo test -p caudal-client -- --nocapture through_restarts`, and kill and restart the broker
+/// within its 30 seconds.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a broker that is killed and restarted by hand"]
 async fn records_pass_through_restarts_in_order_and_once() {
-    let Some(servers) = bootstrap() else { return };
+    let Some(servers) = bootstrap().filter(|_| asked_for("CAUDAL_TEST_RESTARTS")) else { return };
     let admin = admin(&servers).await;
     let topic = new_topic(&admin, "restart", 1).await;
     let group = format!("g-{}", Uuid::random());
@@ -304,4 +303,28 @@ async fn records_pass_through_restarts_in_order_and_once() {
     distinct.dedup();
     eprintln!("{sent} sent, {} read, {} distinct", seen.len(), distinct.len());
     assert_eq!(distinct, (0..sent).collect::<Vec<_>>());
+}
+
+/// A measurement as `consume_rate`: one record at a time, from send to poll.
+#[tokio::test(flavor = "multi_thread")]
+async fn end_to_end_latency() {
+    let Some(servers) = bootstrap().filter(|_| asked_for("CAUDAL_TEST_MEASURE")) else { return };
+    let admin = admin(&servers).await;
+    let topic = new_topic(&admin, "latency", 1).await;
+    let producer = producer(&servers, &[("linger.ms", "0")]).await;
+    let mut consumer = consumer(&servers, &[("auto.offset.reset", "earliest")]).await;
+    consumer.assign(&[TopicPartition::new(&*topic, 0)]).await;
+    let mut micros = Vec::new();
+    for i in 0..3000u32 {
+        let started = Instant::now();
+        let delivery = producer.send(Record::new(&topic, None, Some(&i.to_be_bytes()))).await.unwrap();
+        let records = take(&mut consumer, 1).await;
+        assert_eq!(records.iter().map(number).collect::<Vec<_>>(), [i]);
+        micros.push(started.elapsed().as_micros());
+        delivery.await.unwrap();
+    }
+    micros.drain(..200);
+    micros.sort_unstable();
+    let at = |share: f64| micros[(micros.len() as f64 * share) as usize];
+    eprintln!("end to end: p50 {} us, p99 {} us, p99.9 {} us", at(0.5), at(0.99), at(0.999));
 }

@@ -6,7 +6,7 @@ use caudal_client::{Client, ClientConfig, Error, Fetcher, Isolation, OffsetRange
 use caudal_protocol::record::Record as Read;
 use caudal_protocol::{ErrorCode, TopicPartition};
 
-use crate::peer::{admin, bootstrap, new_topic};
+use crate::peer::{admin, asked_for, bootstrap, new_topic};
 
 pub fn config(servers: &str, properties: &[(&str, &str)]) -> ClientConfig {
     let mut config = ClientConfig::new(servers);
@@ -138,11 +138,10 @@ async fn wrong_targets_are_named() {
     assert_eq!(error.code(), Some(ErrorCode::InvalidTopicException), "{error}");
 }
 
-/// `cargo test --release -p caudal-client -- --ignored --nocapture produce_rate`
+/// A measurement: `CAUDAL_TEST_MEASURE=1 cargo test --release -p caudal-client -- --nocapture produce_rate`
 #[tokio::test]
-#[ignore = "a measurement"]
 async fn produce_rate() {
-    let Some(servers) = bootstrap() else { return };
+    let Some(servers) = bootstrap().filter(|_| asked_for("CAUDAL_TEST_MEASURE")) else { return };
     let admin = admin(&servers).await;
     let topic = new_topic(&admin, "rate", 6).await;
     let producer = producer(&servers, &[]).await;
