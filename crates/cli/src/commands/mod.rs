@@ -1,15 +1,17 @@
 //! The native commands: what we would want to type ourselves.
 
 mod completions;
+mod up;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use caudal_broker::BrokerConfig;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::{install, serve};
+use crate::install;
+pub use up::start;
 
 /// Kafka broker and Spark Structured Streaming engine in one binary.
 #[derive(Debug, Parser)]
@@ -24,8 +26,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on loopback, with nothing to configure
-    Up(Up),
+    Up(up::Up),
+    Broker(up::Broker),
     /// Link Kafka's tools (kafka-topics.sh and the others) to this program
     InstallTools {
         /// Where the links go; created if need be
@@ -41,20 +43,11 @@ enum Command {
     },
 }
 
-#[derive(Debug, Args)]
-struct Up {
-    /// Where the data lies
-    #[arg(long, value_name = "D", default_value = "caudal-data")]
-    data_dir: PathBuf,
-    /// The broker's port; 0: any that is free
-    #[arg(long, value_name = "P", default_value_t = 9092)]
-    port: u16,
-}
-
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
-        Command::Up(up) => run_up(up),
+        Command::Up(up) => up.run(),
+        Command::Broker(broker) => broker.run(),
         Command::InstallTools { dir, relative } => match install::install(&dir, relative) {
             Ok(names) => {
                 let count = names.len();
@@ -71,20 +64,12 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn run_up(up: Up) -> ExitCode {
-    log("info");
-    let mut config = BrokerConfig::new(up.data_dir);
-    for address in &mut config.listen {
-        address.set_port(up.port);
-    }
-    serve::run(config)
-}
-
 /// Logs to standard error, at `CAUDAL_LOG` or else `level`.
 fn log(level: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("CAUDAL_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
 }
 

@@ -1,7 +1,6 @@
 //! What Java's standard library decides in the originals: regular expressions over topic names, dates, durations,
-//! properties files.
+//! numbers.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, NaiveDateTime};
@@ -93,64 +92,6 @@ fn parse_duration(text: &str) -> Option<i64> {
     Some((sign * total).round() as i64)
 }
 
-/// The entries of a `.properties` file, the last of a name counts (`java.util.Properties`).
-pub fn properties(text: &str) -> BTreeMap<String, String> {
-    let mut entries = BTreeMap::new();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        let mut logical = line.trim_start().to_owned();
-        if logical.is_empty() || logical.starts_with(['#', '!']) {
-            continue;
-        }
-        while logical.chars().rev().take_while(|c| *c == '\\').count() % 2 == 1 {
-            logical.pop();
-            let Some(next) = lines.next() else { break };
-            logical.push_str(next.trim_start());
-        }
-        let (name, value) = split_entry(&logical);
-        entries.insert(unescape(name), unescape(value));
-    }
-    entries
-}
-
-/// Splits at the first `=`, `:` or white space that no backslash precedes.
-fn split_entry(line: &str) -> (&str, &str) {
-    let mut is_escaped = false;
-    let end = line.char_indices().find(|(_, c)| {
-        let ends = !is_escaped && (matches!(c, '=' | ':') || c.is_whitespace());
-        is_escaped = *c == '\\' && !is_escaped;
-        ends
-    });
-    let (name, rest) = line.split_at(end.map_or(line.len(), |(at, _)| at));
-    let rest = rest.trim_start();
-    (name, rest.strip_prefix(['=', ':']).unwrap_or(rest).trim_start())
-}
-
-fn unescape(text: &str) -> String {
-    let mut out = String::new();
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        if c != '\\' {
-            out.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('t') => out.push('\t'),
-            Some('n') => out.push('\n'),
-            Some('r') => out.push('\r'),
-            Some('f') => out.push('\u{c}'),
-            Some('u') => {
-                let digits: String = chars.by_ref().take(4).collect();
-                let code = u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32);
-                out.push(code.unwrap_or(char::REPLACEMENT_CHARACTER));
-            }
-            Some(other) => out.push(other),
-            None => {}
-        }
-    }
-    out
-}
-
 /// A number as `Double.toString` shows it.
 pub fn double(value: f64) -> String {
     let magnitude = value.abs();
@@ -217,15 +158,6 @@ mod tests {
         for text in ["", "P", "PT", "1D", "PT5", "P1H", "PT1S2M"] {
             assert!(duration_ms(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn properties_files() {
-        let text = "# no\n! no\na=1\nb : two words \n  c\\=d\\u0041 e\nlong=x,\\\n   y\nempty\n\\\\p=q\\\\";
-        let entries = properties(text);
-        let expected = [("a", "1"), ("b", "two words "), ("c=dA", "e"), ("empty", ""), ("long", "x,y"), ("\\p", "q\\")];
-        let expected = expected.map(|(k, v)| (k.to_owned(), v.to_owned()));
-        assert_eq!(entries, BTreeMap::from(expected));
     }
 
     #[test]

@@ -12,12 +12,15 @@ mod groups;
 mod java;
 pub mod options;
 pub mod producer;
+mod server_start;
 mod topics;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use caudal_client::ClientConfig;
+use caudal_cluster::config::Properties;
 use cluster::Cluster;
 use options::{Opt, OptionError, Parsed};
 
@@ -41,6 +44,7 @@ pub static TOOLS: &[&Tool] = &[
     &producer::TOOL,
     &groups::TOOL,
     &get_offsets::TOOL,
+    &server_start::TOOL,
     &topics::TOOL,
 ];
 
@@ -167,8 +171,8 @@ fn client_properties(parsed: &Parsed, file_option: &str) -> Result<BTreeMap<Stri
 
 /// Reads a `.properties` file.
 fn load_properties(path: &str) -> Result<BTreeMap<String, String>, Stop> {
-    let text = std::fs::read_to_string(path).map_err(|e| Stop::Failed(format!("failed to read {path}: {e}")))?;
-    Ok(java::properties(&text))
+    let properties = Properties::read(Path::new(path)).map_err(|e| Stop::Failed(e.to_string()))?;
+    Ok(properties.iter().map(|p| (p.key.clone(), p.value.clone())).collect())
 }
 
 /// Checks client properties.

@@ -1,0 +1,97 @@
+//! `caudal up` and `caudal broker`: what a broker is started with.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use caudal_broker::BrokerConfig;
+use caudal_cluster::config::Properties;
+use clap::Args;
+
+use super::{fail, log};
+use crate::serve;
+
+/// Run everything on loopback, with nothing to configure
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Where the data lies; a new directory is formatted
+    #[arg(long, value_name = "D", default_value = "caudal-data")]
+    data_dir: PathBuf,
+    /// The broker's port; 0: any that is free
+    #[arg(long, value_name = "P", default_value_t = 9092)]
+    port: u16,
+    /// A broker property, for example num.partitions=3; may be given several times
+    #[arg(long = "set", value_name = "K=V", value_parser = setting)]
+    settings: Vec<(String, String)>,
+}
+
+/// Run a broker by a properties file, as Kafka has them
+#[derive(Debug, Args)]
+pub struct Broker {
+    /// The properties file; its log directory must be formatted (`caudal kafka-storage format`)
+    #[arg(value_name = "FILE.properties")]
+    file: PathBuf,
+    /// A broker property that goes before the file's; may be given several times
+    #[arg(long = "set", visible_alias = "override", value_name = "K=V", value_parser = setting)]
+    settings: Vec<(String, String)>,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("expected KEY=VALUE, for example num.partitions=3".to_owned()),
+    }
+}
+
+impl Up {
+    pub fn run(self) -> ExitCode {
+        let mut properties = Properties::new();
+        properties.set("node.id", "1", "the default");
+        properties.set("listeners", format!("PLAINTEXT://127.0.0.1:{}", self.port), "--port");
+        properties.set("log.dirs", self.data_dir.display().to_string(), "--data-dir");
+        add(&mut properties, self.settings);
+        start(&properties, true, "")
+    }
+}
+
+impl Broker {
+    pub fn run(self) -> ExitCode {
+        let mut properties = match Properties::read(&self.file) {
+            Ok(properties) => properties,
+            Err(e) => return fail(&e),
+        };
+        add(&mut properties, self.settings);
+        start(&properties, false, "")
+    }
+}
+
+fn add(properties: &mut Properties, settings: Vec<(String, String)>) {
+    for (key, value) in settings {
+        properties.set(key, value, "--set");
+    }
+}
+
+/// Runs a broker until it is told to stop. `announce` is printed beside the `ready` line.
+pub fn start(properties: &Properties, formats: bool, announce: &str) -> ExitCode {
+    log("info");
+    match BrokerConfig::from_properties(properties) {
+        Ok((mut config, warnings)) => {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            config.format_if_empty = formats;
+            serve::run(config, announce)
+        }
+        Err(e) => fail(&e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings() {
+        assert_eq!(setting("a.b=c=d"), Ok(("a.b".to_owned(), "c=d".to_owned())));
+        assert!(setting("a.b").is_err() && setting("=c").is_err());
+    }
+}
