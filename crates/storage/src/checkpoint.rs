@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use caudal_protocol::{TopicPartition, Uuid};
 
-use crate::disk::{self, Disk};
+use crate::disk::{self, Disk, OpenMode};
 
 pub const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 pub const LOG_START_OFFSETS: &str = "log-start-offset-checkpoint";
@@ -115,10 +115,12 @@ pub fn read_partition_metadata(disk: &dyn Disk, dir: &Path) -> Result<Option<Uui
     id.map(Some).ok_or_else(|| malformed(2, "'topic_id: ID' is expected"))
 }
 
-pub fn write_partition_metadata(disk: &dyn Disk, dir: &Path, topic_id: Uuid) -> Result<(), CheckpointError> {
-    let path = dir.join(PARTITION_METADATA);
+/// Writes `partition.metadata`. The first flush of the log makes it durable, so that creating many partitions does not
+/// cost an fsync each.
+pub(crate) fn write_partition_metadata(disk: &dyn Disk, dir: &Path, topic_id: Uuid) -> io::Result<()> {
+    let file = disk.open(&dir.join(PARTITION_METADATA), OpenMode::Truncate)?;
     let text = format!("version: 0\ntopic_id: {topic_id}");
-    disk::replace_file(disk, &path, text.as_bytes()).map_err(io_error(&path))
+    file.write_all_at(&mut [io::IoSlice::new(text.as_bytes())], 0)
 }
 
 /// What `kafka-storage.sh format` writes about a log directory (version 1).

@@ -1,6 +1,6 @@
 //! A log directory: its lock, its checkpoints, the logs in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
@@ -73,6 +73,8 @@ pub struct LogDir {
     changing: Mutex<()>,
     flusher: Flusher,
     clock: Mutex<RetentionClock>,
+    /// The partitions that the checkpoint files mention.
+    checkpointed: Mutex<BTreeSet<TopicPartition>>,
     _lock: Box<dyn DirLock>,
 }
 
@@ -102,7 +104,7 @@ impl LogDir {
             flush_before_ack: config.flush_before_ack,
             disk,
         };
-        let (logs, mut report) = open_logs(&shared, path, &config)?;
+        let (logs, mut report, checkpointed) = open_logs(&shared, path, &config)?;
         checkpoint::remove_clean_shutdown(shared.disk.as_ref(), path)?;
         report.elapsed = begin.elapsed();
         let dir = LogDir {
@@ -112,6 +114,7 @@ impl LogDir {
             changing: Mutex::new(()),
             flusher,
             clock: Mutex::new(RetentionClock::new(wall_clock_ms(), Instant::now())),
+            checkpointed: Mutex::new(checkpointed),
             _lock: lock,
         };
         Ok((dir, report))
@@ -160,11 +163,20 @@ impl LogDir {
                 (Some(found), Some(expected)) if found != expected => {
                     Err(OpenError::TopicIdMismatch { log: log.topic_partition, found, expected })
                 }
-                _ => {
+                (found, expected) => {
+                    if let (None, Some(topic_id)) = (found, expected) {
+                        let dir = existing.dir().to_owned();
+                        let failed = |source| OpenError::Log { log: log.topic_partition.clone(), dir, source };
+                        existing.adopt_topic_id(topic_id).map_err(failed)?;
+                    }
                     existing.set_config(log.config);
                     Ok(existing)
                 }
             };
+        }
+        if self.checkpointed.lock().contains(&log.topic_partition) {
+            // What the checkpoints say is about a log of that name that was deleted.
+            self.write_checkpoints()?;
         }
         let created = Log::create(&self.shared, log.topic_partition.clone(), log.topic_id, log.config)?;
         self.logs.write().insert(log.topic_partition, Arc::clone(&created));
@@ -204,11 +216,12 @@ impl LogDir {
                 tracing::warn!(log = %log.topic_partition(), %error, "not checkpointed");
             }
         }
+        let _changing = self.changing.lock();
         self.write_checkpoints()
     }
 
+    /// The caller holds `changing`.
     fn write_checkpoints(&self) -> Result<(), OpenError> {
-        let _changing = self.changing.lock();
         let logs = self.logs();
         let disk = self.disk().as_ref();
         let write = |name: &str, offset: &dyn Fn(&Log) -> Option<i64>| {
@@ -223,6 +236,7 @@ impl LogDir {
             (log.first_segment_base() != Some(start)).then_some(start)
         })?;
         write(HIGH_WATERMARKS, &|log| Some(log.durable_end_offset()))?;
+        *self.checkpointed.lock() = logs.iter().map(|log| log.topic_partition().clone()).collect();
         Ok(())
     }
 
@@ -252,6 +266,7 @@ impl LogDir {
     /// `broker_epoch` goes into the marker (KIP-966), -1 when unknown.
     pub fn close(&self, broker_epoch: i64) -> Result<(), OpenError> {
         self.flusher.stop();
+        let _changing = self.changing.lock();
         let mut clean = true;
         for log in self.logs() {
             if let Err(error) = log.close() {
@@ -291,7 +306,7 @@ fn parse_dir_name(name: &str) -> Option<TopicPartition> {
     Some(TopicPartition::new(topic, partition.parse::<u32>().ok().and_then(|p| i32::try_from(p).ok())?))
 }
 
-type Opened = (HashMap<TopicPartition, Arc<Log>>, RecoveryReport);
+type Opened = (HashMap<TopicPartition, Arc<Log>>, RecoveryReport, BTreeSet<TopicPartition>);
 
 fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Opened, OpenError> {
     let disk = shared.disk.as_ref();
@@ -349,7 +364,8 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
             logs.insert(log.topic_partition().clone(), log);
         }
     }
-    Ok((logs, report))
+    let checkpointed = recovery_points.into_keys().chain(start_offsets.into_keys()).collect();
+    Ok((logs, report, checkpointed))
 }
 
 /// Wall-clock time for retention that does not jump ahead: between two looks it advances by at most what a monotonic

@@ -95,6 +95,10 @@ pub(crate) struct ProducerState {
 }
 
 impl ProducerState {
+    pub fn is_empty(&self) -> bool {
+        self.producers.is_empty()
+    }
+
     pub fn active(&self) -> Vec<ActiveProducer> {
         let describe = |(&producer_id, entry): (&i64, &ProducerEntry)| ActiveProducer {
             producer_id,

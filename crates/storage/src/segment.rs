@@ -180,6 +180,7 @@ impl Segment {
             let relative_offset = self.relative(header.last_offset());
             let position = u32::try_from(position).unwrap_or(u32::MAX);
             index.offsets.push(OffsetEntry { relative_offset, position });
+            self.index_dirty.store(true, Ordering::Relaxed);
             self.push_time(&mut index);
             index.bytes_since_entry = 0;
         }
@@ -187,8 +188,8 @@ impl Segment {
     }
 
     fn push_time(&self, index: &mut SegmentIndex) {
-        self.index_dirty.store(true, Ordering::Relaxed);
-        if index.max_timestamp_ms >= 0 {
+        if index.max_timestamp_ms > index.times.last().map_or(-1, |last| last.timestamp_ms) {
+            self.index_dirty.store(true, Ordering::Relaxed);
             let relative_offset = self.relative(index.max_timestamp_offset);
             index.times.push(TimeEntry { timestamp_ms: index.max_timestamp_ms, relative_offset });
         }

@@ -410,7 +410,9 @@ impl Log {
     }
 
     pub(super) fn write_producer_snapshot(&self, writer: &mut Writer, offset: i64) -> io::Result<()> {
-        if writer.snapshots.last() == Some(&offset) {
+        // An empty log needs none: there is nothing to replay.
+        let nothing = writer.producers.is_empty() && self.first_segment_base() == Some(offset);
+        if writer.snapshots.last() == Some(&offset) || nothing {
             return Ok(());
         }
         let path = snapshot_path(&self.dir, offset);

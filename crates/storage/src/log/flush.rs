@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Log;
+use crate::checkpoint::PARTITION_METADATA;
 use crate::config::LogConfig;
+use crate::disk::OpenMode;
 use crate::error::{AppendError, FlushError};
 use crate::producer_state::snapshot_path;
 
@@ -33,6 +35,11 @@ impl Log {
             }
         }
         if self.names_dirty.swap(false, Ordering::AcqRel) {
+            if self.topic_id().is_some() {
+                let path = self.dir.join(PARTITION_METADATA);
+                let synced = self.disk.open(&path, OpenMode::Read).and_then(|file| file.sync());
+                synced.map_err(|error| fail(&path.display().to_string(), error))?;
+            }
             self.disk.sync_dir(&self.dir).map_err(|error| fail(&self.dir.display().to_string(), error))?;
             let parent = self.health.dir();
             self.disk.sync_dir(parent).map_err(|error| fail(&parent.display().to_string(), error))?;

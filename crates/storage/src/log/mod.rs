@@ -11,6 +11,7 @@ pub(crate) mod recover;
 mod retention;
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -23,6 +24,7 @@ pub use append::{AppendInfo, AppendOrigin};
 pub use read::{LogSlice, TimestampedOffset};
 pub use recover::LogRecovery;
 
+use crate::checkpoint;
 use crate::config::LogConfig;
 use crate::disk::Disk;
 use crate::error::Offline;
@@ -85,7 +87,7 @@ pub(crate) type Segments = Arc<Vec<Arc<Segment>>>;
 /// The log of one partition.
 pub struct Log {
     topic_partition: TopicPartition,
-    topic_id: Option<Uuid>,
+    topic_id: OnceLock<Uuid>,
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     health: Arc<DirHealth>,
@@ -139,7 +141,16 @@ impl Log {
 
     /// The id in `partition.metadata`.
     pub fn topic_id(&self) -> Option<Uuid> {
-        self.topic_id
+        self.topic_id.get().copied()
+    }
+
+    /// Gives the log of a topic whose id never reached the disk its id.
+    pub(crate) fn adopt_topic_id(&self, topic_id: Uuid) -> io::Result<()> {
+        if *self.topic_id.get_or_init(|| topic_id) == topic_id {
+            checkpoint::write_partition_metadata(self.disk.as_ref(), &self.dir, topic_id)?;
+            self.names_dirty.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// The directory of the partition.

@@ -11,8 +11,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use caudal_protocol::batch::{self, BatchHeader, HEADER_LEN};
@@ -86,9 +86,8 @@ impl Log {
         let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: dir.clone(), source };
         shared.disk.create_dir_all(&dir).map_err(failed)?;
         if let Some(topic_id) = topic_id {
-            checkpoint::write_partition_metadata(shared.disk.as_ref(), &dir, topic_id)?;
+            checkpoint::write_partition_metadata(shared.disk.as_ref(), &dir, topic_id).map_err(failed)?;
         }
-        LeaderEpochs::default().write(shared.disk.as_ref(), &dir)?;
         let segment = Segment::create(&shared.disk, &dir, 0, wall_clock_ms()).map_err(failed)?;
         let parts = Parts {
             segments: vec![Arc::new(segment)],
@@ -110,7 +109,11 @@ impl Log {
     ) -> Result<(Arc<Log>, LogRecovery), OpenError> {
         let dir = shared.health.dir().join(topic_partition.to_string());
         let disk = shared.disk.as_ref();
-        let topic_id = checkpoint::read_partition_metadata(disk, &dir)?;
+        let topic_id = checkpoint::read_partition_metadata(disk, &dir).unwrap_or_else(|error| {
+            // A crash before the first flush of a new log leaves it so; whoever knows the id puts it back.
+            tracing::warn!(log = %topic_partition, %error, "topic id unknown");
+            None
+        });
         let epochs = LeaderEpochs::read(disk, &dir).unwrap_or_else(|error| {
             tracing::warn!(log = %topic_partition, %error, "leader epochs are rebuilt from the log");
             LeaderEpochs::default()
@@ -155,7 +158,7 @@ impl Log {
         parts.writer.roll_jitter_ms = roll_jitter_ms(&config);
         Arc::new(Log {
             topic_partition,
-            topic_id,
+            topic_id: topic_id.map_or_else(OnceLock::new, OnceLock::from),
             dir,
             disk: Arc::clone(&shared.disk),
             health: Arc::clone(&shared.health),
@@ -172,7 +175,7 @@ impl Log {
             epochs: Mutex::new(parts.epochs),
             flushing: Mutex::new(()),
             last_flush: Mutex::new(Instant::now()),
-            names_dirty: AtomicBool::new(true),
+            names_dirty: AtomicBool::new(parts.recovery_point < 0),
             deleted: AtomicBool::new(false),
             flush_before_ack: shared.flush_before_ack,
             waiters: Mutex::new(Waiters::default()),
@@ -218,11 +221,18 @@ impl Opening<'_> {
             }
         }
         let log_start = checkpoints.log_start_offset.unwrap_or(0).max(bases.first().copied().unwrap_or(0));
+        if let Some(point) = checkpoints.recovery_point.filter(|&point| point > next_offset) {
+            tracing::error!(
+                dir = %self.dir.display(), from = next_offset, to = point,
+                "records that were durable are missing; their offsets are not given out again"
+            );
+            next_offset = point;
+        }
         if segments.is_empty() || next_offset < log_start {
             let gone: Vec<i64> = segments.iter().map(|segment| segment.base_offset).collect();
             self.drop_segments(&gone)?;
-            segments = vec![Arc::new(Segment::create(&self.shared.disk, self.dir, log_start, self.now_ms)?)];
-            next_offset = log_start;
+            next_offset = next_offset.max(log_start);
+            segments = vec![Arc::new(Segment::create(&self.shared.disk, self.dir, next_offset, self.now_ms)?)];
         }
         if self.epochs.truncate_from_end(next_offset) || scanned {
             self.epochs.write(self.disk(), self.dir).map_err(io::Error::other)?;
@@ -230,7 +240,8 @@ impl Opening<'_> {
         let writer = self.load_producers(&segments, next_offset, config)?;
         let recovery_point = if scanned { -1 } else { next_offset };
         let epochs = std::mem::take(&mut self.epochs);
-        Ok(Parts { segments, epochs, writer, next_offset, log_start_offset: log_start, recovery_point })
+        let log_start_offset = log_start.max(segments.first().map_or(0, |segment| segment.base_offset));
+        Ok(Parts { segments, epochs, writer, next_offset, log_start_offset, recovery_point })
     }
 
     /// The base offsets of the segments, ascending. Removes what interrupted work left behind.

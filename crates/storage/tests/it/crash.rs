@@ -52,6 +52,7 @@ fn check_image(image: &CrashDisk, acknowledged: i64, written: i64, what: &dyn Fn
         return;
     };
     log.set_config(tiny_segments());
+    assert!(acknowledged == 0 || log.topic_id() == Some(TOPIC_ID), "{}", what());
     let end = log.log_end_offset();
     assert!(end >= acknowledged, "acknowledged to {acknowledged}, recovered to {end}: {}", what());
     assert!(end <= written, "recovered {end} of {written}: {}", what());
@@ -59,6 +60,7 @@ fn check_image(image: &CrashDisk, acknowledged: i64, written: i64, what: &dyn Fn
     let expected: Vec<_> = (0..end).map(|n| (n, format!("value {n}"))).collect();
     assert_eq!(read_all(&log, 0), expected, "{}", what());
     goes_on(&log, end, what);
+    assert_eq!(create(&dir, tiny_segments()).topic_id(), Some(TOPIC_ID));
 }
 
 /// The producer's next batch is taken, its retry is recognised, a gap is not.

@@ -136,6 +136,41 @@ fn indexes_are_rebuilt() {
 }
 
 #[test]
+fn missing_durable_records_do_not_lend_their_offsets() {
+    let temp = tempfile::tempdir().unwrap();
+    crashed(temp.path(), LogConfig::default(), 20, true);
+    fs::OpenOptions::new().write(true).open(file(temp.path(), 0, "log")).unwrap().set_len(0).unwrap();
+    for start in 0..2 {
+        let (dir, _) = open(temp.path());
+        let log = dir.log(&tp()).unwrap();
+        assert_eq!(log.log_end_offset(), 20 + start);
+        append_records(&log, 1);
+        assert_eq!(read_all(&log, 0), expected(20, 21 + start));
+        dir.close(-1).unwrap();
+    }
+}
+
+#[test]
+fn a_topic_of_the_same_name_does_not_inherit_checkpoints() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let log = create(&dir, LogConfig::default());
+    append_records(&log, 30);
+    dir.checkpoint().unwrap();
+    log.delete_records_before(20).unwrap();
+    dir.checkpoint().unwrap();
+    dir.delete_log(&tp()).unwrap();
+    let log = create(&dir, LogConfig::default());
+    append_records(&log, 5);
+    log.flush().unwrap();
+    drop((dir, log));
+    let (dir, report) = open(temp.path());
+    let log = dir.log(&tp()).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (0, 5), "{report:?}");
+    assert_eq!(read_all(&log, 0), expected(0, 5));
+}
+
+#[test]
 fn leftovers_of_interrupted_deletions_go() {
     let temp = tempfile::tempdir().unwrap();
     crashed(temp.path(), LogConfig::default(), 3, false);

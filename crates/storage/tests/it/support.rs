@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
-use caudal_protocol::TopicPartition;
 use caudal_protocol::batch::{Batch, BatchBuilder, Batches};
 use caudal_protocol::compression::Codec;
+use caudal_protocol::{TopicPartition, Uuid};
 use caudal_storage::{AppendOrigin, Log, LogConfig, LogDir, LogDirConfig, RealDisk, RecoveryReport, TopicLog};
 
 pub const BASE_TIME_MS: i64 = 1_700_000_000_000;
+
+pub const TOPIC_ID: Uuid = Uuid([7; 16]);
 
 pub fn tp() -> TopicPartition {
     TopicPartition::new("games", 0)
@@ -19,7 +21,7 @@ pub fn open(path: &Path) -> (LogDir, RecoveryReport) {
 }
 
 pub fn create(dir: &LogDir, config: LogConfig) -> Arc<Log> {
-    dir.create_log(TopicLog { topic_partition: tp(), topic_id: None, config }).unwrap()
+    dir.create_log(TopicLog { topic_partition: tp(), topic_id: Some(TOPIC_ID), config }).unwrap()
 }
 
 /// Segments of a few kilobytes, an index entry every few hundred bytes.
