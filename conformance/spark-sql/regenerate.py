@@ -1,0 +1,90 @@
+"""Writes what Apache Spark 4.2 answers into the case files of crates/engine/tests/it/sql/, or checks it with --check.
+
+    SPARK_PYTHON conformance/spark-sql/regenerate.py [--check] [FILE.slt ...]
+
+A case is `query` or `statement`, its SQL, and after `----` the table that `show()` prints, or `error CLASS`.
+Cases under a line `# ours` are not run: there Caudal differs from Spark on purpose, as the comment says.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+FILES = Path(__file__).resolve().parents[2] / "crates/engine/tests/it/sql"
+
+
+def answer(spark, sql):
+    """The table that Spark shows for a script, or the class of its error."""
+    shown = ""
+    try:
+        for statement in [s for s in sql.split(";\n") if s.strip().rstrip(";")]:
+            frame = spark.sql(statement.strip().rstrip(";"))
+            if frame.columns:
+                shown = frame._jdf.showString(1000, 0, False).rstrip()
+    except PySparkException as error:
+        condition = error.getCondition() if hasattr(error, "getCondition") else error.getErrorClass()
+        return f"error {condition}"
+    except Exception as error:  # an error of the JVM that PySpark did not translate
+        return f"error {type(error).__name__}"
+    return shown
+
+
+def regenerate(spark, text):
+    """The file with every expectation replaced."""
+    out, lines, i, ours = [], text.split("\n"), 0, False
+    while i < len(lines):
+        line = lines[i]
+        out.append(line)
+        i += 1
+        if line.startswith("# ours"):
+            ours = True
+        if line not in ("query", "statement"):
+            continue
+        sql = []
+        while i < len(lines) and lines[i] not in ("", "----"):
+            sql.append(lines[i])
+            i += 1
+        expected = []
+        if i < len(lines) and lines[i] == "----":
+            i += 1
+            while i < len(lines) and lines[i] != "":
+                expected.append(lines[i])
+                i += 1
+        out.extend(sql)
+        if line == "statement":
+            if not ours:
+                answer(spark, "\n".join(sql) + "\n")
+        else:
+            out.append("----")
+            out.extend(expected if ours else answer(spark, "\n".join(sql) + "\n").split("\n"))
+        ours = False
+    return "\n".join(out)
+
+
+def main():
+    arguments = [a for a in sys.argv[1:] if a != "--check"]
+    check = "--check" in sys.argv
+    files = [Path(a) for a in arguments] or sorted(FILES.glob("*.slt"))
+    builder = SparkSession.builder.master("local[2]").config("spark.sql.session.timeZone", "UTC")
+    builder = builder.config("spark.ui.enabled", "false").config("spark.sql.shuffle.partitions", "2")
+    spark = builder.config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
+    spark.sparkContext.setLogLevel("OFF")
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
+    different = 0
+    for file in files:
+        text = file.read_text()
+        written = regenerate(spark.newSession(), text)
+        if written != text:
+            different += 1
+            print(f"{file.name}: differs" if check else f"{file.name}: rewritten")
+            if not check:
+                file.write_text(written)
+    spark.stop()
+    sys.exit(1 if check and different else 0)
+
+
+if __name__ == "__main__":
+    main()

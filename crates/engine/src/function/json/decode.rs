@@ -1,0 +1,461 @@
+//! Decoding records into columns by a schema, as Spark's `JacksonParser` does.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, StringArray};
+use arrow::datatypes::{DataType, Field, Fields};
+use datafusion::common::{Result, exec_err, plan_err};
+
+use super::column::{Column, Maps, Structs};
+use super::scan::{Bad, Scanner, parse_float, parse_int, unescape};
+use crate::function::time;
+
+/// What to do with a malformed record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Permissive,
+    FailFast,
+}
+
+/// `from_json`'s options.
+#[derive(Debug, Clone)]
+pub(crate) struct JsonOptions {
+    pub mode: Mode,
+    pub corrupt_column: String,
+    /// Patterns of `chrono`; none for the ISO forms.
+    pub timestamp_format: Option<String>,
+    pub date_format: Option<String>,
+}
+
+impl Default for JsonOptions {
+    fn default() -> Self {
+        JsonOptions {
+            mode: Mode::Permissive,
+            corrupt_column: "_corrupt_record".to_owned(),
+            timestamp_format: None,
+            date_format: None,
+        }
+    }
+}
+
+impl JsonOptions {
+    /// Reads Spark's options; unknown ones are ignored, as Spark does.
+    pub(crate) fn parse<'a>(options: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
+        let mut parsed = JsonOptions::default();
+        let pattern = |value: &str| match time::chrono_pattern(value) {
+            Some(pattern) => Ok(Some(pattern)),
+            None => plan_err!("[INVALID_DATETIME_PATTERN] The datetime pattern '{value}' is not supported."),
+        };
+        for (key, value) in options {
+            match key.to_ascii_lowercase().as_str() {
+                "mode" => {
+                    parsed.mode = match value.to_ascii_uppercase().as_str() {
+                        "PERMISSIVE" => Mode::Permissive,
+                        "FAILFAST" => Mode::FailFast,
+                        other => {
+                            return plan_err!(
+                                "[PARSE_MODE_UNSUPPORTED] The function `from_json` doesn't support the {other} mode. Acceptable modes are PERMISSIVE and FAILFAST."
+                            );
+                        }
+                    }
+                }
+                "columnnameofcorruptrecord" => value.clone_into(&mut parsed.corrupt_column),
+                "timestampformat" => parsed.timestamp_format = pattern(value)?,
+                "dateformat" => parsed.date_format = pattern(value)?,
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// Decodes each text into a value of type `ty` (a struct, an array or a map).
+pub(crate) fn decode(texts: &StringArray, ty: &DataType, options: &JsonOptions) -> Result<ArrayRef> {
+    let (decoded_type, corrupt) = without_corrupt_column(ty, &options.corrupt_column);
+    let mut decoder = Decoder { options, partial: false };
+    let mut column = Column::new(&decoded_type)?;
+    let mut corrupted: Vec<Option<&str>> = Vec::new();
+    for row in 0..texts.len() {
+        if texts.is_null(row) {
+            column.push_null();
+            corrupted.push(None);
+            continue;
+        }
+        let text = texts.value(row);
+        decoder.partial = false;
+        let good = decoder.record(text.as_bytes(), &mut column, row);
+        if !good && options.mode == Mode::FailFast {
+            return exec_err!(
+                "[MALFORMED_RECORD_IN_PARSING.WITHOUT_SUGGESTION] Malformed records are detected in record parsing: {text}. Parse Mode: FAILFAST. To process malformed records as null result, try setting the option 'mode' as 'PERMISSIVE'. SQLSTATE: 22023"
+            );
+        }
+        if corrupt.is_some() {
+            corrupted.push((!good).then_some(text));
+        }
+    }
+    let array = column.finish()?;
+    match (corrupt, ty) {
+        (Some(index), DataType::Struct(fields)) => {
+            with_corrupt_column(&array, index, fields, Arc::new(StringArray::from(corrupted)))
+        }
+        _ => Ok(array),
+    }
+}
+
+fn without_corrupt_column(ty: &DataType, name: &str) -> (DataType, Option<usize>) {
+    if let DataType::Struct(fields) = ty
+        && let Some((index, field)) = fields.find(name)
+        && field.data_type() == &DataType::Utf8
+    {
+        let rest: Fields = fields.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, f)| Arc::clone(f)).collect();
+        return (DataType::Struct(rest), Some(index));
+    }
+    (ty.clone(), None)
+}
+
+fn with_corrupt_column(array: &ArrayRef, index: usize, fields: &Fields, corrupt: ArrayRef) -> Result<ArrayRef> {
+    use arrow::array::{AsArray, StructArray};
+    let structs = array.as_struct();
+    let mut columns = structs.columns().to_vec();
+    columns.insert(index, corrupt);
+    let fields: Fields = fields.iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<Field>>().into();
+    Ok(Arc::new(StructArray::try_new(fields, columns, structs.nulls().cloned())?))
+}
+
+struct Decoder<'a> {
+    options: &'a JsonOptions,
+    /// A field of the record was not of its type and became null.
+    partial: bool,
+}
+
+impl Decoder<'_> {
+    /// Decodes one record into one value; false when it was malformed.
+    fn record(&mut self, text: &[u8], column: &mut Column, row: usize) -> bool {
+        let mut scanner = Scanner::new(text);
+        let Some(first) = scanner.peek() else {
+            column.push_null();
+            return true;
+        };
+        let result = if !matches!(column, Column::Struct(_)) {
+            self.value(&mut scanner, column)
+        } else if first == b'n' && scanner.word(b"null").is_ok() {
+            column.push_null();
+            return true;
+        } else {
+            match column {
+                Column::Struct(structs) if first == b'{' => self.object(&mut scanner, structs),
+                _ => Err(Bad::Type),
+            }
+        };
+        if result.is_ok() {
+            return !self.partial;
+        }
+        column.truncate(row);
+        match column {
+            Column::Struct(structs) => {
+                structs.columns.iter_mut().for_each(Column::push_null);
+                structs.validity.push(true);
+            }
+            other => other.push_null(),
+        }
+        false
+    }
+
+    /// One value into one column; a value of the wrong type fails before anything is read or pushed.
+    #[inline]
+    fn value(&mut self, s: &mut Scanner<'_>, column: &mut Column) -> std::result::Result<(), Bad> {
+        let Some(first) = s.peek() else { return Err(Bad::Syntax) };
+        if first == b'n' {
+            s.word(b"null")?;
+            column.push_null();
+            return Ok(());
+        }
+        match column {
+            Column::Float { values, validity, .. } => {
+                values.push(float(s, first)?);
+                validity.push(true);
+            }
+            Column::Text(texts) => {
+                text(s, first, &mut texts.bytes)?;
+                texts.end(true);
+            }
+            Column::Int(ints) => {
+                if !(first == b'-' || first.is_ascii_digit()) {
+                    return Err(Bad::Type);
+                }
+                let start = s.at;
+                let number = s.number()?;
+                let value = if number.whole { parse_int(number.text) } else { None };
+                match value.filter(|v| (ints.least..=ints.most).contains(v)) {
+                    Some(value) => {
+                        ints.values.push(value);
+                        ints.validity.push(true);
+                    }
+                    None => {
+                        s.at = start;
+                        return Err(Bad::Type);
+                    }
+                }
+            }
+            Column::Timestamp { values, validity, .. } => {
+                values.push(self.timestamp(s, first)?);
+                validity.push(true);
+            }
+            Column::Bool(values, validity) => {
+                let value = match first {
+                    b't' => s.word(b"true").map(|()| true)?,
+                    b'f' => s.word(b"false").map(|()| false)?,
+                    _ => return Err(Bad::Type),
+                };
+                values.push(value);
+                validity.push(true);
+            }
+            Column::Struct(structs) if first == b'{' => return self.object(s, structs),
+            Column::List(lists) if first == b'[' => {
+                s.enter()?;
+                s.at += 1;
+                if !s.eat(b']') {
+                    loop {
+                        self.tolerant(s, &mut lists.values)?;
+                        if !s.eat(b',') {
+                            s.expect(b']')?;
+                            break;
+                        }
+                    }
+                }
+                s.depth -= 1;
+                lists.ends.push(i32::try_from(lists.values.len()).map_err(|_| Bad::Syntax)?);
+                lists.validity.push(true);
+            }
+            Column::Map(maps) if first == b'{' => return self.map(s, maps),
+            Column::Date(values, validity) => {
+                values.push(self.date(s, first)?);
+                validity.push(true);
+            }
+            Column::Decimal { precision, scale, values, validity } => {
+                values.push(decimal(s, first, *precision, *scale)?);
+                validity.push(true);
+            }
+            Column::Null(len) => {
+                s.skip()?;
+                *len += 1;
+            }
+            Column::Struct(_) | Column::List(_) | Column::Map(_) => return Err(Bad::Type),
+        }
+        Ok(())
+    }
+
+    /// As [`Self::value`]; a value of the wrong type is skipped, becomes null and marks the record.
+    #[inline]
+    fn tolerant(&mut self, s: &mut Scanner<'_>, column: &mut Column) -> std::result::Result<(), Bad> {
+        let before = column.len();
+        match self.value(s, column) {
+            Err(Bad::Type) => {
+                self.partial = true;
+                column.truncate(before);
+                column.push_null();
+                s.skip()
+            }
+            other => other,
+        }
+    }
+
+    /// An object into a struct. Fields usually come in the schema's order, so the next one is guessed first.
+    fn object(&mut self, s: &mut Scanner<'_>, structs: &mut Structs) -> std::result::Result<(), Bad> {
+        s.enter()?;
+        s.at += 1;
+        let row = structs.validity.len();
+        let mut guess = 0;
+        if !s.eat(b'}') {
+            loop {
+                if !matches!(s.peek(), Some(b'"' | b'\'')) {
+                    return Err(Bad::Syntax);
+                }
+                let guessed =
+                    structs.quoted.get(guess).is_some_and(|q| s.text.get(s.at..).is_some_and(|t| t.starts_with(q)));
+                let index = if guessed {
+                    s.at += structs.quoted.get(guess).map_or(0, Vec::len);
+                    Some(guess)
+                } else {
+                    field_index(s, structs)?
+                };
+                s.expect(b':')?;
+                match index.and_then(|i| structs.columns.get_mut(i)) {
+                    Some(column) => {
+                        // The last of several fields of one name counts.
+                        column.truncate(row);
+                        self.tolerant(s, column)?;
+                        guess = index.map_or(guess, |i| i + 1);
+                    }
+                    None => s.skip()?,
+                }
+                if !s.eat(b',') {
+                    s.expect(b'}')?;
+                    break;
+                }
+            }
+        }
+        s.depth -= 1;
+        for column in &mut structs.columns {
+            if column.len() == row {
+                column.push_null();
+            }
+        }
+        structs.validity.push(true);
+        Ok(())
+    }
+
+    fn map(&mut self, s: &mut Scanner<'_>, maps: &mut Maps) -> std::result::Result<(), Bad> {
+        s.enter()?;
+        s.at += 1;
+        if !s.eat(b'}') {
+            loop {
+                let Some(quote @ (b'"' | b'\'')) = s.peek() else { return Err(Bad::Syntax) };
+                text(s, quote, &mut maps.keys.bytes)?;
+                maps.keys.end(true);
+                s.expect(b':')?;
+                self.tolerant(s, &mut maps.values)?;
+                if !s.eat(b',') {
+                    s.expect(b'}')?;
+                    break;
+                }
+            }
+        }
+        s.depth -= 1;
+        maps.ends.push(i32::try_from(maps.values.len()).map_err(|_| Bad::Syntax)?);
+        maps.validity.push(true);
+        Ok(())
+    }
+
+    /// A time as text in the wanted format, or a whole number of seconds.
+    fn timestamp(&self, s: &mut Scanner<'_>, first: u8) -> std::result::Result<i64, Bad> {
+        let start = s.at;
+        let parsed = match first {
+            b'"' | b'\'' => {
+                let (raw, _) = s.raw_string()?;
+                match &self.options.timestamp_format {
+                    None => time::parse_timestamp(raw),
+                    Some(format) => time::parse_with_format(raw, format),
+                }
+            }
+            b'-' | b'0'..=b'9' => {
+                let number = s.number()?;
+                if number.whole { parse_int(number.text).and_then(|v| v.checked_mul(1_000_000)) } else { None }
+            }
+            _ => None,
+        };
+        parsed.ok_or_else(|| {
+            s.at = start;
+            Bad::Type
+        })
+    }
+
+    fn date(&self, s: &mut Scanner<'_>, first: u8) -> std::result::Result<i32, Bad> {
+        let start = s.at;
+        let parsed = match first {
+            b'"' | b'\'' => {
+                let (raw, _) = s.raw_string()?;
+                let micros = match &self.options.date_format {
+                    None => time::parse_timestamp(raw),
+                    Some(format) => time::parse_with_format(raw, format),
+                };
+                micros.and_then(|t| i32::try_from(t.div_euclid(86_400_000_000)).ok())
+            }
+            b'-' | b'0'..=b'9' => {
+                let number = s.number()?;
+                if number.whole { parse_int(number.text).and_then(|v| i32::try_from(v).ok()) } else { None }
+            }
+            _ => None,
+        };
+        parsed.ok_or_else(|| {
+            s.at = start;
+            Bad::Type
+        })
+    }
+}
+
+/// The column of the field whose name comes next; none when the schema does not have it.
+fn field_index(s: &mut Scanner<'_>, structs: &Structs) -> std::result::Result<Option<usize>, Bad> {
+    let (raw, escaped) = s.raw_string()?;
+    let mut unescaped = Vec::new();
+    let name = if escaped {
+        unescape(raw, &mut unescaped)?;
+        unescaped.as_slice()
+    } else {
+        raw
+    };
+    Ok(structs.fields.iter().position(|f| f.name().as_bytes() == name))
+}
+
+#[inline]
+fn float(s: &mut Scanner<'_>, first: u8) -> std::result::Result<f64, Bad> {
+    let start = s.at;
+    let value = match first {
+        b'-' | b'0'..=b'9' | b'N' | b'I' => parse_float(s.number()?.text),
+        b'"' | b'\'' => match s.raw_string()?.0 {
+            b"NaN" => Some(f64::NAN),
+            b"Infinity" | b"+Infinity" | b"+INF" | b"INF" => Some(f64::INFINITY),
+            b"-Infinity" | b"-INF" => Some(f64::NEG_INFINITY),
+            _ => None,
+        },
+        _ => None,
+    };
+    value.ok_or_else(|| {
+        s.at = start;
+        Bad::Type
+    })
+}
+
+/// A string, or the text of any other value as it stands.
+#[inline]
+fn text(s: &mut Scanner<'_>, first: u8, out: &mut Vec<u8>) -> std::result::Result<(), Bad> {
+    if first == b'"' || first == b'\'' {
+        let (raw, escaped) = s.raw_string()?;
+        if escaped {
+            return unescape(raw, out);
+        }
+        out.extend_from_slice(raw);
+        return Ok(());
+    }
+    let start = s.at;
+    s.skip()?;
+    out.extend_from_slice(s.text.get(start..s.at).unwrap_or_default());
+    Ok(())
+}
+
+fn decimal(s: &mut Scanner<'_>, first: u8, precision: u8, scale: i8) -> std::result::Result<i128, Bad> {
+    let start = s.at;
+    let text = match first {
+        b'-' | b'0'..=b'9' => s.number()?.text,
+        b'"' | b'\'' => s.raw_string()?.0,
+        _ => return Err(Bad::Type),
+    };
+    let parsed = std::str::from_utf8(text).ok().and_then(|t| parse_decimal(t, precision, scale));
+    parsed.ok_or_else(|| {
+        s.at = start;
+        Bad::Type
+    })
+}
+
+/// The unscaled value, rounded half up; none when it has too many digits.
+fn parse_decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    let (mantissa, exponent) = match text.find(['e', 'E']) {
+        Some(i) => (text.get(..i)?, text.get(i + 1..)?.parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let negative = mantissa.starts_with('-');
+    let (whole, fraction) = mantissa
+        .trim_start_matches(['-', '+'])
+        .split_once('.')
+        .unwrap_or((mantissa.trim_start_matches(['-', '+']), ""));
+    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
+    let shift = i32::from(scale) + exponent - i32::try_from(fraction.len()).ok()?;
+    let value = if shift >= 0 {
+        digits.checked_mul(10i128.checked_pow(u32::try_from(shift).ok()?)?)?
+    } else {
+        let divisor = 10i128.checked_pow(shift.unsigned_abs())?;
+        (digits + divisor / 2) / divisor
+    };
+    let limit = 10i128.checked_pow(u32::from(precision))?;
+    (value < limit).then_some(if negative { -value } else { value })
+}

@@ -1,0 +1,62 @@
+//! Spark's functions on Arrow columns: DataFusion's, then `datafusion-spark`'s, then ours where Spark differs.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::execution::FunctionRegistry;
+use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF};
+
+pub(crate) mod arithmetic;
+pub(crate) mod array;
+pub(crate) mod cast;
+pub(crate) mod datetime;
+pub mod ddl;
+pub(crate) mod extremum;
+pub(crate) mod field;
+pub(crate) mod generator;
+pub(crate) mod json;
+pub(crate) mod lambda;
+pub(crate) mod time;
+pub(crate) mod udf;
+pub(crate) mod window;
+
+/// Registers everything, later ones in place of earlier ones of the same name.
+pub fn register_all(registry: &mut dyn FunctionRegistry) -> Result<()> {
+    datafusion_spark::register_all(registry)?;
+    for function in scalar_functions() {
+        registry.register_udf(function)?;
+    }
+    for function in aggregate_functions() {
+        registry.register_udaf(function)?;
+    }
+    for function in higher_order_functions() {
+        registry.register_higher_order_function(function)?;
+    }
+    Ok(())
+}
+
+fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+    let mut functions = vec![
+        arithmetic::divide(),
+        arithmetic::div(),
+        arithmetic::remainder(),
+        cast::cast(),
+        cast::try_cast(),
+        field::field(),
+        field::item(),
+        field::element_at(),
+        window::window_time(),
+    ];
+    functions.extend(array::functions());
+    functions.extend(datetime::functions());
+    functions.extend(json::functions());
+    functions
+}
+
+fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
+    extremum::functions()
+}
+
+fn higher_order_functions() -> Vec<Arc<HigherOrderUDF>> {
+    lambda::functions()
+}

@@ -1,0 +1,169 @@
+//! The tables and views that statements name. Names are case-insensitive.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::common::{Result, plan_err};
+use datafusion::datasource::ViewTable;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::LogicalPlan;
+use parking_lot::RwLock;
+
+use crate::plan::{SourceFactory, StreamRelation};
+use crate::source::bounded::BoundedTable;
+
+/// Builds the source of a table, for a stream or for a bounded read, from the table's options.
+pub(crate) type OpenSource = dyn Fn(&BTreeMap<String, String>, Reading) -> Result<Arc<dyn SourceFactory>, crate::error::EngineError>
+    + Send
+    + Sync;
+
+/// How a table is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    Stream,
+    Batch,
+}
+
+/// What a name stands for.
+#[derive(Clone)]
+pub(crate) enum Table {
+    /// Something outside: a topic, files, a generator of rows.
+    External { format: String, options: BTreeMap<String, String>, schema: SchemaRef, open: Arc<OpenSource> },
+    /// A query under a name; it may be over streams.
+    View { plan: Box<LogicalPlan>, text: String },
+    /// Rows in memory.
+    Memory(Arc<dyn TableProvider>),
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())
+    }
+}
+
+impl Table {
+    pub(crate) fn kind(&self) -> &str {
+        match self {
+            Table::External { format, .. } => format,
+            Table::View { .. } => "view",
+            Table::Memory(_) => "memory",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// The name as it was written.
+    pub name: String,
+    pub temporary: bool,
+    pub table: Table,
+}
+
+/// All tables of a session.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    entries: RwLock<BTreeMap<String, Entry>>,
+}
+
+impl Catalog {
+    pub(crate) fn get(&self, name: &str) -> Option<Entry> {
+        self.entries.read().get(&name.to_lowercase()).cloned()
+    }
+
+    pub(crate) fn put(&self, entry: Entry) {
+        self.entries.write().insert(entry.name.to_lowercase(), entry);
+    }
+
+    pub(crate) fn remove(&self, name: &str) -> Option<Entry> {
+        self.entries.write().remove(&name.to_lowercase())
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.entries.read().values().cloned().collect()
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.entries.read().values().map(|e| e.name.clone()).collect()
+    }
+
+    fn find(&self, name: &str) -> Result<Entry> {
+        self.get(name).ok_or_else(|| DataFusionError::Plan(format!("table '{name}' not found")))
+    }
+
+    /// The table as a stream: `FROM STREAM name`, with further options of the reading.
+    pub(crate) fn stream(&self, name: &str, more: &[(String, String)]) -> Result<Arc<dyn TableProvider>> {
+        let entry = self.find(name)?;
+        match entry.table {
+            Table::External { mut options, open, .. } => {
+                options.extend(more.iter().cloned());
+                let factory = open(&options, Reading::Stream).map_err(external)?;
+                Ok(Arc::new(StreamRelation::new(entry.name, factory)))
+            }
+            Table::View { plan, .. } if is_streaming(&plan) => Ok(Arc::new(ViewTable::new(*plan, None))),
+            Table::View { .. } | Table::Memory(_) => plan_err!(
+                "[UNSUPPORTED_STREAMING_TABLE] `{}` is not a stream: STREAM needs a table over kafka, files or rate",
+                entry.name
+            ),
+        }
+    }
+
+    /// The table as it is now.
+    pub(crate) fn batch(&self, name: &str) -> Result<Arc<dyn TableProvider>> {
+        let entry = self.find(name)?;
+        match entry.table {
+            Table::External { options, open, .. } => {
+                let factory = open(&options, Reading::Batch).map_err(external)?;
+                Ok(Arc::new(BoundedTable::new(factory)))
+            }
+            Table::View { plan, text } => Ok(Arc::new(ViewTable::new(*plan, Some(text)))),
+            Table::Memory(provider) => Ok(provider),
+        }
+    }
+}
+
+fn external(error: crate::error::EngineError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// Whether a plan reads a stream.
+pub(crate) fn is_streaming(plan: &LogicalPlan) -> bool {
+    use datafusion::common::tree_node::TreeNodeRecursion;
+    let mut streaming = false;
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(provider) = datafusion::datasource::source_as_provider(&scan.source)
+            && provider.downcast_ref::<StreamRelation>().is_some()
+        {
+            streaming = true;
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    visited.is_ok() && streaming
+}
+
+/// The catalog as DataFusion's planner sees it.
+#[derive(Debug)]
+pub(crate) struct CatalogSchema(pub Arc<Catalog>);
+
+#[async_trait]
+impl SchemaProvider for CatalogSchema {
+    fn table_names(&self) -> Vec<String> {
+        self.0.names()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if self.0.get(name).is_none() {
+            return Ok(None);
+        }
+        self.0.batch(name).map(Some)
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.0.get(name).is_some()
+    }
+}

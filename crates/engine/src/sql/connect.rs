@@ -1,0 +1,101 @@
+//! From `USING format OPTIONS (...)` to sources and sinks.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::timezone::Tz;
+use arrow::datatypes::SchemaRef;
+
+use super::catalog::{OpenSource, Reading, Table};
+use super::error::{SqlError, did_you_mean};
+use crate::error::EngineError;
+use crate::options::Options;
+use crate::plan::SourceFactory;
+use crate::sink::file::{FileFormat, FileSink};
+use crate::source::file::FileTable;
+use crate::source::rate::{RateFactory, RateOptions};
+
+/// What `USING` may name when a table is read.
+const READABLE: [&str; 5] = ["json", "csv", "parquet", "text", "rate"];
+
+fn options_of(options: &BTreeMap<String, String>) -> Options {
+    options.iter().collect()
+}
+
+/// A table over something outside.
+pub(super) fn table(
+    format: &str,
+    options: BTreeMap<String, String>,
+    schema: Option<SchemaRef>,
+    zone: Tz,
+) -> Result<Table, SqlError> {
+    let name = format.to_owned();
+    let given = schema.clone();
+    let open: Arc<OpenSource> = Arc::new(move |options, reading| source(&name, options, reading, given.clone(), zone));
+    if !READABLE.contains(&format) {
+        return Err(unknown_format(format));
+    }
+    // Opened once now, so that a wrong option or a missing path is the fault of this statement.
+    let reading = if format == "rate" { Reading::Stream } else { Reading::Batch };
+    let schema = match schema {
+        Some(schema) => schema,
+        None => open(&options, reading)?.schema(),
+    };
+    Ok(Table::External { format: format.to_owned(), options, schema, open })
+}
+
+fn unknown_format(format: &str) -> SqlError {
+    let error = SqlError::new(
+        "DATA_SOURCE_NOT_FOUND",
+        format!("Failed to find the data source: {format}. Make sure the provider name is correct. SQLSTATE: 42K02"),
+    );
+    let known = format!("Caudal has: {}.", READABLE.join(", "));
+    error.hint(match did_you_mean(format, READABLE) {
+        Some(near) => format!("Did you mean {near}? {known}"),
+        None => known,
+    })
+}
+
+fn source(
+    format: &str,
+    options: &BTreeMap<String, String>,
+    reading: Reading,
+    schema: Option<SchemaRef>,
+    zone: Tz,
+) -> Result<Arc<dyn SourceFactory>, EngineError> {
+    let given = options_of(options);
+    if let Some(file) = FileFormat::from_name(format) {
+        let table = match reading {
+            Reading::Batch => FileTable::table(file, &given, schema, zone)?,
+            // A table's schema is known, inferred if need be, which Spark asks for only of streams made by hand.
+            Reading::Stream if schema.is_some() => FileTable::stream(file, &given, schema, zone)?,
+            Reading::Stream => {
+                let inferred = FileTable::table(file, &given, None, zone)?.schema();
+                FileTable::stream(file, &given, Some(inferred), zone)?
+            }
+        };
+        return Ok(Arc::new(table));
+    }
+    match format {
+        "rate" => Ok(Arc::new(RateFactory::new(RateOptions::parse(given.iter())?))),
+        other => {
+            Err(EngineError::Invalid { class: "DATA_SOURCE_NOT_FOUND", message: format!("no data source {other}") })
+        }
+    }
+}
+
+/// The file sink of a streaming table.
+pub(super) fn file_sink(
+    format: FileFormat,
+    options: &BTreeMap<String, String>,
+    partitioned_by: &[String],
+    directory: &Path,
+    zone: Tz,
+) -> Result<FileSink, SqlError> {
+    let mut options = options_of(options);
+    if options.get("path").is_none() {
+        options.set("path", directory.display().to_string());
+    }
+    Ok(FileSink::new(format, &options, partitioned_by, zone)?)
+}

@@ -1,0 +1,25 @@
+//! Spark SQL text: from a script to statements, from statements to plans, queries and tables.
+//!
+//! Start at [`SqlSession`]. A statement's way: [`token`] (places), [`rewrite`] (what `sqlparser` does not know),
+//! [`statement`] (the statement's head), [`ast`] (Spark's meaning), [`planner`] (DataFusion's hooks), [`resolve`]
+//! (the plan, or an error with its place).
+
+mod ast;
+mod catalog;
+mod connect;
+mod dialect;
+pub mod error;
+mod interval;
+mod naming;
+mod planner;
+mod resolve;
+mod rewrite;
+mod session;
+mod statement;
+mod streaming;
+mod token;
+
+pub use error::{Place, SqlError};
+pub use session::{SessionConfig, SqlSession, StatementResult};
+pub use statement::Statement;
+pub use streaming::StreamingSelect;

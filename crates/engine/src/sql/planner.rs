@@ -1,0 +1,321 @@
+//! DataFusion's planning hooks with Spark's meaning: marked relations, field access, division, types.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{Column, DFSchema, Result, TableReference, UnnestOptions, plan_err};
+use datafusion::datasource::{TableProvider, provider_as_source};
+use datafusion::logical_expr::planner::{
+    ExprPlanner, PlannedRelation, PlannerResult, RawBinaryExpr, RawFieldAccessExpr, RelationPlanner,
+    RelationPlannerContext, RelationPlanning, TypePlanner,
+};
+use datafusion::logical_expr::{Expr, GetFieldAccess, LogicalPlan, LogicalPlanBuilder, lit};
+use sqlparser::ast::{self, BinaryOperator, ObjectNamePart, TableFactor};
+
+use super::ast::{Generator, RelationSpec};
+use super::catalog::Catalog;
+use super::interval;
+use super::token::unmark;
+use crate::function;
+use crate::plan::{EventTimeWatermark, nodes::WATERMARK_DELAY_KEY};
+
+/// Plans the relations that [`super::ast::rewrite`] marked.
+#[derive(Debug)]
+pub(crate) struct MarkedRelations {
+    pub specs: Vec<RelationSpec>,
+    pub catalog: Arc<Catalog>,
+}
+
+impl RelationPlanner for MarkedRelations {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
+        match relation {
+            TableFactor::Table { name, alias, .. } if mark_of_table(&name).is_some() => {
+                self.table(&name, alias, context)
+            }
+            TableFactor::Derived { lateral, subquery, alias: Some(alias), sample }
+                if unmark(&alias.name.value).is_some() =>
+            {
+                let plan = context.plan(TableFactor::Derived { lateral, subquery, alias: None, sample })?;
+                self.aliased(plan, alias, context)
+            }
+            TableFactor::NestedJoin { table_with_joins, alias: Some(alias) } if unmark(&alias.name.value).is_some() => {
+                let plan = context.plan(TableFactor::NestedJoin { table_with_joins, alias: None })?;
+                self.aliased(plan, alias, context)
+            }
+            other => Ok(RelationPlanning::Original(Box::new(other))),
+        }
+    }
+}
+
+fn mark_of_table(name: &ast::ObjectName) -> Option<(usize, String)> {
+    let ident = name.0.last().and_then(ObjectNamePart::as_ident)?;
+    unmark(&ident.value).map(|(index, name)| (index, name.to_owned()))
+}
+
+fn planned(plan: LogicalPlan, alias: Option<ast::TableAlias>) -> Result<RelationPlanning> {
+    Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
+}
+
+impl MarkedRelations {
+    fn spec(&self, index: usize) -> Result<&RelationSpec> {
+        match self.specs.get(index) {
+            Some(spec) => Ok(spec),
+            None => plan_err!("no relation has the mark {index}"),
+        }
+    }
+
+    fn table(
+        &self,
+        name: &ast::ObjectName,
+        alias: Option<ast::TableAlias>,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
+        let Some((index, name)) = mark_of_table(name) else { return plan_err!("not a marked table") };
+        let plan = match self.spec(index)? {
+            RelationSpec::OneRow => return planned(LogicalPlanBuilder::empty(true).build()?, alias),
+            RelationSpec::Mark { mark, watermark_expression } => {
+                let plan = self.scan(&name, mark, context)?;
+                watermarked(plan, watermark_expression.as_ref(), mark, context)?
+            }
+            _ => return plan_err!("the mark {index} is not a table's"),
+        };
+        planned(plan, alias)
+    }
+
+    /// The marked table itself. Without `STREAM` it may be a query of `WITH`.
+    fn scan(
+        &self,
+        name: &str,
+        mark: &super::token::RelationMark,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<LogicalPlan> {
+        if !mark.stream
+            && let Ok(plan) = context.plan(super::ast::table(name))
+        {
+            return Ok(plan);
+        }
+        let provider: Arc<dyn TableProvider> =
+            if mark.stream { self.catalog.stream(name, &mark.options)? } else { self.catalog.batch(name)? };
+        LogicalPlanBuilder::scan(TableReference::bare(name), provider_as_source(provider), None)?.build()
+    }
+
+    fn aliased(
+        &self,
+        plan: LogicalPlan,
+        mut alias: ast::TableAlias,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
+        let Some((index, name)) = unmark(&alias.name.value).map(|(i, n)| (i, n.to_owned())) else {
+            return plan_err!("not a marked alias");
+        };
+        let plan = match self.spec(index)? {
+            RelationSpec::Mark { mark, watermark_expression } => {
+                watermarked(plan, watermark_expression.as_ref(), mark, context)?
+            }
+            RelationSpec::Generate(generator) => generate(plan, generator, context)?,
+            RelationSpec::TimeWindow { args } => time_window(plan, args, context)?,
+            RelationSpec::OneRow => plan,
+        };
+        alias.name.value = name;
+        let alias = Some(alias).filter(|a| !a.name.value.is_empty());
+        planned(plan, alias)
+    }
+}
+
+/// `WATERMARK ts DELAY OF ...`; an expression other than a column becomes a column of its own first.
+fn watermarked(
+    plan: LogicalPlan,
+    expression: Option<&ast::Expr>,
+    mark: &super::token::RelationMark,
+    context: &mut dyn RelationPlannerContext,
+) -> Result<LogicalPlan> {
+    let (Some(watermark), Some(expression)) = (&mark.watermark, expression) else { return Ok(plan) };
+    let schema = Arc::clone(plan.schema());
+    let expr = context.sql_to_expr(expression.clone(), &schema)?;
+    let (plan, column) = match (expr, &watermark.alias) {
+        (Expr::Column(column), None) => (plan, column),
+        (expr, Some(alias)) => {
+            let mut columns = all_columns(&schema);
+            columns.push(expr.alias(alias));
+            (LogicalPlanBuilder::from(plan).project(columns)?.build()?, Column::new_unqualified(alias))
+        }
+        (expr, None) => {
+            return plan_err!(
+                "[REQUIRED_EXPRESSION_ALIAS] The expression {expr} of WATERMARK needs an alias: WATERMARK ... AS name DELAY OF ..."
+            );
+        }
+    };
+    Ok(EventTimeWatermark::try_new(plan, column, watermark.delay_ms)?.into_plan())
+}
+
+fn all_columns(schema: &DFSchema) -> Vec<Expr> {
+    schema.columns().into_iter().map(Expr::Column).collect()
+}
+
+/// Adds the generated columns, qualified by the generator's table alias.
+fn generate(plan: LogicalPlan, generator: &Generator, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+    let schema = Arc::clone(plan.schema());
+    let argument = context.sql_to_expr(generator.argument.clone(), &schema)?;
+    let udf = function::generator::generator(&generator.kind, generator.outer);
+    let rows = format!("{}\u{1}rows", generator.qualifier);
+    let mut columns = all_columns(&schema);
+    columns.push(udf.call(vec![argument]).alias(&rows));
+    let unnested = LogicalPlanBuilder::from(plan)
+        .project(columns)?
+        .unnest_column_with_options(Column::new_unqualified(&rows), UnnestOptions::new().with_preserve_nulls(false))?
+        .build()?;
+    let index = unnested.schema().index_of_column(&Column::new_unqualified(&rows))?;
+    let DataType::Struct(fields) = unnested.schema().field(index).data_type().clone() else {
+        return plan_err!("{} did not generate rows", generator.kind);
+    };
+    if !generator.columns.is_empty() && generator.columns.len() != fields.len() {
+        return plan_err!(
+            "[NUM_COLUMNS_MISMATCH] {} generates {} columns, but {} aliases were given",
+            generator.kind,
+            fields.len(),
+            generator.columns.len()
+        );
+    }
+    let mut columns = all_columns(&schema);
+    for (i, field) in fields.iter().enumerate() {
+        let name = generator.columns.get(i).unwrap_or(field.name());
+        let value = function::field::field()
+            .call(vec![Expr::Column(Column::new_unqualified(&rows)), lit(field.name().as_str())]);
+        columns.push(value.alias_qualified(Some(TableReference::bare(generator.qualifier.as_str())), name));
+    }
+    LogicalPlanBuilder::from(unnested).project(columns)?.build()
+}
+
+/// Adds the column `window`; a sliding window repeats the row for each window it falls into.
+fn time_window(plan: LogicalPlan, args: &[ast::Expr], context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+    let schema = Arc::clone(plan.schema());
+    let [time, rest @ ..] = args else { return plan_err!("window needs a time column and a duration") };
+    let mut micros = Vec::new();
+    for arg in rest {
+        micros.push(duration_micros(arg)?);
+    }
+    let (size, slide, start) = match micros.as_slice() {
+        [size] => (*size, *size, 0),
+        [size, slide] => (*size, *slide, 0),
+        [size, slide, start] => (*size, *slide, *start),
+        _ => return plan_err!("window takes (time, windowDuration[, slideDuration[, startTime]])"),
+    };
+    let mut time = context.sql_to_expr(time.clone(), &schema)?;
+    let (_, field) = datafusion::logical_expr::ExprSchemable::to_field(&time, &schema)?;
+    let delay = field.metadata().get(WATERMARK_DELAY_KEY).cloned();
+    if matches!(field.data_type(), DataType::Struct(_)) {
+        time = function::window::window_time().call(vec![time]);
+    }
+    let window = function::window::time_window(size, slide, start)?;
+    let tag = function::window::tag_window(delay);
+    let mut columns = all_columns(&schema);
+    let builder = LogicalPlanBuilder::from(plan).filter(time.clone().is_not_null())?;
+    if size == slide {
+        columns.push(tag.call(vec![window.call(vec![time])]).alias("window"));
+        return builder.project(columns)?.build();
+    }
+    let rows = "\u{1}windows";
+    let mut with_list = columns.clone();
+    with_list.push(window.call(vec![time]).alias(rows));
+    columns.push(tag.call(vec![Expr::Column(Column::new_unqualified(rows))]).alias("window"));
+    builder
+        .project(with_list)?
+        .unnest_column_with_options(Column::new_unqualified(rows), UnnestOptions::new().with_preserve_nulls(false))?
+        .project(columns)?
+        .build()
+}
+
+fn duration_micros(arg: &ast::Expr) -> Result<i64> {
+    let parsed = match arg {
+        ast::Expr::Value(value) => match &value.value {
+            ast::Value::SingleQuotedString(s) | ast::Value::DoubleQuotedString(s) => interval::parse_text(s),
+            ast::Value::Number(n, _) => {
+                n.parse().ok().map(|micros| interval::Interval { micros, ..Default::default() })
+            }
+            _ => None,
+        },
+        ast::Expr::Interval(interval) => match interval.value.as_ref() {
+            ast::Expr::Value(value) => match &value.value {
+                ast::Value::SingleQuotedString(s) => interval::parse_text(s),
+                _ => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    };
+    match parsed.map(interval::Interval::fixed_micros) {
+        Some(Some(micros)) => Ok(micros),
+        Some(None) => plan_err!("[INVALID_INTERVAL] Intervals greater than a month are not supported in window: {arg}"),
+        None => plan_err!("[INVALID_INTERVAL_FORMAT] Cannot parse {arg} as an interval such as '10 minutes'"),
+    }
+}
+
+/// Field access, division and literals with Spark's meaning.
+#[derive(Debug)]
+pub(crate) struct SparkExpressions;
+
+impl ExprPlanner for SparkExpressions {
+    fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        let udf = match expr.op {
+            BinaryOperator::Divide => function::arithmetic::divide(),
+            BinaryOperator::Modulo => function::arithmetic::remainder(),
+            BinaryOperator::StringConcat => {
+                let ty = datafusion::logical_expr::ExprSchemable::get_type(&expr.left, schema)?;
+                if matches!(ty, DataType::List(_)) {
+                    return Ok(PlannerResult::Original(expr));
+                }
+                let as_text = |e| function::cast::cast().call(vec![e, lit("STRING")]);
+                let op = BinaryOperator::StringConcat;
+                let raw = RawBinaryExpr { op, left: as_text(expr.left), right: as_text(expr.right) };
+                return Ok(PlannerResult::Original(raw));
+            }
+            _ => return Ok(PlannerResult::Original(expr)),
+        };
+        Ok(PlannerResult::Planned(udf.call(vec![expr.left, expr.right])))
+    }
+
+    fn plan_field_access(
+        &self,
+        expr: RawFieldAccessExpr,
+        _schema: &DFSchema,
+    ) -> Result<PlannerResult<RawFieldAccessExpr>> {
+        let RawFieldAccessExpr { field_access, expr } = expr;
+        match field_access {
+            GetFieldAccess::NamedStructField { name } => {
+                Ok(PlannerResult::Planned(function::field::field().call(vec![expr, lit(name)])))
+            }
+            GetFieldAccess::ListIndex { key } => {
+                Ok(PlannerResult::Planned(function::field::item().call(vec![expr, *key])))
+            }
+            other => Ok(PlannerResult::Original(RawFieldAccessExpr { field_access: other, expr })),
+        }
+    }
+
+    fn plan_compound_identifier(
+        &self,
+        field: &Field,
+        qualifier: Option<&TableReference>,
+        nested_names: &[String],
+    ) -> Result<PlannerResult<Vec<Expr>>> {
+        let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
+        let access =
+            nested_names.iter().fold(column, |e, name| function::field::field().call(vec![e, lit(name.as_str())]));
+        Ok(PlannerResult::Planned(access))
+    }
+}
+
+/// SQL types that are left after casts became functions (`CREATE TABLE` schemas go through the DDL parser).
+#[derive(Debug)]
+pub(crate) struct SparkTypes;
+
+impl TypePlanner for SparkTypes {
+    fn plan_type_field(&self, sql_type: &ast::DataType) -> Result<Option<FieldRef>> {
+        let data_type = function::ddl::parse_type(&sql_type.to_string())
+            .map_err(|e| datafusion::common::DataFusionError::Plan(e.to_string()))?;
+        Ok(Some(Arc::new(Field::new("", data_type, true))))
+    }
+}

@@ -1,0 +1,359 @@
+//! From a parsed query to a logical plan, and from DataFusion's errors to Spark's.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::sql::parser::Statement as DfStatement;
+use sqlparser::ast::{self, Ident, ObjectName, Query, Visit, VisitMut, Visitor, VisitorMut};
+use sqlparser::tokenizer::Span;
+
+use super::ast::RelationSpec;
+use super::catalog::Catalog;
+use super::error::{SqlError, did_you_mean, nearest};
+use super::planner::MarkedRelations;
+use super::statement::{ParsedQuery, parse_expression};
+use super::token::unmark;
+
+/// Plans a query against the session's tables and functions. `text` is the statement, for errors.
+pub(crate) async fn plan(
+    state: &SessionState,
+    catalog: &Arc<Catalog>,
+    parsed: &ParsedQuery,
+    text: &str,
+) -> Result<LogicalPlan, SqlError> {
+    let mut query = parsed.query.clone();
+    // Names are case-insensitive: a name that is not found as written is retried as the schema has it.
+    for _ in 0..64 {
+        match plan_once(state, catalog, &query, parsed, text).await {
+            Ok(plan) => return Ok(plan),
+            Err(Failure::Sql(error)) => return Err(error),
+            Err(Failure::DataFusion(error)) => {
+                if !respell(&mut query, &error) {
+                    return Err(explain(&error, &parsed.query, catalog, state, text));
+                }
+            }
+        }
+    }
+    Err(SqlError::new("INTERNAL_ERROR", "the names of this query could not be resolved"))
+}
+
+enum Failure {
+    Sql(SqlError),
+    DataFusion(Box<DataFusionError>),
+}
+
+async fn plan_once(
+    state: &SessionState,
+    catalog: &Arc<Catalog>,
+    query: &Query,
+    parsed: &ParsedQuery,
+    text: &str,
+) -> Result<LogicalPlan, Failure> {
+    let mut query = query.clone();
+    let specs = relation_specs(parsed, text).map_err(Failure::Sql)?;
+    let specs = super::ast::rewrite(&mut query, specs).map_err(Failure::Sql)?;
+    let mut state = state.clone();
+    let failed = |e| Failure::DataFusion(Box::new(e));
+    state
+        .register_relation_planner(Arc::new(MarkedRelations { specs, catalog: Arc::clone(catalog) }))
+        .map_err(failed)?;
+    let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
+    let plan = state.statement_to_plan(statement).await.map_err(failed)?;
+    // Type errors show up here rather than when the query runs.
+    let options = state.config_options();
+    state.analyzer().execute_and_check(plan.clone(), options, |_, _| {}).map_err(failed)?;
+    Ok(plan)
+}
+
+fn relation_specs(parsed: &ParsedQuery, text: &str) -> Result<Vec<RelationSpec>, SqlError> {
+    parsed
+        .marks
+        .iter()
+        .map(|mark| {
+            let watermark_expression = match &mark.watermark {
+                Some(watermark) => {
+                    let mut expr = parse_expression(text, &watermark.expression)?;
+                    super::ast::rewrite_expression(&mut expr)?;
+                    Some(expr)
+                }
+                None => None,
+            };
+            Ok(RelationSpec::Mark { mark: mark.clone(), watermark_expression })
+        })
+        .collect()
+}
+
+/// The schema error inside an error, if there is one.
+fn schema_error(error: &DataFusionError) -> Option<&SchemaError> {
+    match error {
+        DataFusionError::SchemaError(error, _) => Some(error),
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => schema_error(inner),
+        DataFusionError::Collection(list) => list.iter().find_map(schema_error),
+        _ => None,
+    }
+}
+
+/// Rewrites the name that was not found as a known column spells it; false when none is spelt like it.
+fn respell(query: &mut Query, error: &DataFusionError) -> bool {
+    let Some(SchemaError::FieldNotFound { field, valid_fields }) = schema_error(error) else { return false };
+    let mut changes: Vec<(String, String)> = Vec::new();
+    let same = |a: &str, b: &str| a != b && a.eq_ignore_ascii_case(b);
+    for valid in valid_fields {
+        if same(&valid.name, &field.name) {
+            changes.push((field.name.clone(), valid.name.clone()));
+        }
+        if let (Some(wanted), Some(known)) = (&field.relation, &valid.relation)
+            && same(wanted.table(), known.table())
+        {
+            changes.push((wanted.table().to_owned(), known.table().to_owned()));
+        }
+        // `P.x` where `p` is a column.
+        if let Some(wanted) = &field.relation
+            && same(wanted.table(), &valid.name)
+        {
+            changes.push((wanted.table().to_owned(), valid.name.clone()));
+        }
+    }
+    let Some((from, to)) = changes.into_iter().next() else { return false };
+    let mut respeller = Respeller { from, to, changed: false };
+    let _ = query.visit(&mut respeller);
+    respeller.changed
+}
+
+struct Respeller {
+    from: String,
+    to: String,
+    changed: bool,
+}
+
+impl VisitorMut for Respeller {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut ast::Expr) -> ControlFlow<()> {
+        let mut fix = |ident: &mut Ident| {
+            if ident.value == self.from {
+                ident.value.clone_from(&self.to);
+                self.changed = true;
+            }
+        };
+        match expr {
+            ast::Expr::Identifier(ident) => fix(ident),
+            ast::Expr::CompoundIdentifier(parts) => parts.iter_mut().for_each(fix),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Finds where a name stands in the query.
+struct Finder<'a> {
+    name: &'a str,
+    found: Option<Span>,
+}
+
+impl Visitor for Finder<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
+        let parts: &[Ident] = match expr {
+            ast::Expr::Identifier(ident) => std::slice::from_ref(ident),
+            ast::Expr::CompoundIdentifier(parts) => parts,
+            ast::Expr::Function(function) => match function.name.0.first().and_then(|p| p.as_ident()) {
+                Some(ident) => std::slice::from_ref(ident),
+                None => &[],
+            },
+            _ => &[],
+        };
+        for part in parts {
+            if part.value.eq_ignore_ascii_case(self.name) && part.span.start.line > 0 {
+                self.found = Some(part.span);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        for part in relation.0.iter().filter_map(|p| p.as_ident()) {
+            let name = unmark(&part.value).map_or(part.value.as_str(), |(_, name)| name);
+            if name.eq_ignore_ascii_case(self.name) && part.span.start.line > 0 {
+                self.found = Some(part.span);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn place(error: SqlError, query: &Query, name: &str, text: &str) -> SqlError {
+    let mut finder = Finder { name, found: None };
+    let _ = query.visit(&mut finder);
+    match finder.found {
+        Some(span) => {
+            let width = usize::try_from(span.end.column.saturating_sub(span.start.column)).unwrap_or(1);
+            error.at(text, span.start, width)
+        }
+        None => error,
+    }
+}
+
+/// Turns DataFusion's error into Spark's, with its place in the text.
+fn explain(error: &DataFusionError, query: &Query, catalog: &Catalog, state: &SessionState, text: &str) -> SqlError {
+    match schema_error(error) {
+        Some(SchemaError::FieldNotFound { field, valid_fields }) => {
+            return unresolved_column(field.flat_name(), &field.name, valid_fields, query, text);
+        }
+        Some(SchemaError::AmbiguousReference { field }) => {
+            let message = format!("Reference `{}` is ambiguous, could be more than one column.", field.flat_name());
+            return place(SqlError::new("AMBIGUOUS_REFERENCE", message), query, &field.name, text);
+        }
+        _ => {}
+    }
+    let message = plain_message(error);
+    if let Some(name) = between(&message, "table '", "' not found") {
+        let name = name.rsplit('.').next().unwrap_or(name).to_owned();
+        let name = unmark(&name).map_or(name.clone(), |(_, n)| n.to_owned());
+        return table_not_found(&name, query, catalog, text);
+    }
+    if let Some(name) = between(&message, "Invalid function '", "'") {
+        return unresolved_routine(name, query, state, text);
+    }
+    let error = SqlError::from_message(&message);
+    match between(&message, "No such struct field `", "`") {
+        Some(field) => {
+            let known = message.split_once("` in ").map_or("", |(_, rest)| rest);
+            let names: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+            let error = match did_you_mean(field, names.iter().copied()) {
+                Some(name) => error.hint(format!("Did you mean `{name}`?")),
+                None => error,
+            };
+            place(error, query, field, text)
+        }
+        None => {
+            let called = between(&message, "function '", "'").or_else(|| between(&message, "The `", "`"));
+            match called {
+                Some(name) => place(error, query, name, text),
+                None => error,
+            }
+        }
+    }
+}
+
+fn unresolved_column(
+    shown: String,
+    name: &str,
+    valid: &[datafusion::common::Column],
+    query: &Query,
+    text: &str,
+) -> SqlError {
+    let shown = shown.split('.').map(|p| format!("`{p}`")).collect::<Vec<_>>().join(".");
+    let names: Vec<String> = valid.iter().map(|c| c.name.clone()).filter(|n| !n.contains(super::token::MARK)).collect();
+    let near = nearest(name, names.iter().map(String::as_str));
+    let mut message = format!("A column, variable, or function parameter with name {shown} cannot be resolved.");
+    let class = if near.is_empty() {
+        "UNRESOLVED_COLUMN.WITHOUT_SUGGESTION"
+    } else {
+        let list: Vec<String> = near.iter().map(|n| format!("`{n}`")).collect();
+        message.push_str(&format!(" Did you mean one of the following? [{}].", list.join(", ")));
+        "UNRESOLVED_COLUMN.WITH_SUGGESTION"
+    };
+    place(SqlError::new(class, format!("{message} SQLSTATE: 42703")), query, name, text)
+}
+
+pub(crate) fn table_missing(name: &str, catalog: &Catalog) -> SqlError {
+    let error = SqlError::new(
+        "TABLE_OR_VIEW_NOT_FOUND",
+        format!(
+            "The table or view `{name}` cannot be found. Verify the spelling and correctness of the schema and catalog. SQLSTATE: 42P01"
+        ),
+    );
+    let names = catalog.names();
+    match did_you_mean(name, names.iter().map(String::as_str)) {
+        Some(near) => error.hint(format!("Did you mean `{near}`?")),
+        None => error,
+    }
+}
+
+fn table_not_found(name: &str, query: &Query, catalog: &Catalog, text: &str) -> SqlError {
+    place(table_missing(name, catalog), query, name, text)
+}
+
+fn unresolved_routine(name: &str, query: &Query, state: &SessionState, text: &str) -> SqlError {
+    let message = format!(
+        "Cannot resolve routine `{name}` on search path [`system`.`builtin`, `system`.`session`, `spark_catalog`.`default`]. SQLSTATE: 42883"
+    );
+    let names = function_names(state);
+    let error = SqlError::new("UNRESOLVED_ROUTINE", message);
+    let error = match did_you_mean(name, names.iter().map(String::as_str)) {
+        Some(near) => error.hint(format!("Did you mean {near}?")),
+        None => error,
+    };
+    place(error, query, name, text)
+}
+
+/// All functions that a query may call.
+pub(crate) fn function_names(state: &SessionState) -> Vec<String> {
+    let mut names: Vec<String> = state
+        .scalar_functions()
+        .keys()
+        .chain(state.aggregate_functions().keys())
+        .chain(state.window_functions().keys())
+        .chain(state.higher_order_functions().keys())
+        .filter(|n| !n.starts_with("__"))
+        .cloned()
+        .collect();
+    let more = ["window", "explode", "posexplode", "inline", "struct", "count_if", "first", "last", "any_value"];
+    names.extend(more.iter().map(|n| (*n).to_owned()));
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(before)?;
+    rest.split_once(after).map(|(name, _)| name)
+}
+
+/// The message without DataFusion's wrappings.
+pub(crate) fn plain_message(error: &DataFusionError) -> String {
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => plain_message(inner),
+        DataFusionError::Collection(list) => list.first().map_or_else(String::new, plain_message),
+        DataFusionError::Shared(inner) => plain_message(inner),
+        DataFusionError::Plan(message)
+        | DataFusionError::Execution(message)
+        | DataFusionError::NotImplemented(message)
+        | DataFusionError::Internal(message) => message.split("\n\nbacktrace:").next().unwrap_or(message).to_owned(),
+        DataFusionError::ArrowError(error, _) => match error.as_ref() {
+            arrow::error::ArrowError::DivideByZero => "[DIVIDE_BY_ZERO] Division by zero. SQLSTATE: 22012".to_owned(),
+            arrow::error::ArrowError::ArithmeticOverflow(message) if !message.starts_with('[') => {
+                format!("[ARITHMETIC_OVERFLOW] {message}. SQLSTATE: 22003")
+            }
+            arrow::error::ArrowError::ArithmeticOverflow(message) => message.clone(),
+            other => other.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+/// An error of a running plan.
+pub(crate) fn runtime_error(error: &DataFusionError) -> SqlError {
+    SqlError::from_message(&plain_message(error))
+}
+
+impl SqlError {
+    /// Takes `[CLASS]` off a message that begins with one.
+    pub(crate) fn from_message(message: &str) -> SqlError {
+        if let Some(start) = message.find('[')
+            && let Some((class, rest)) = message.get(start + 1..).and_then(|m| m.split_once(']'))
+            && !class.is_empty()
+            && class.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_' || c == '.')
+        {
+            return SqlError::new(class, rest.trim());
+        }
+        SqlError::new("UNSUPPORTED_FEATURE", message.trim())
+    }
+}

@@ -1,0 +1,424 @@
+//! A session: configuration, tables, and the running of statements.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
+use datafusion::datasource::MemTable;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionContext;
+use parking_lot::RwLock;
+
+use super::catalog::{Catalog, CatalogSchema, Entry, Table, is_streaming};
+use super::connect;
+use super::error::SqlError;
+use super::planner::{SparkExpressions, SparkTypes};
+use super::resolve;
+use super::statement::{self, CreateTable, Kind, ParsedQuery, Statement};
+use super::streaming::StreamingSelect;
+use super::token::substitute;
+use crate::format::cell::utc;
+use crate::function;
+use crate::function::ddl::{parse_columns, type_name};
+use crate::query::{QueryManager, StreamingQuery};
+
+/// How a session starts.
+#[derive(Debug, Clone)]
+pub struct SessionConfig {
+    /// Spark configuration and script variables, as by `SET key=value`.
+    pub conf: BTreeMap<String, String>,
+    /// Where tables without a place of their own live; Spark's `spark-warehouse`.
+    pub warehouse: PathBuf,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        SessionConfig { conf: BTreeMap::new(), warehouse: PathBuf::from("spark-warehouse") }
+    }
+}
+
+/// What a statement led to.
+pub enum StatementResult {
+    /// A table of rows.
+    Rows { schema: SchemaRef, batches: Vec<RecordBatch> },
+    /// A query that runs on by itself: a streaming table.
+    Streaming(StreamingQuery),
+    /// A `SELECT` over streams; the caller chooses a sink and starts it with [`SqlSession::start`].
+    StreamingSelect(StreamingSelect),
+    /// Nothing to show but a message.
+    Done(String),
+}
+
+/// Runs Spark SQL statements.
+pub struct SqlSession {
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) conf: RwLock<BTreeMap<String, String>>,
+    pub(super) warehouse: PathBuf,
+    pub(super) queries: QueryManager,
+    context: SessionContext,
+}
+
+impl SqlSession {
+    /// A session without tables.
+    pub fn new(config: SessionConfig) -> Result<Self, SqlError> {
+        let catalog = Arc::new(Catalog::default());
+        let context = SessionContext::new_with_state(session_state(&catalog).map_err(|e| resolve::runtime_error(&e))?);
+        Ok(SqlSession {
+            catalog,
+            conf: RwLock::new(config.conf),
+            warehouse: config.warehouse,
+            queries: QueryManager::new(),
+            context,
+        })
+    }
+
+    /// Splits a script at its `;` and parses each statement. Statements with `${name}` are parsed when they run.
+    pub fn parse(&self, script: &str) -> Result<Vec<Statement>, SqlError> {
+        statement::parse_script(script)
+    }
+
+    /// The value of a configuration key.
+    pub fn conf(&self, key: &str) -> Option<String> {
+        self.conf.read().get(key).cloned()
+    }
+
+    /// Sets a configuration key, as `SET key=value` does.
+    pub fn set(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.conf.write().insert(key.into(), value.into());
+    }
+
+    /// The session's state: functions, tables and planner, for running plans.
+    pub fn state(&self) -> SessionState {
+        self.context.state()
+    }
+
+    /// The running queries of this session.
+    pub fn queries(&self) -> &QueryManager {
+        &self.queries
+    }
+
+    /// Names that a shell may complete: tables and functions.
+    pub fn completions(&self) -> Vec<String> {
+        let mut names = self.catalog.names();
+        names.extend(resolve::function_names(&self.state()));
+        names
+    }
+
+    /// Registers rows as a temporary view.
+    pub fn register_batches(&self, name: &str, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<(), SqlError> {
+        let provider = MemTable::try_new(schema, vec![batches]).map_err(|e| resolve::runtime_error(&e))?;
+        self.catalog.put(Entry { name: name.to_owned(), temporary: true, table: Table::Memory(Arc::new(provider)) });
+        Ok(())
+    }
+
+    /// Plans a query without running it.
+    pub async fn plan(&self, text: &str) -> Result<LogicalPlan, SqlError> {
+        match statement::parse_kind(text)? {
+            Kind::Query(query) => self.plan_query(&query, text).await,
+            _ => Err(SqlError::parse("only a query has a plan")),
+        }
+    }
+
+    pub(super) async fn plan_query(&self, query: &ParsedQuery, text: &str) -> Result<LogicalPlan, SqlError> {
+        resolve::plan(&self.state(), &self.catalog, query, text).await
+    }
+
+    /// Runs a plan to its end. Fails for a plan over streams.
+    pub(super) async fn collect(&self, plan: LogicalPlan) -> Result<(SchemaRef, Vec<RecordBatch>), SqlError> {
+        let frame = self.context.execute_logical_plan(plan).await.map_err(|e| resolve::runtime_error(&e))?;
+        let schema = Arc::new(frame.schema().as_arrow().clone());
+        let batches = frame.collect().await.map_err(|e| resolve::runtime_error(&e))?;
+        Ok((schema, batches))
+    }
+
+    /// Runs one statement.
+    pub async fn execute(&self, statement: &Statement) -> Result<StatementResult, SqlError> {
+        match &statement.kind {
+            Kind::Deferred => {
+                let text = substitute(&statement.padded, |name| self.conf(name));
+                let kind = statement::parse_kind(&text)?;
+                self.run(&kind, &text).await
+            }
+            kind => self.run(kind, &statement.padded).await,
+        }
+    }
+
+    async fn run(&self, kind: &Kind, text: &str) -> Result<StatementResult, SqlError> {
+        match kind {
+            Kind::Deferred => Err(SqlError::parse("a variable stands for another variable")),
+            Kind::Query(query) => self.select(query, text).await,
+            Kind::CreateTable(table) => self.create_table(table, text).await,
+            Kind::CreateStreamingTable(table) => match &table.query {
+                Some(query) => self.create_streaming_table(table, query, text).await,
+                None => Err(SqlError::parse("a streaming table needs AS SELECT")),
+            },
+            Kind::CreateMaterializedView(table) | Kind::CreateView(table) => self.create_view(table, text).await,
+            Kind::Insert { name, at, columns, overwrite, query } => {
+                let missing = || resolve::table_missing(name, &self.catalog).at(text, *at, name.len());
+                let entry = self.catalog.get(name).ok_or_else(missing)?;
+                self.insert(&entry, columns, *overwrite, query, text).await
+            }
+            Kind::Drop { what, name, at, if_exists } => self.drop_table(what, name, *at, *if_exists, text),
+            Kind::ShowTables => self.show_tables(),
+            Kind::ShowFunctions => {
+                let names = resolve::function_names(&self.state());
+                text_rows(&[("function", names)])
+            }
+            Kind::Describe { name, at } => {
+                let missing = || resolve::table_missing(name, &self.catalog).at(text, *at, name.len());
+                match self.catalog.get(name).ok_or_else(missing)?.table {
+                    Table::External { schema, .. } => describe(&schema),
+                    Table::View { plan, .. } => describe(plan.schema().as_arrow()),
+                    Table::Memory(provider) => describe(&provider.schema()),
+                }
+            }
+            Kind::DescribeQuery(query) => {
+                let plan = self.plan_query(query, text).await?;
+                describe(plan.schema().as_arrow())
+            }
+            Kind::Set { key, value } => self.set_statement(key.as_deref(), value.as_deref()),
+            Kind::Reset { key } => {
+                match key {
+                    Some(key) => drop(self.conf.write().remove(key)),
+                    None => self.conf.write().clear(),
+                }
+                Ok(StatementResult::Done(String::new()))
+            }
+            Kind::Explain(inner) => self.explain(inner, text).await,
+        }
+    }
+
+    async fn select(&self, query: &ParsedQuery, text: &str) -> Result<StatementResult, SqlError> {
+        let plan = self.plan_query(query, text).await?;
+        if is_streaming(&plan) {
+            return Ok(StatementResult::StreamingSelect(Self::streaming_select(plan)));
+        }
+        let (schema, batches) = self.collect(plan).await?;
+        Ok(StatementResult::Rows { schema, batches })
+    }
+
+    /// Appends to (or replaces) the rows of a table in memory.
+    async fn insert(
+        &self,
+        entry: &Entry,
+        columns: &[String],
+        overwrite: bool,
+        query: &ParsedQuery,
+        text: &str,
+    ) -> Result<StatementResult, SqlError> {
+        let Table::Memory(provider) = &entry.table else {
+            let kind = entry.table.kind();
+            return Err(SqlError::unsupported(format!(
+                "INSERT INTO a table of {kind}; CREATE STREAMING TABLE writes there"
+            )));
+        };
+        if !columns.is_empty() {
+            return Err(SqlError::unsupported("INSERT INTO with a list of columns"));
+        }
+        let schema = provider.schema();
+        let (given, batches) = self.collect(self.plan_query(query, text).await?).await?;
+        if given.fields().len() != schema.fields().len() {
+            return Err(SqlError::new(
+                "INSERT_COLUMN_ARITY_MISMATCH",
+                format!(
+                    "Cannot write to `{}`: it has {} columns, the data {}.",
+                    entry.name,
+                    schema.fields().len(),
+                    given.fields().len()
+                ),
+            ));
+        }
+        let mut rows = Vec::new();
+        if !overwrite {
+            let frame = self.context.read_table(Arc::clone(provider)).map_err(|e| resolve::runtime_error(&e))?;
+            rows = frame.collect().await.map_err(|e| resolve::runtime_error(&e))?;
+        }
+        for batch in batches {
+            let columns = batch
+                .columns()
+                .iter()
+                .zip(schema.fields())
+                .map(|(column, field)| function::cast::convert(column, field.data_type(), false))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|e| resolve::runtime_error(&e))?;
+            let converted = RecordBatch::try_new(Arc::clone(&schema), columns);
+            rows.push(converted.map_err(|e| SqlError::from_message(&e.to_string()))?);
+        }
+        let table = MemTable::try_new(schema, vec![rows]).map_err(|e| resolve::runtime_error(&e))?;
+        self.catalog.put(Entry { table: Table::Memory(Arc::new(table)), ..entry.clone() });
+        Ok(StatementResult::Done(String::new()))
+    }
+
+    async fn explain(&self, kind: &Kind, text: &str) -> Result<StatementResult, SqlError> {
+        let query = match kind {
+            Kind::Query(query) => query,
+            Kind::CreateStreamingTable(CreateTable { query: Some(query), .. })
+            | Kind::CreateTable(CreateTable { query: Some(query), .. })
+            | Kind::CreateView(CreateTable { query: Some(query), .. }) => query,
+            _ => return Err(SqlError::unsupported("EXPLAIN of this statement")),
+        };
+        let plan = self.plan_query(query, text).await?;
+        let optimised = self.state().optimize(&plan).map_err(|e| resolve::runtime_error(&e))?;
+        let shown = format!(
+            "== Analyzed Logical Plan ==\n{}\n\n== Optimized Logical Plan ==\n{}",
+            plan.display_indent(),
+            optimised.display_indent()
+        );
+        text_rows(&[("plan", vec![shown])])
+    }
+
+    pub(super) fn check_new(&self, table: &CreateTable, text: &str) -> Result<bool, SqlError> {
+        if table.or_replace || self.catalog.get(&table.name).is_none() {
+            return Ok(true);
+        }
+        if table.if_not_exists {
+            return Ok(false);
+        }
+        let error = SqlError::new(
+            "TABLE_OR_VIEW_ALREADY_EXISTS",
+            format!(
+                "Cannot create table or view `{}` because it already exists. Choose a different name, drop or replace the existing object, or add IF NOT EXISTS. SQLSTATE: 42P07",
+                table.name
+            ),
+        );
+        Err(match table.name_at {
+            Some(at) => error.at(text, at, table.name.len()),
+            None => error,
+        })
+    }
+
+    async fn create_table(&self, table: &CreateTable, text: &str) -> Result<StatementResult, SqlError> {
+        if !self.check_new(table, text)? {
+            return Ok(StatementResult::Done(format!("table {} exists already", table.name)));
+        }
+        if let Some(query) = &table.query {
+            let plan = self.plan_query(query, text).await?;
+            let (schema, batches) = self.collect(plan).await?;
+            self.register_batches(&table.name, schema, batches)?;
+            return Ok(StatementResult::Done(format!("created table {}", table.name)));
+        }
+        if let (Some(columns), None) = (&table.schema, &table.format) {
+            let fields = parse_columns(columns).map_err(|e| SqlError::from_message(&e.to_string()))?;
+            self.register_batches(&table.name, Arc::new(Schema::new(fields)), Vec::new())?;
+            return Ok(StatementResult::Done(format!("created table {}", table.name)));
+        }
+        let schema = match &table.schema {
+            Some(columns) => {
+                let fields = parse_columns(columns).map_err(|e| SqlError::from_message(&e.to_string()))?;
+                Some(Arc::new(Schema::new(fields)))
+            }
+            None => None,
+        };
+        let mut options: BTreeMap<String, String> = table.options.iter().cloned().collect();
+        if let Some(location) = &table.location {
+            options.insert("path".to_owned(), location.clone());
+        }
+        let format = table.format.as_deref().unwrap_or("parquet");
+        let external = connect::table(format, options, schema, utc())?;
+        self.catalog.put(Entry { name: table.name.clone(), temporary: table.temporary, table: external });
+        Ok(StatementResult::Done(format!("created table {}", table.name)))
+    }
+
+    async fn create_view(&self, table: &CreateTable, text: &str) -> Result<StatementResult, SqlError> {
+        if !self.check_new(table, text)? {
+            return Ok(StatementResult::Done(format!("view {} exists already", table.name)));
+        }
+        let Some(query) = &table.query else { return Err(SqlError::parse("a view needs AS SELECT")) };
+        let plan = self.plan_query(query, text).await?;
+        let shown = query.query.to_string();
+        let view = Table::View { plan: Box::new(plan), text: shown };
+        self.catalog.put(Entry { name: table.name.clone(), temporary: table.temporary, table: view });
+        Ok(StatementResult::Done(format!("created view {}", table.name)))
+    }
+
+    fn drop_table(
+        &self,
+        what: &str,
+        name: &str,
+        at: sqlparser::tokenizer::Location,
+        if_exists: bool,
+        text: &str,
+    ) -> Result<StatementResult, SqlError> {
+        if self.catalog.remove(name).is_none() && !if_exists {
+            return Err(resolve::table_missing(name, &self.catalog).at(text, at, name.len()));
+        }
+        Ok(StatementResult::Done(format!("dropped {} {name}", what.to_lowercase())))
+    }
+
+    fn show_tables(&self) -> Result<StatementResult, SqlError> {
+        let entries = self.catalog.entries();
+        let namespace = |e: &Entry| if e.temporary { String::new() } else { "default".to_owned() };
+        let names: ArrayRef = Arc::new(StringArray::from_iter_values(entries.iter().map(|e| e.name.clone())));
+        let spaces: ArrayRef = Arc::new(StringArray::from_iter_values(entries.iter().map(namespace)));
+        let temporary: ArrayRef = Arc::new(BooleanArray::from_iter(entries.iter().map(|e| Some(e.temporary))));
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("namespace", DataType::Utf8, false),
+            Field::new("tableName", DataType::Utf8, false),
+            Field::new("isTemporary", DataType::Boolean, false),
+        ]));
+        rows(schema, vec![spaces, names, temporary])
+    }
+
+    fn set_statement(&self, key: Option<&str>, value: Option<&str>) -> Result<StatementResult, SqlError> {
+        let pairs = match (key, value) {
+            (Some(key), Some(value)) => {
+                self.set(key, value);
+                vec![(key.to_owned(), value.to_owned())]
+            }
+            (Some(key), None) => {
+                vec![(key.to_owned(), self.conf(key).unwrap_or_else(|| "<undefined>".to_owned()))]
+            }
+            (None, _) => self.conf.read().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        };
+        let (keys, values) = pairs.into_iter().unzip();
+        text_rows(&[("key", keys), ("value", values)])
+    }
+}
+
+fn session_state(catalog: &Arc<Catalog>) -> Result<SessionState, datafusion::error::DataFusionError> {
+    let mut config = datafusion::prelude::SessionConfig::new()
+        .with_default_catalog_and_schema("spark_catalog", "default")
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false)
+        .with_target_partitions(std::thread::available_parallelism().map_or(2, std::num::NonZero::get));
+    let options = config.options_mut();
+    options.sql_parser.enable_ident_normalization = false;
+    options.sql_parser.parse_float_as_decimal = true;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.default_null_ordering = "nulls_min".to_owned();
+    options.execution.enable_ansi_mode = true;
+    let spark = MemoryCatalogProvider::new();
+    spark.register_schema("default", Arc::new(CatalogSchema(Arc::clone(catalog))))?;
+    let mut builder =
+        SessionStateBuilder::new().with_config(config).with_default_features().with_type_planner(Arc::new(SparkTypes));
+    let planners = builder.expr_planners().get_or_insert_default();
+    planners.insert(0, Arc::new(datafusion_spark::planner::SparkFunctionPlanner));
+    planners.insert(0, Arc::new(SparkExpressions));
+    let mut state = builder.build();
+    state.catalog_list().register_catalog("spark_catalog".to_owned(), Arc::new(spark));
+    function::register_all(&mut state)?;
+    Ok(state)
+}
+
+fn rows(schema: SchemaRef, columns: Vec<ArrayRef>) -> Result<StatementResult, SqlError> {
+    let batch =
+        RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|e| SqlError::from_message(&e.to_string()))?;
+    Ok(StatementResult::Rows { schema, batches: vec![batch] })
+}
+
+fn text_rows(columns: &[(&str, Vec<String>)]) -> Result<StatementResult, SqlError> {
+    let fields: Vec<Field> = columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false)).collect();
+    let arrays =
+        columns.iter().map(|(_, values)| Arc::new(StringArray::from_iter_values(values)) as ArrayRef).collect();
+    rows(Arc::new(Schema::new(fields)), arrays)
+}
+
+fn describe(schema: &Schema) -> Result<StatementResult, SqlError> {
+    let names = schema.fields().iter().map(|f| f.name().clone()).collect();
+    let types = schema.fields().iter().map(|f| type_name(f.data_type()).to_lowercase()).collect();
+    text_rows(&[("col_name", names), ("data_type", types)])
+}

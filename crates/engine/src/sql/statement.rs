@@ -1,0 +1,554 @@
+//! The statements of Spark SQL that Caudal knows, parsed from tokens; queries go through `sqlparser`.
+
+use sqlparser::ast;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Location, Token, TokenWithSpan};
+
+use super::dialect::Spark;
+use super::error::{SqlError, did_you_mean};
+use super::rewrite::{self, properties, unexpected};
+use super::token::{Lines, Piece, RelationMark, is_token, is_word, tokens};
+
+/// One statement of a script.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    /// The statement as it stands in the script, without its `;`.
+    pub text: String,
+    /// Where it begins; both count from 1.
+    pub line: u64,
+    pub column: u64,
+    pub(crate) padded: String,
+    pub(crate) kind: Kind,
+}
+
+/// A query with what its stream relations say beside their names.
+#[derive(Debug, Clone)]
+pub(crate) struct ParsedQuery {
+    pub query: Box<ast::Query>,
+    pub marks: Vec<RelationMark>,
+}
+
+/// `CREATE ... TABLE`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CreateTable {
+    pub name: String,
+    pub name_at: Option<Location>,
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    pub temporary: bool,
+    pub schema: Option<String>,
+    pub format: Option<String>,
+    pub options: Vec<(String, String)>,
+    pub properties: Vec<(String, String)>,
+    pub partitioned_by: Vec<String>,
+    pub location: Option<String>,
+    pub query: Option<ParsedQuery>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    /// Holds `${...}`: parsed when it is run, after substitution.
+    Deferred,
+    Query(ParsedQuery),
+    CreateTable(CreateTable),
+    CreateStreamingTable(CreateTable),
+    CreateMaterializedView(CreateTable),
+    CreateView(CreateTable),
+    Insert {
+        name: String,
+        at: Location,
+        columns: Vec<String>,
+        overwrite: bool,
+        query: ParsedQuery,
+    },
+    Drop {
+        what: &'static str,
+        name: String,
+        at: Location,
+        if_exists: bool,
+    },
+    ShowTables,
+    ShowFunctions,
+    Describe {
+        name: String,
+        at: Location,
+    },
+    DescribeQuery(ParsedQuery),
+    Set {
+        key: Option<String>,
+        value: Option<String>,
+    },
+    Reset {
+        key: Option<String>,
+    },
+    Explain(Box<Kind>),
+}
+
+/// Splits a script into statements and parses each.
+pub(crate) fn parse_script(script: &str) -> Result<Vec<Statement>, SqlError> {
+    super::token::split(script)?.into_iter().map(parse_piece).collect()
+}
+
+fn parse_piece(piece: Piece) -> Result<Statement, SqlError> {
+    let lines = usize::try_from(piece.start.line.saturating_sub(1)).unwrap_or(0);
+    let columns = usize::try_from(piece.start.column.saturating_sub(1)).unwrap_or(0);
+    let padded = format!("{}{}{}", "\n".repeat(lines), " ".repeat(columns), piece.text);
+    let kind = if piece.text.contains("${") { Kind::Deferred } else { parse_kind(&padded)? };
+    Ok(Statement { text: piece.text, line: piece.start.line, column: piece.start.column, padded, kind })
+}
+
+/// Parses one statement. `text` may begin with blanks that put it at its place in the script.
+pub(crate) fn parse_kind(text: &str) -> Result<Kind, SqlError> {
+    let all = tokens(text)?;
+    let end = all.iter().position(|t| t.token == Token::EOF).unwrap_or(all.len());
+    let tokens = all.get(..end).unwrap_or_default();
+    let mut cursor = Cursor { text, lines: Lines::new(text), tokens, at: 0 };
+    let kind = cursor.statement()?;
+    cursor.end()?;
+    Ok(kind)
+}
+
+const STATEMENTS: [&str; 16] = [
+    "SELECT", "WITH", "VALUES", "FROM", "CREATE", "INSERT", "DROP", "SHOW", "DESCRIBE", "DESC", "SET", "RESET",
+    "EXPLAIN", "TABLE", "REFRESH", "USE",
+];
+
+const NOT_BUILT: [&str; 18] = [
+    "ALTER", "ANALYZE", "CACHE", "UNCACHE", "CLEAR", "DELETE", "UPDATE", "MERGE", "TRUNCATE", "LOAD", "REFRESH", "USE",
+    "MSCK", "DECLARE", "EXECUTE", "BEGIN", "GRANT", "COMMENT",
+];
+
+struct Cursor<'a> {
+    text: &'a str,
+    lines: Lines<'a>,
+    tokens: &'a [TokenWithSpan],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn peek(&self, ahead: usize) -> Option<&'a TokenWithSpan> {
+        self.tokens.get(self.at + ahead)
+    }
+
+    fn rest(&self) -> &'a [TokenWithSpan] {
+        self.tokens.get(self.at..).unwrap_or_default()
+    }
+
+    fn is(&self, text: &str) -> bool {
+        is_word(self.peek(0), text)
+    }
+
+    /// Takes the words when all of them follow.
+    fn take(&mut self, words: &[&str]) -> bool {
+        let all = words.iter().enumerate().all(|(i, w)| is_word(self.peek(i), w));
+        if all {
+            self.at += words.len();
+        }
+        all
+    }
+
+    fn expect(&mut self, word: &str) -> Result<(), SqlError> {
+        if self.take(&[word]) { Ok(()) } else { Err(self.unexpected(word)) }
+    }
+
+    fn unexpected(&self, expected: &str) -> SqlError {
+        unexpected(self.text, self.peek(0), expected)
+    }
+
+    fn end(&self) -> Result<(), SqlError> {
+        if self.at >= self.tokens.len() { Ok(()) } else { Err(self.unexpected("the end of the statement")) }
+    }
+
+    fn here(&self) -> Location {
+        self.peek(0).map_or(Location { line: 0, column: 0 }, |t| t.span.start)
+    }
+
+    fn statement(&mut self) -> Result<Kind, SqlError> {
+        if is_token(self.peek(0), &Token::LParen) {
+            return Ok(Kind::Query(self.query()?));
+        }
+        let Some(Token::Word(first)) = self.peek(0).map(|t| t.token.clone()) else {
+            return Err(self.unexpected("a statement"));
+        };
+        match first.value.to_ascii_uppercase().as_str() {
+            "SELECT" | "WITH" | "VALUES" | "FROM" | "TABLE" => Ok(Kind::Query(self.query()?)),
+            "CREATE" => self.create(),
+            "INSERT" => self.insert(),
+            "DROP" => self.drop_object(),
+            "SHOW" => self.show(),
+            "DESCRIBE" | "DESC" => self.describe(),
+            "SET" => Ok(self.set()),
+            "RESET" => {
+                self.at += 1;
+                Ok(Kind::Reset { key: self.remaining_text() })
+            }
+            "EXPLAIN" => {
+                self.at += 1;
+                for mode in ["EXTENDED", "FORMATTED", "COST", "CODEGEN"] {
+                    self.take(&[mode]);
+                }
+                Ok(Kind::Explain(Box::new(self.statement()?)))
+            }
+            other if NOT_BUILT.contains(&other) => {
+                let error = SqlError::unsupported(format!("the statement {other}"));
+                Err(error.at(self.text, self.here(), other.len()))
+            }
+            other => {
+                let error = self.unexpected("a statement");
+                Err(match did_you_mean(other, STATEMENTS) {
+                    Some(word) => error.hint(format!("Did you mean {word}?")),
+                    None => error,
+                })
+            }
+        }
+    }
+
+    fn remaining_text(&mut self) -> Option<String> {
+        let rest = self.rest();
+        let text = match (rest.first(), rest.last()) {
+            (Some(first), Some(last)) => Some(self.lines.slice(first.span.start, last.span.end).trim().to_owned()),
+            _ => None,
+        };
+        self.at = self.tokens.len();
+        text
+    }
+
+    fn create(&mut self) -> Result<Kind, SqlError> {
+        self.at += 1;
+        let mut table = CreateTable { or_replace: self.take(&["OR", "REPLACE"]), ..CreateTable::default() };
+        let refresh = self.take(&["OR", "REFRESH"]);
+        table.temporary = self.take(&["GLOBAL", "TEMPORARY"]) || self.take(&["TEMPORARY"]) || self.take(&["TEMP"]);
+        if self.take(&["STREAMING", "TABLE"]) {
+            self.table_clauses(&mut table)?;
+            if table.query.is_none() {
+                return Err(self.unexpected("AS SELECT of CREATE STREAMING TABLE"));
+            }
+            return Ok(Kind::CreateStreamingTable(table));
+        }
+        if self.take(&["MATERIALIZED", "VIEW"]) {
+            self.table_clauses(&mut table)?;
+            if table.query.is_none() {
+                return Err(self.unexpected("AS SELECT of CREATE MATERIALIZED VIEW"));
+            }
+            return Ok(Kind::CreateMaterializedView(table));
+        }
+        if refresh {
+            return Err(self.unexpected("STREAMING TABLE or MATERIALIZED VIEW"));
+        }
+        if self.take(&["VIEW"]) {
+            return self.create_view(table);
+        }
+        self.take(&["EXTERNAL"]);
+        if self.take(&["TABLE"]) {
+            self.table_clauses(&mut table)?;
+            return Ok(Kind::CreateTable(table));
+        }
+        for what in ["FLOW", "FUNCTION", "DATABASE", "SCHEMA", "NAMESPACE", "VARIABLE", "INDEX", "CATALOG"] {
+            if self.is(what) {
+                let error = SqlError::unsupported(format!("CREATE {what}"));
+                return Err(error.at(self.text, self.here(), what.len()));
+            }
+        }
+        Err(self.unexpected("TABLE, STREAMING TABLE, VIEW or MATERIALIZED VIEW"))
+    }
+
+    /// A view is either `AS query`, or `USING format OPTIONS (...)`, which is a table.
+    fn create_view(&mut self, mut table: CreateTable) -> Result<Kind, SqlError> {
+        self.table_clauses(&mut table)?;
+        if table.query.is_some() {
+            return Ok(Kind::CreateView(table));
+        }
+        if table.format.is_some() {
+            return Ok(Kind::CreateTable(table));
+        }
+        Err(self.unexpected("AS SELECT or USING"))
+    }
+
+    fn table_clauses(&mut self, table: &mut CreateTable) -> Result<(), SqlError> {
+        table.if_not_exists = self.take(&["IF", "NOT", "EXISTS"]);
+        table.name_at = Some(self.here());
+        table.name = self.name()?;
+        if is_token(self.peek(0), &Token::LParen) {
+            table.schema = Some(self.parenthesised()?);
+        }
+        loop {
+            if self.take(&["USING"]) {
+                table.format = Some(self.name()?.to_ascii_lowercase());
+            } else if self.take(&["OPTIONS"]) {
+                table.options = self.properties()?;
+            } else if self.take(&["TBLPROPERTIES"]) {
+                table.properties = self.properties()?;
+            } else if self.take(&["PARTITIONED", "BY"]) {
+                let list = self.parenthesised()?;
+                table.partitioned_by = list.split(',').map(|c| c.trim().trim_matches('`').to_owned()).collect();
+            } else if self.take(&["LOCATION"]) {
+                table.location = Some(self.string()?);
+            } else if self.take(&["COMMENT"]) {
+                self.string()?;
+            } else {
+                break;
+            }
+        }
+        if self.take(&["AS"]) || self.is("SELECT") || self.is("WITH") {
+            table.query = Some(self.query()?);
+        }
+        Ok(())
+    }
+
+    fn properties(&mut self) -> Result<Vec<(String, String)>, SqlError> {
+        let (list, used) = properties(self.text, self.rest())?;
+        self.at += used;
+        Ok(list)
+    }
+
+    fn string(&mut self) -> Result<String, SqlError> {
+        match self.peek(0).map(|t| &t.token) {
+            Some(Token::SingleQuotedString(s) | Token::DoubleQuotedString(s)) => {
+                self.at += 1;
+                Ok(s.clone())
+            }
+            _ => Err(self.unexpected("a string")),
+        }
+    }
+
+    /// The text between a `(` and its `)`.
+    fn parenthesised(&mut self) -> Result<String, SqlError> {
+        let open = self.peek(0);
+        let mut depth = 0usize;
+        for (i, token) in self.rest().iter().enumerate() {
+            match token.token {
+                Token::LParen => depth += 1,
+                Token::RParen => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth == 0 {
+                self.at += i + 1;
+                let start = open.map_or(token.span.start, |t| t.span.end);
+                return Ok(self.lines.slice(start, token.span.start).to_owned());
+            }
+        }
+        self.at = self.tokens.len();
+        Err(self.unexpected("')'"))
+    }
+
+    /// A name whose qualifiers `spark_catalog`, `default` and `session` are dropped.
+    fn name(&mut self) -> Result<String, SqlError> {
+        let mut parts = Vec::new();
+        loop {
+            match self.peek(0).map(|t| &t.token) {
+                Some(Token::Word(w)) => parts.push(w.value.clone()),
+                _ => return Err(self.unexpected("a name")),
+            }
+            self.at += 1;
+            if !is_token(self.peek(0), &Token::Period) {
+                break;
+            }
+            self.at += 1;
+        }
+        Ok(parts.pop().unwrap_or_default())
+    }
+
+    fn insert(&mut self) -> Result<Kind, SqlError> {
+        self.at += 1;
+        let overwrite = self.take(&["OVERWRITE"]);
+        if !overwrite {
+            self.expect("INTO")?;
+        }
+        self.take(&["TABLE"]);
+        let at = self.here();
+        let name = self.name()?;
+        let by_name = is_token(self.peek(0), &Token::LParen)
+            && !is_word(self.peek(1), "SELECT")
+            && !is_word(self.peek(1), "WITH");
+        let columns = if by_name {
+            self.parenthesised()?.split(',').map(|c| c.trim().trim_matches('`').to_owned()).collect()
+        } else {
+            Vec::new()
+        };
+        Ok(Kind::Insert { name, at, columns, overwrite, query: self.query()? })
+    }
+
+    fn drop_object(&mut self) -> Result<Kind, SqlError> {
+        self.at += 1;
+        let temporary = self.take(&["TEMPORARY"]);
+        let what = if self.take(&["TABLE"]) {
+            "TABLE"
+        } else if self.take(&["MATERIALIZED", "VIEW"]) || self.take(&["VIEW"]) {
+            "VIEW"
+        } else if self.take(&["STREAMING", "TABLE"]) {
+            "TABLE"
+        } else {
+            return Err(self.unexpected(if temporary { "VIEW" } else { "TABLE or VIEW" }));
+        };
+        let if_exists = self.take(&["IF", "EXISTS"]);
+        let at = self.here();
+        let name = self.name()?;
+        self.take(&["PURGE"]);
+        Ok(Kind::Drop { what, name, at, if_exists })
+    }
+
+    fn show(&mut self) -> Result<Kind, SqlError> {
+        self.at += 1;
+        if self.take(&["TABLES"]) || self.take(&["VIEWS"]) {
+            return Ok(Kind::ShowTables);
+        }
+        if self.take(&["FUNCTIONS"]) {
+            return Ok(Kind::ShowFunctions);
+        }
+        Err(self.unexpected("TABLES or FUNCTIONS"))
+    }
+
+    fn describe(&mut self) -> Result<Kind, SqlError> {
+        self.at += 1;
+        let query = self.take(&["QUERY"]);
+        if query || self.is("SELECT") || self.is("WITH") || self.is("VALUES") {
+            return Ok(Kind::DescribeQuery(self.query()?));
+        }
+        self.take(&["TABLE"]);
+        self.take(&["EXTENDED"]);
+        self.take(&["FORMATTED"]);
+        let at = self.here();
+        Ok(Kind::Describe { name: self.name()?, at })
+    }
+
+    fn set(&mut self) -> Kind {
+        self.at += 1;
+        let Some(text) = self.remaining_text() else { return Kind::Set { key: None, value: None } };
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key, Some(value.trim())),
+            None => (text.as_str(), None),
+        };
+        let unquoted = |v: &str| v.trim_matches(|c| c == '`' || c == '\'' || c == '"').to_owned();
+        Kind::Set { key: Some(unquoted(key.trim())), value: value.map(unquoted) }
+    }
+
+    /// Everything up to the end as a query.
+    fn query(&mut self) -> Result<ParsedQuery, SqlError> {
+        let rest = self.rest();
+        self.at = self.tokens.len();
+        parse_query(self.text, rest)
+    }
+}
+
+/// Parses the tokens of a query with `sqlparser`, after rewriting what it does not know.
+fn parse_query(text: &str, tokens: &[TokenWithSpan]) -> Result<ParsedQuery, SqlError> {
+    let rewritten = rewrite::rewrite(text, tokens)?;
+    let mut parser = Parser::new(&Spark).with_tokens_with_locations(rewritten.tokens.clone());
+    let failed = |message: &str| parser_error(text, &rewritten.tokens, message);
+    let query = parser.parse_query().map_err(|e| failed(&e.to_string()))?;
+    let after = parser.peek_token();
+    if after.token != Token::EOF {
+        return Err(unexpected(text, Some(&after), "the end of the statement"));
+    }
+    Ok(ParsedQuery { query, marks: rewritten.marks })
+}
+
+/// Parses the tokens of one expression.
+pub(crate) fn parse_expression(text: &str, tokens: &[TokenWithSpan]) -> Result<ast::Expr, SqlError> {
+    let rewritten = rewrite::rewrite(text, tokens)?;
+    let mut parser = Parser::new(&Spark).with_tokens_with_locations(rewritten.tokens.clone());
+    parser.parse_expr().map_err(|e| parser_error(text, &rewritten.tokens, &e.to_string()))
+}
+
+const CLAUSES: [&str; 22] = [
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "GROUP",
+    "BY",
+    "HAVING",
+    "ORDER",
+    "LIMIT",
+    "JOIN",
+    "ON",
+    "AS",
+    "WATERMARK",
+    "DELAY",
+    "OF",
+    "STREAM",
+    "INTERVAL",
+    "UNION",
+    "LATERAL",
+    "VIEW",
+    "WINDOW",
+    "DISTINCT",
+    "OFFSET",
+];
+
+/// Turns `sqlparser`'s message, whose end says where, into an error with a place.
+fn parser_error(text: &str, tokens: &[TokenWithSpan], message: &str) -> SqlError {
+    let message = message.trim_start_matches("sql parser error: ");
+    let (said, location) = match message.rfind(" at Line: ") {
+        Some(i) => (message.get(..i).unwrap_or(message), location(message.get(i..).unwrap_or(""))),
+        None => (message, None),
+    };
+    let index = location.and_then(|l| tokens.iter().position(|t| t.span.start == l));
+    let expected = said.strip_prefix("Expected: ").and_then(|s| s.split(", found").next());
+    let found = index.and_then(|i| tokens.get(i));
+    let mut error = match (expected, found) {
+        (Some(expected), _) => unexpected(text, found, expected),
+        (None, Some(_)) => unexpected(text, found, said),
+        (None, None) => SqlError::parse(format!("{said}.")),
+    };
+    // A mistyped clause word is usually the token at fault, or the one before it (read as an alias).
+    let suspects =
+        [index, index.and_then(|i| i.checked_sub(1)), tokens.len().checked_sub(1).filter(|_| index.is_none())];
+    for suspect in suspects.into_iter().flatten().filter_map(|i| tokens.get(i)) {
+        let Token::Word(w) = &suspect.token else { continue };
+        let exact = CLAUSES.iter().any(|c| c.eq_ignore_ascii_case(&w.value));
+        let close = did_you_mean(&w.value, CLAUSES).filter(|_| !exact && w.value.len() > 2);
+        if let Some(clause) = close {
+            error = error.hint(format!("Did you mean {clause} instead of {}?", w.value));
+            break;
+        }
+    }
+    error
+}
+
+fn location(text: &str) -> Option<Location> {
+    let rest = text.trim().strip_prefix("at Line: ")?;
+    let (line, column) = rest.split_once(", Column: ")?;
+    Some(Location { line: line.trim().parse().ok()?, column: column.trim().parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Kind {
+        parse_kind(text).unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    #[test]
+    fn a_kafka_table() {
+        let kind = one(
+            "CREATE TABLE IF NOT EXISTS t USING kafka OPTIONS ('subscribe' 'x', kafka.bootstrap.servers = 'h:1', n 5)",
+        );
+        let Kind::CreateTable(table) = kind else { panic!("{kind:?}") };
+        assert_eq!((table.name.as_str(), table.format.as_deref(), table.if_not_exists), ("t", Some("kafka"), true));
+        let keys: Vec<_> = table.options.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(keys, ["subscribe=x", "kafka.bootstrap.servers=h:1", "n=5"]);
+    }
+
+    #[test]
+    fn a_streaming_table_with_a_query() {
+        let kind = one(
+            "CREATE OR REFRESH STREAMING TABLE x USING kafka OPTIONS (topic 'y') TBLPROPERTIES ('a'='b') AS SELECT * FROM STREAM t WATERMARK ts DELAY OF INTERVAL 1 SECOND",
+        );
+        let Kind::CreateStreamingTable(table) = kind else { panic!("{kind:?}") };
+        assert_eq!(table.query.unwrap().marks.len(), 1);
+        assert_eq!(table.properties, [("a".to_owned(), "b".to_owned())]);
+    }
+
+    #[test]
+    fn mistakes_name_the_place_and_the_word() {
+        let error = parse_script("SET a=1;\nSELECT a, b\nFORM t WHERE x").unwrap_err();
+        let place = error.place.clone().unwrap();
+        assert_eq!((place.line, place.excerpt.as_str()), (3, "FORM t WHERE x"), "{error}");
+        assert_eq!(error.hint.as_deref(), Some("Did you mean FROM instead of FORM?"), "{error}");
+        let error = parse_script("SELEC 1").unwrap_err();
+        assert_eq!(error.hint.as_deref(), Some("Did you mean SELECT?"));
+        let error = parse_script("ALTER TABLE t ADD COLUMN x INT").unwrap_err();
+        assert!(error.to_string().starts_with("[UNSUPPORTED_FEATURE] the statement ALTER is not supported"), "{error}");
+    }
+}

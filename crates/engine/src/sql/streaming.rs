@@ -1,0 +1,249 @@
+//! Streaming tables and streaming `SELECT`s: where their rows go, where their checkpoint lies, how they run.
+//!
+//! A streaming table writes Parquet below the warehouse unless `USING` says otherwise, and keeps its checkpoint in
+//! `<warehouse>/_checkpoints/<table>`, so that the same script goes on where it stopped. What the statement does not
+//! say is read from `TBLPROPERTIES`, then from the session's configuration:
+//!
+//! | property | configuration | meaning |
+//! | --- | --- | --- |
+//! | `checkpointLocation` | `spark.sql.streaming.checkpointLocation` (the table's name is added) | the checkpoint |
+//! | `outputMode` | `caudal.sql.outputMode` | `append`, `update` or `complete` |
+//! | `trigger` | `caudal.sql.trigger` | `availableNow`, `once`, or an interval such as `1 second` |
+//!
+//! Without an output mode: append for a query without aggregation, or with one over event time, or into files;
+//! complete into memory; update otherwise.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::LogicalPlan;
+
+use super::catalog::{Entry, Table, is_streaming};
+use super::connect;
+use super::error::SqlError;
+use super::interval;
+use super::session::{SqlSession, StatementResult};
+use super::statement::{CreateTable, ParsedQuery};
+use crate::format::cell::utc;
+use crate::options::Options;
+use crate::plan::nodes::watermark_delay_ms;
+use crate::query::{StreamingQuery, StreamingQuerySpec, Trigger};
+use crate::sink::console::ConsoleSink;
+use crate::sink::file::FileFormat;
+use crate::sink::memory::{MemoryRows, MemorySink};
+use crate::sink::noop::NoopSink;
+use crate::sink::{OutputMode, Sink};
+
+/// A `SELECT` over streams: the caller says where its rows go and starts it with [`SqlSession::start`].
+#[derive(Debug, Clone)]
+pub struct StreamingSelect {
+    pub plan: LogicalPlan,
+    /// What Spark would need as output mode for this query: update for an aggregation, append otherwise.
+    pub output_mode: OutputMode,
+}
+
+impl StreamingSelect {
+    /// The columns of the result.
+    pub fn schema(&self) -> arrow::datatypes::SchemaRef {
+        Arc::new(self.plan.schema().as_arrow().clone())
+    }
+}
+
+/// Where the rows of a streaming table go.
+struct Target {
+    sink: Box<dyn Sink>,
+    /// What the table's name means to later statements.
+    table: Option<Table>,
+    durable: bool,
+    default_mode: OutputMode,
+}
+
+impl SqlSession {
+    /// Starts a query over streams with the session's trigger and configuration. Without a checkpoint it starts anew
+    /// each time.
+    pub async fn start(
+        &self,
+        select: &StreamingSelect,
+        sink: Box<dyn Sink>,
+        output_mode: OutputMode,
+        name: Option<String>,
+        checkpoint: Option<PathBuf>,
+    ) -> Result<StreamingQuery, SqlError> {
+        let trigger = self.trigger(None)?;
+        self.start_query(select.plan.clone(), sink, output_mode, trigger, name, checkpoint).await
+    }
+
+    async fn start_query(
+        &self,
+        plan: LogicalPlan,
+        sink: Box<dyn Sink>,
+        output_mode: OutputMode,
+        trigger: Trigger,
+        name: Option<String>,
+        checkpoint: Option<PathBuf>,
+    ) -> Result<StreamingQuery, SqlError> {
+        let conf = self.conf.read().clone();
+        let spec =
+            StreamingQuerySpec { name, plan, output_mode, sink, trigger, checkpoint, session: self.state(), conf };
+        Ok(self.queries.start(spec).await?)
+    }
+
+    pub(super) async fn create_streaming_table(
+        &self,
+        table: &CreateTable,
+        query: &ParsedQuery,
+        text: &str,
+    ) -> Result<StatementResult, SqlError> {
+        if !self.check_new(table, text)? {
+            return Ok(StatementResult::Done(format!("table {} exists already", table.name)));
+        }
+        let plan = self.plan_query(query, text).await?;
+        if !is_streaming(&plan) {
+            let error = SqlError::new(
+                "INVALID_FLOW_QUERY_TYPE.BATCH_RELATION_FOR_STREAMING_TABLE",
+                format!("The query of the streaming table `{}` reads no stream.", table.name),
+            )
+            .hint("Read a source as a stream: FROM STREAM t.");
+            return Err(match table.name_at {
+                Some(at) => error.at(text, at, table.name.len()),
+                None => error,
+            });
+        }
+        let properties: BTreeMap<String, String> =
+            table.properties.iter().map(|(k, v)| (k.to_lowercase(), v.clone())).collect();
+        let target = self.target(table, &plan)?;
+        let wanted = properties.get("outputmode").cloned().or_else(|| self.conf("caudal.sql.outputMode"));
+        let mode = match wanted {
+            Some(name) => output_mode(&name)?,
+            None => target.default_mode,
+        };
+        let trigger = self.trigger(properties.get("trigger").map(String::as_str))?;
+        let checkpoint = self.checkpoint(&table.name, properties.get("checkpointlocation"), target.durable);
+        let started = self.start_query(plan, target.sink, mode, trigger, Some(table.name.clone()), checkpoint).await?;
+        if let Some(registered) = target.table {
+            self.catalog.put(Entry { name: table.name.clone(), temporary: false, table: registered });
+        }
+        Ok(StatementResult::Streaming(started))
+    }
+
+    fn target(&self, table: &CreateTable, plan: &LogicalPlan) -> Result<Target, SqlError> {
+        let mut options: BTreeMap<String, String> = table.options.iter().cloned().collect();
+        if let Some(location) = &table.location {
+            options.insert("path".to_owned(), location.clone());
+        }
+        let aggregates = has_aggregate(plan);
+        let timely = aggregates && has_event_time(plan);
+        let free_mode = if aggregates && !timely { OutputMode::Update } else { OutputMode::Append };
+        let schema = Arc::new(plan.schema().as_arrow().clone());
+        let format = table.format.as_deref().unwrap_or("parquet");
+        if let Some(file) = FileFormat::from_name(format) {
+            let directory = self.warehouse.join(table.name.to_lowercase());
+            let path = options.entry("path".to_owned()).or_insert_with(|| directory.display().to_string()).clone();
+            std::fs::create_dir_all(crate::source::file::path::local_path(&path)?)
+                .map_err(|e| SqlError::new("CANNOT_CREATE_DIRECTORY", format!("failed to create {path}: {e}")))?;
+            let sink = connect::file_sink(file, &options, &table.partitioned_by, &directory, utc())?;
+            let readable = connect::table(format, BTreeMap::from([("path".to_owned(), path)]), Some(schema), utc())?;
+            return Ok(Target {
+                sink: Box::new(sink),
+                table: Some(readable),
+                durable: true,
+                default_mode: OutputMode::Append,
+            });
+        }
+        let (sink, registered, durable, default_mode): (Box<dyn Sink>, _, _, _) = match format {
+            "console" => {
+                let options: Options = options.iter().collect();
+                (Box::new(ConsoleSink::new(std::io::stdout(), &options, utc())?), None, false, free_mode)
+            }
+            "noop" => (Box::new(NoopSink), None, false, free_mode),
+            "memory" => {
+                let rows = MemoryRows::new(schema);
+                let mode = if free_mode == OutputMode::Update { OutputMode::Complete } else { free_mode };
+                (Box::new(MemorySink::new(rows.clone())), Some(Table::Memory(Arc::new(rows))), false, mode)
+            }
+            other => {
+                let message = format!(
+                    "Failed to find the data source: {other}. A streaming table is USING parquet, json, csv, text, kafka, console, memory or noop."
+                );
+                return Err(SqlError::new("DATA_SOURCE_NOT_FOUND", message));
+            }
+        };
+        Ok(Target { sink, table: registered, durable, default_mode })
+    }
+
+    fn checkpoint(&self, name: &str, property: Option<&String>, durable: bool) -> Option<PathBuf> {
+        if let Some(path) = property {
+            return Some(PathBuf::from(path));
+        }
+        if let Some(root) = self.conf("spark.sql.streaming.checkpointLocation") {
+            return Some(PathBuf::from(root).join(name.to_lowercase()));
+        }
+        durable.then(|| self.warehouse.join("_checkpoints").join(name.to_lowercase()))
+    }
+
+    fn trigger(&self, property: Option<&str>) -> Result<Trigger, SqlError> {
+        let Some(text) = property.map(str::to_owned).or_else(|| self.conf("caudal.sql.trigger")) else {
+            return Ok(Trigger::Default);
+        };
+        match text.to_ascii_lowercase().as_str() {
+            "default" => Ok(Trigger::Default),
+            "availablenow" => Ok(Trigger::AvailableNow),
+            "once" => Ok(Trigger::Once),
+            other => match interval::parse_text(other).and_then(interval::Interval::fixed_micros) {
+                Some(micros @ 0..) => Ok(Trigger::ProcessingTime(Duration::from_micros(micros.unsigned_abs()))),
+                _ => Err(SqlError::new(
+                    "INVALID_TRIGGER",
+                    format!("'{text}' is no trigger; use availableNow, once, or an interval such as '1 second'."),
+                )),
+            },
+        }
+    }
+
+    /// What a streaming `SELECT` is to its caller.
+    pub(super) fn streaming_select(plan: LogicalPlan) -> StreamingSelect {
+        let update = has_aggregate(&plan);
+        let output_mode = if update { OutputMode::Update } else { OutputMode::Append };
+        StreamingSelect { plan, output_mode }
+    }
+}
+
+fn output_mode(name: &str) -> Result<OutputMode, SqlError> {
+    match name.to_ascii_lowercase().as_str() {
+        "append" => Ok(OutputMode::Append),
+        "update" => Ok(OutputMode::Update),
+        "complete" => Ok(OutputMode::Complete),
+        other => Err(SqlError::new(
+            "STREAMING_OUTPUT_MODE.INVALID",
+            format!("Invalid streaming output mode: {other}. Use append, update or complete."),
+        )),
+    }
+}
+
+fn any_node(plan: &LogicalPlan, holds: impl Fn(&LogicalPlan) -> bool) -> bool {
+    let mut found = false;
+    let visited = plan.apply(|node| {
+        found |= holds(node);
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    visited.is_ok() && found
+}
+
+fn has_aggregate(plan: &LogicalPlan) -> bool {
+    any_node(plan, |node| matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_)))
+}
+
+/// Whether an aggregation groups by an event-time column that has a watermark.
+fn has_event_time(plan: &LogicalPlan) -> bool {
+    any_node(plan, |node| match node {
+        LogicalPlan::Aggregate(aggregate) => aggregate
+            .schema
+            .fields()
+            .iter()
+            .take(aggregate.group_expr.len())
+            .any(|field| watermark_delay_ms(field).is_some()),
+        _ => false,
+    })
+}
