@@ -27,13 +27,21 @@ pub struct LogDirConfig {
     pub flush_threads: usize,
     /// Threads that open and recover logs (`num.recovery.threads.per.data.dir`).
     pub recovery_threads: usize,
+    /// Producers that wrote nothing for so long are forgotten (`producer.id.expiration.ms`).
+    pub producer_id_expiration_ms: i64,
     /// What a log obeys until the broker knows its topic's configuration.
     pub log: LogConfig,
 }
 
 impl Default for LogDirConfig {
     fn default() -> LogDirConfig {
-        LogDirConfig { flush_before_ack: true, flush_threads: 4, recovery_threads: 2, log: LogConfig::default() }
+        LogDirConfig {
+            flush_before_ack: true,
+            flush_threads: 4,
+            recovery_threads: 2,
+            producer_id_expiration_ms: 24 * 60 * 60 * 1000,
+            log: LogConfig::default(),
+        }
     }
 }
 
@@ -248,12 +256,13 @@ impl LogDir {
         }
     }
 
-    /// Applies retention to all logs, by a clock that follows the wall clock but does not leap forward with it.
+    /// Applies retention to all logs and forgets producers that are gone for long, by a clock that follows the wall clock but does not leap forward with it.
     /// Returns the number of segments deleted.
     pub fn apply_retention(&self) -> usize {
         let now_ms = self.clock.lock().now(wall_clock_ms(), Instant::now());
         let mut deleted = 0;
         for log in self.logs() {
+            log.expire_producers(now_ms.saturating_sub(self.config.producer_id_expiration_ms));
             match log.apply_retention(now_ms) {
                 Ok(count) => deleted += count,
                 Err(error) => tracing::warn!(log = %log.topic_partition(), %error, "retention not applied"),

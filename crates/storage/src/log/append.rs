@@ -444,7 +444,7 @@ fn stamp(
     batch::stamp_offset(head, base_offset, leader_epoch);
     header.base_offset = base_offset;
     header.partition_leader_epoch = leader_epoch;
-    if config.timestamp_type == TimestampType::LogAppendTime && origin == AppendOrigin::Client {
+    if config.timestamp_type == TimestampType::LogAppendTime {
         batch::stamp_log_append_time_parts(head, rest, now_ms);
         header.max_timestamp_ms = now_ms;
     }

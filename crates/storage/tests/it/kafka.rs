@@ -1,6 +1,6 @@
 //! Directories that go between Apache Kafka and this log. Run by hand, since they need a Kafka:
 //!
-//! 1. stop a Kafka that has a topic `t1`, and `CAUDAL_KAFKA_LOG_DIR=... cargo test -p caudal-storage --test it -- --ignored
+//! 1. stop (or kill) a Kafka that has a topic `t1`, and `CAUDAL_KAFKA_LOG_DIR=... cargo test -p caudal-storage --test it -- --ignored
 //!    kafka`: everything in the directory is read and a hundred records are appended to `t1-0` and `t1-1`;
 //! 2. `kafka-dump-log.sh --deep-iteration --files ...` on the segments, indexes and snapshots of `t1-0`;
 //! 3. start Kafka on the directory again and consume `t1`.
@@ -19,7 +19,8 @@ use crate::support::*;
 fn a_directory_of_kafka_opens_and_can_be_appended_to() {
     let path = PathBuf::from(std::env::var_os("CAUDAL_KAFKA_LOG_DIR").unwrap());
     let (dir, report) = open(&path);
-    assert!(report.clean_shutdown && report.bytes_cut() == 0, "{report:?}");
+    println!("{report:?}");
+    assert!(report.bytes_cut() == 0, "{report:?}");
     for log in dir.logs() {
         assert!(log.topic_id().is_some() || log.topic_partition().topic == "__cluster_metadata", "{log:?}");
         println!("{log:?}: {} records, {:?}", count_records(&log), log.active_producers());
@@ -27,8 +28,9 @@ fn a_directory_of_kafka_opens_and_can_be_appended_to() {
     for partition in 0..2 {
         let log = dir.log(&TopicPartition::new("t1", partition)).unwrap();
         log.set_config(LogConfig { segment_bytes: 8192, index_interval_bytes: 500, ..LogConfig::default() });
+        let producer_id = 1000 + log.log_end_offset();
         for n in 0..100 {
-            let mut builder = BatchBuilder::new(Codec::ALL[n % 5]).producer(777, 0, n as i32);
+            let mut builder = BatchBuilder::new(Codec::ALL[n % 5]).producer(producer_id, 0, n as i32);
             let headers: &[(&[u8], Option<&[u8]>)] = &[(b"name", Some(b"one")), (b"name", None)];
             builder.append(BASE_TIME_MS + n as i64, Some(b"key"), Some(format!("appended {n}").as_bytes()), headers);
             log.append(&builder.build().unwrap(), 1, AppendOrigin::Client).unwrap();
