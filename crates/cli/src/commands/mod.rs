@@ -1,6 +1,12 @@
 //! The native commands: what we would want to type ourselves.
 
 mod completions;
+mod consume;
+mod group;
+mod output;
+mod produce;
+mod server;
+mod topic;
 mod up;
 
 use std::io::IsTerminal;
@@ -10,7 +16,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use self::server::Server;
 use crate::install;
+use crate::tools::{Stop, run_async};
 pub use up::start;
 
 /// Kafka broker and Spark Structured Streaming engine in one binary.
@@ -28,6 +36,32 @@ struct Cli {
 enum Command {
     Up(up::Up),
     Broker(up::Broker),
+    /// Create, list, describe, change and delete topics
+    Topic {
+        #[command(subcommand)]
+        topic: topic::Topic,
+        #[command(flatten)]
+        server: Server,
+    },
+    Produce {
+        #[command(flatten)]
+        produce: produce::ProduceArgs,
+        #[command(flatten)]
+        server: Server,
+    },
+    Consume {
+        #[command(flatten)]
+        consume: consume::ConsumeArgs,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// List, describe, reset and delete consumer groups
+    Group {
+        #[command(subcommand)]
+        group: group::Group,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Link Kafka's tools (kafka-topics.sh and the others) to this program
     InstallTools {
         /// Where the links go; created if need be
@@ -48,6 +82,10 @@ pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Up(up) => up.run(),
         Command::Broker(broker) => broker.run(),
+        Command::Topic { topic, server } => finish(run_async(topic::run(&server, topic))),
+        Command::Produce { produce, server } => finish(run_async(produce::run(&server, produce))),
+        Command::Consume { consume, server } => finish(run_async(consume::run(&server, consume))),
+        Command::Group { group, server } => finish(run_async(group::run(&server, group))),
         Command::InstallTools { dir, relative } => match install::install(&dir, relative) {
             Ok(names) => {
                 let count = names.len();
@@ -73,8 +111,28 @@ fn log(level: &str) {
         .init();
 }
 
+/// The exit code of a command that has ended, with what there is to say about it on standard error.
+fn finish(done: Result<(), Stop>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::Exit(code)) => ExitCode::from(code),
+        Err(Stop::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(stop) => fail(&stop),
+    }
+}
+
 /// One line on standard error, exit code 1.
 fn fail(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("caudal: {error}");
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

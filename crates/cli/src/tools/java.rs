@@ -56,6 +56,12 @@ pub fn date_time_ms(text: &str) -> Result<i64, String> {
     }
 }
 
+/// A time in milliseconds since 1970 as ISO text in UTC.
+pub fn utc_text(time_ms: i64) -> Option<String> {
+    let time = DateTime::from_timestamp_millis(time_ms).filter(|_| time_ms >= 0)?;
+    Some(time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+}
+
 /// Milliseconds of an ISO duration of days, hours, minutes and seconds, such as `P1DT2H30M` or `-PT0.5S`.
 pub fn duration_ms(text: &str) -> Result<i64, String> {
     parse_duration(text).ok_or_else(|| "Text cannot be parsed to a Duration".to_owned())

@@ -8,8 +8,8 @@ pub mod cluster;
 mod configs;
 pub mod consumer;
 mod get_offsets;
-mod groups;
-mod java;
+pub mod groups;
+pub mod java;
 pub mod options;
 pub mod producer;
 mod server_start;
@@ -187,7 +187,7 @@ async fn connect(parsed: &Parsed, file_option: &str) -> Result<Cluster, Stop> {
 }
 
 /// Runs a tool's asynchronous part.
-fn run_async(tool: impl Future<Output = Result<(), Stop>>) -> Result<(), Stop> {
+pub fn run_async(tool: impl Future<Output = Result<(), Stop>>) -> Result<(), Stop> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(tool);
     // A thread that waits for standard input would hold the end up.

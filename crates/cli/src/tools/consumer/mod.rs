@@ -6,17 +6,15 @@ mod formatter;
 mod options;
 mod source;
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use caudal_client::ConsumerRecord;
-use caudal_protocol::TopicPartition;
 use caudal_protocol::batch::TimestampType;
 
 pub use formatter::{Formatter, Shown};
 pub use options::Options;
-pub use source::Source;
+pub use source::{Source, Wanted};
 
 use super::cluster::{CallError, Cluster, PATIENCE};
 use super::{Stop, Tool, client_config, interrupted, run_async, say, tell};
@@ -87,22 +85,11 @@ impl Reading<'_> {
             let room = max_messages.map_or(u64::MAX, |max| max.saturating_sub(self.count));
             let room = usize::try_from(room).unwrap_or(usize::MAX).min(records.len());
             let (shown, unread) = records.split_at(room);
-            self.give_back(unread);
+            self.source.give_back(unread);
             self.show(shown)?;
             waiting_since = Instant::now();
         }
         Ok(())
-    }
-
-    /// Records that were not shown must not be committed as read.
-    fn give_back(&mut self, unread: &[ConsumerRecord]) {
-        let mut first: BTreeMap<TopicPartition, i64> = BTreeMap::new();
-        for record in unread {
-            first.entry(TopicPartition::new(&*record.topic, record.partition)).or_insert(record.offset);
-        }
-        for (partition, offset) in first {
-            self.source.seek(&partition, offset);
-        }
     }
 
     fn show(&mut self, records: &[ConsumerRecord]) -> Result<(), Stop> {
@@ -117,7 +104,7 @@ impl Reading<'_> {
                     tell!("ERROR Error processing message, skipping this message: {error}");
                     continue;
                 }
-                self.give_back(records.get(i + 1..).unwrap_or_default());
+                self.source.give_back(records.get(i + 1..).unwrap_or_default());
                 failure = Some(error);
                 break;
             }

@@ -1,6 +1,7 @@
 //! Where the console consumer's records come from: partitions given by a group, or, without a group, all partitions of
 //! the topics, found anew from time to time.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use caudal_client::{Consumer, ConsumerRecord, OffsetSpec, TopicPattern, Topics};
@@ -97,10 +98,16 @@ impl Source {
         consumer.poll(wait.min(Duration::from_secs(3600))).await
     }
 
-    pub fn seek(&mut self, partition: &TopicPartition, offset: i64) {
-        if let Some(consumer) = &mut self.consumer {
+    /// Puts records back that were not used: they must not be committed as read.
+    pub fn give_back(&mut self, unread: &[ConsumerRecord]) {
+        let mut first: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+        for record in unread {
+            first.entry(TopicPartition::new(&*record.topic, record.partition)).or_insert(record.offset);
+        }
+        let Some(consumer) = &mut self.consumer else { return };
+        for (partition, offset) in first {
             // Fails when the group has taken the partition away, and then nothing is to be done.
-            let _ = consumer.seek(partition, offset);
+            let _ = consumer.seek(&partition, offset);
         }
     }
 

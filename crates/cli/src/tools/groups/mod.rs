@@ -1,7 +1,7 @@
 //! `kafka-consumer-groups`: list, describe, delete and reset consumer groups.
 
 mod describe;
-mod model;
+pub mod model;
 mod reset;
 
 use std::collections::BTreeMap;

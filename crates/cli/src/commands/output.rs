@@ -1,0 +1,74 @@
+//! What the native commands print: tables for people, JSON for scripts.
+
+use std::io::Write;
+
+use clap::ValueEnum;
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use serde_json::Value;
+
+/// `--output`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    /// Columns
+    #[default]
+    Table,
+    /// A JSON array of one object per row
+    Json,
+}
+
+/// Prints rows of equal objects. Their keys are the columns.
+pub fn rows(output: Output, rows: &[Value]) -> std::io::Result<()> {
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(rows).unwrap_or_default(),
+        Output::Table => table(rows),
+    };
+    if text.is_empty() {
+        return Ok(());
+    }
+    std::io::stdout().write_all(format!("{text}\n").as_bytes())
+}
+
+fn table(rows: &[Value]) -> String {
+    let Some(first) = rows.first().and_then(Value::as_object) else { return String::new() };
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    table.set_header(first.keys().map(|k| k.to_uppercase().replace('_', " ")));
+    for row in rows.iter().filter_map(Value::as_object) {
+        table.add_row(row.values().map(cell));
+    }
+    for (index, value) in first.values().enumerate() {
+        let Some(column) = table.column_mut(index) else { continue };
+        column.set_padding((0, 2));
+        if value.is_number() {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(","),
+        Value::Object(map) => map.iter().map(|(k, v)| format!("{k}={}", cell(v))).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn tables() {
+        let rows = [json!({"name": "a", "lag": 10, "isr": [1, 2]}), json!({"name": "bcd", "lag": null, "isr": []})];
+        let text = table(&rows);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["NAME", "LAG", "ISR"]);
+        assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["a", "10", "1,2"]);
+        assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["bcd", "-"]);
+    }
+}

@@ -1,0 +1,51 @@
+//! Which cluster the native commands talk to.
+
+use std::time::Duration;
+
+use caudal_client::ClientConfig;
+use clap::Args;
+
+use super::output::Output;
+use crate::tools::Stop;
+use crate::tools::cluster::Cluster;
+
+/// How long to wait for a broker before saying that there is none.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Options of every native command.
+#[derive(Debug, Clone, Args)]
+pub struct Server {
+    /// The brokers to connect to first
+    #[arg(
+        long,
+        short,
+        env = "CAUDAL_SERVER",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9092",
+        global = true
+    )]
+    pub server: String,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t, global = true)]
+    pub output: Output,
+    /// A property of Kafka's clients; may be given several times
+    #[arg(long = "property", value_name = "K=V", value_parser = super::up::setting, global = true)]
+    pub properties: Vec<(String, String)>,
+}
+
+impl Server {
+    /// The client's properties: `more`, then those of the command line.
+    pub fn config(&self, more: &[(&str, &str)]) -> Result<ClientConfig, Stop> {
+        let more = more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let all = [("bootstrap.servers".to_owned(), self.server.clone())].into_iter();
+        let all = all.chain(more).chain(self.properties.iter().cloned());
+        ClientConfig::from_properties(all).map_err(|e| Stop::Failed(e.to_string()))
+    }
+
+    pub async fn connect(&self, more: &[(&str, &str)]) -> Result<Cluster, Stop> {
+        let config = self.config(more)?;
+        Cluster::connect(config, PATIENCE).await.map_err(|e| {
+            Stop::Failed(format!("{e}\n`caudal up` starts a broker; --server or CAUDAL_SERVER names another one"))
+        })
+    }
+}
