@@ -45,7 +45,7 @@ pub(crate) struct Segment {
     pub index: RwLock<SegmentIndex>,
     index_dirty: AtomicBool,
     corrupt: RwLock<Vec<CorruptRange>>,
-    /// The max timestamp of the first batch, -1 when unknown; rolling by time counts from it.
+    /// The max timestamp of the first batch, `UNKNOWN` until it is read; rolling by time counts from it.
     first_timestamp_ms: AtomicI64,
     /// When this process created or opened the segment.
     pub created_ms: i64,
@@ -79,6 +79,8 @@ impl From<ScanError> for LookupError {
         }
     }
 }
+
+const UNKNOWN: i64 = i64::MIN;
 
 pub(crate) const LOG_SUFFIX: &str = "log";
 pub(crate) const INDEX_SUFFIX: &str = "index";
@@ -124,7 +126,7 @@ impl Segment {
             index: RwLock::new(index),
             index_dirty: AtomicBool::new(false),
             corrupt: RwLock::new(Vec::new()),
-            first_timestamp_ms: AtomicI64::new(-1),
+            first_timestamp_ms: AtomicI64::new(UNKNOWN),
             created_ms: now_ms,
         }
     }
@@ -317,8 +319,11 @@ impl Segment {
     /// The max timestamp of the first batch, -1 when the segment is empty.
     pub fn first_timestamp_ms(&self) -> i64 {
         let known = self.first_timestamp_ms.load(Ordering::Relaxed);
-        if known >= 0 || self.size() == 0 {
+        if known != UNKNOWN {
             return known;
+        }
+        if self.size() == 0 {
+            return -1;
         }
         let first = HeaderScan::new(self.file.as_ref(), 0, self.size()).next();
         let timestamp = first.ok().flatten().map_or(-1, |(_, header)| header.max_timestamp_ms);

@@ -540,24 +540,30 @@ fn next_valid_batch(
 
 /// The unit in which disks and page caches lose writes.
 const SECTOR: u64 = 512;
-/// Zeros at the end of a damaged range that count as lost rather than as somebody's data.
-const ZEROS_AT_END: usize = 16;
+/// Zeros at the edges of a damaged range that count as lost rather than as somebody's data.
+const ZEROS_AT_EDGE: u64 = 16;
 
 /// Whether damaged bytes look like writes that never reached the disk: such places read as zeros, in whole sectors, from
 /// the beginning or up to the end of the range.
 fn is_lost_write(segment: &Segment, start: u64, end: u64) -> io::Result<bool> {
-    let len = usize::try_from(end - start).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; len];
-    let read = segment.file.read_at(&mut bytes, start)?;
-    bytes.truncate(read);
-    let zeros_at_end = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
-    let header_is_zero = bytes.iter().take(16).all(|&byte| byte == 0);
-    if zeros_at_end >= ZEROS_AT_END.min(len) || header_is_zero {
+    let is_zero = |position: u64, len: u64| -> io::Result<bool> {
+        let mut bytes = [0; SECTOR as usize];
+        let wanted = bytes.get_mut(..usize::try_from(len).unwrap_or(usize::MAX)).unwrap_or_default();
+        let read = segment.file.read_at(wanted, position)?;
+        Ok(bytes.iter().take(read).all(|&byte| byte == 0))
+    };
+    let edge = ZEROS_AT_EDGE.min(end - start);
+    if is_zero(start, edge)? || is_zero(end - edge, edge)? {
         return Ok(true);
     }
-    let to_boundary = usize::try_from((SECTOR - start % SECTOR) % SECTOR).unwrap_or(0);
-    let sectors = bytes.get(to_boundary..).unwrap_or_default().chunks_exact(SECTOR as usize);
-    Ok(sectors.into_iter().any(|sector| sector.iter().all(|&byte| byte == 0)))
+    let mut sector = start.next_multiple_of(SECTOR);
+    while sector + SECTOR <= end {
+        if is_zero(sector, SECTOR)? {
+            return Ok(true);
+        }
+        sector += SECTOR;
+    }
+    Ok(false)
 }
 
 fn replay_producers(segment: &Segment, from: i64, producers: &mut ProducerState) -> io::Result<()> {
