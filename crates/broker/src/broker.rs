@@ -9,8 +9,9 @@ use caudal_cluster::{MetadataLog, MetadataLogError, SnapshotPolicy};
 use caudal_protocol::Uuid;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::{LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use crate::clock;
 use crate::config::BrokerConfig;
 use crate::context::Context;
 use crate::fetch::session::Sessions;
@@ -25,8 +26,6 @@ use crate::topics::Topics;
 
 /// How often recovery points are written: what lies behind them is scanned after a crash.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
-/// `offsets.retention.check.interval.ms`
-const OFFSETS_CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -81,11 +80,13 @@ impl Broker {
         let Opened { log_dir, meta, metadata_log, clean } =
             opened.await.map_err(|e| StartError::Metadata(format!("failed to open the data: {e}")))??;
         let topics = Arc::new(Topics::default());
+        let (deleted, deletions) = mpsc::unbounded_channel();
         let replicas = Arc::new(Replicas {
             topics: topics.clone(),
             log_dir,
             node_id: config.node_id,
             static_config: config.properties.clone(),
+            deleted,
         });
         replicas.follow(None, metadata_log.image());
         let metadata = Metadata::new(metadata_log, replicas.clone());
@@ -109,7 +110,7 @@ impl Broker {
         });
         load_groups(&ctx.groups, offsets).await?;
         let (stop, stopped) = watch::channel(false);
-        let tasks = background(&ctx, &stopped);
+        let tasks = background(&ctx, &stopped, deletions);
         listener.serve(&ctx, &stopped);
         Ok(Broker { ctx, stop, tasks })
     }
@@ -212,11 +213,29 @@ async fn load_groups(groups: &Arc<GroupService>, offsets: Arc<OffsetsTopic>) -> 
 }
 
 /// What runs beside the requests. Nothing here ticks faster than once a minute.
-fn background(ctx: &Arc<Context>, stopped: &watch::Receiver<bool>) -> Vec<tokio::task::JoinHandle<()>> {
+fn background(
+    ctx: &Arc<Context>,
+    stopped: &watch::Receiver<bool>,
+    mut deletions: mpsc::UnboundedReceiver<String>,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let millis = |name: &str| u64::try_from(ctx.config.properties.int(name)).unwrap_or(u64::MAX);
     let timers = ctx.groups.clone();
-    let group_timers = tokio::spawn(async move { timers.run_timers(OFFSETS_CHECK_INTERVAL).await });
-    let retention = every(ctx.config.retention_check_interval, stopped.clone(), ctx.clone(), |ctx| {
+    let offsets_check = Duration::from_millis(millis("offsets.retention.check.interval.ms"));
+    let group_timers = tokio::spawn(async move { timers.run_timers(offsets_check).await });
+    let groups = ctx.groups.clone();
+    let forget_topics = tokio::spawn(async move {
+        while let Some(topic) = deletions.recv().await {
+            let ((), error) = groups.change(|groups| ((), groups.topic_deleted(&topic))).await;
+            if error.is_error() {
+                tracing::warn!(topic, error = error.name(), "failed to forget the offsets of a deleted topic");
+            }
+        }
+    });
+    let producer_expiration_ms = ctx.config.properties.int("producer.id.expiration.ms");
+    let retention = every(ctx.config.retention_check_interval, stopped.clone(), ctx.clone(), move |ctx| {
         let segments = ctx.replicas.log_dir.apply_retention();
+        let before_ms = clock::wall_ms().saturating_sub(producer_expiration_ms);
+        ctx.topics.view().partitions().for_each(|partition| partition.log.expire_producers(before_ms));
         if segments > 0 {
             tracing::info!(segments, "deleted by retention");
             ctx.topics.view().partitions().for_each(|partition| partition.wake());
@@ -227,7 +246,7 @@ fn background(ctx: &Arc<Context>, stopped: &watch::Receiver<bool>) -> Vec<tokio:
             tracing::warn!("failed to write recovery points: {error}");
         }
     });
-    vec![group_timers, retention, checkpoints]
+    vec![group_timers, forget_topics, retention, checkpoints]
 }
 
 /// Runs blocking work again and again, the first time after one interval.

@@ -8,6 +8,8 @@ use caudal_cluster::image::{self, ConfigResource};
 use caudal_protocol::TopicPartition;
 use caudal_storage::{LogConfig, LogDir, TopicLog};
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use crate::partition::Partition;
 use crate::topics::{Topic, Topics, TopicsView};
 
@@ -18,6 +20,8 @@ pub struct Replicas {
     pub log_dir: Arc<LogDir>,
     pub node_id: i32,
     pub static_config: Arc<StaticConfig>,
+    /// Told the names of topics that are no more.
+    pub deleted: UnboundedSender<String>,
 }
 
 impl Replicas {
@@ -42,6 +46,10 @@ impl Replicas {
         self.topics.replace(TopicsView::new(topics.collect::<Vec<_>>()));
         // Fetches that wait for what is gone are told.
         gone.iter().for_each(|partition| partition.wake());
+        for topic in old.iter().filter(|topic| after.topic_by_id(&topic.id).is_none()) {
+            // Only a broker that is being stopped does not listen any more.
+            let _ = self.deleted.send(topic.name.to_string());
+        }
     }
 
     fn broker_configs<'i>(
