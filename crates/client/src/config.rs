@@ -26,6 +26,8 @@ enum Kind {
     OneOf(&'static [&'static str]),
     /// Known to Kafka's clients, without a meaning here.
     Ignored,
+    /// Known to Kafka's clients; to ignore it would break a promise.
+    Unsupported,
 }
 
 /// One property.
@@ -108,7 +110,10 @@ const PROPERTIES: &[Property] = &[
     int("max.poll.records", 1, I32, "500"),
     text("partition.assignment.strategy", "range,cooperative-sticky"),
     int("session.timeout.ms", 1, I32, "45000"),
+    // Promises that are not kept yet.
+    Property { name: "transactional.id", kind: Kind::Unsupported, default: "" },
     // Known to the Java client; nothing here reads them.
+    ignored("transaction.timeout.ms"),
     ignored("key.serializer"),
     ignored("value.serializer"),
     ignored("key.deserializer"),

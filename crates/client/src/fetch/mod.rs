@@ -130,7 +130,7 @@ impl Fetcher {
         self.client.offsets(partitions, spec, self.isolation).await
     }
 
-    /// Reads ranges, partitions in parallel, while the caller works on what has come already. Chunks of one partition
+    /// Reads ranges, at most one of each partition, partitions in parallel, while the caller works on what has come already. Chunks of one partition
     /// come in order.
     pub fn read(&self, ranges: Vec<OffsetRange>) -> ChunkStream {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
@@ -165,6 +165,12 @@ impl Fetcher {
                 && sender.send(Ok(chunk)).await.is_err()
             {
                 return Ok(());
+            }
+            if open.contains_key(&range.partition) {
+                return Err(Error::Misuse {
+                    what: format!("read {}", range.partition),
+                    reason: "two ranges of it were asked for at once; read one after the other".to_owned(),
+                });
             }
             if range.start < range.end {
                 open.insert(range.partition.clone(), range);

@@ -19,8 +19,20 @@ pub(super) struct AccumulatorConfig {
     pub codec: Codec,
     pub batch_size_bytes: usize,
     pub buffer_memory_bytes: usize,
+    pub max_request_bytes: usize,
     pub linger: Duration,
     pub ignore_keys: bool,
+}
+
+impl AccumulatorConfig {
+    /// Bytes before compression that make a full batch.
+    fn fill_limit(&self, ratio: f64) -> usize {
+        if self.codec == Codec::None {
+            return self.batch_size_bytes;
+        }
+        let uncompressed = self.batch_size_bytes as f64 / (ratio * RATIO_MARGIN);
+        (uncompressed as usize).clamp(self.batch_size_bytes, self.max_request_bytes.max(self.batch_size_bytes))
+    }
 }
 
 #[derive(Debug)]
@@ -47,7 +59,15 @@ struct TopicQueue {
     partitions: Vec<VecDeque<Batch>>,
     /// Where records without a key go at present.
     sticky: i32,
+    /// Compressed bytes per byte, as far as known: `batch.size` counts what is sent, not what was handed over.
+    ratio: f64,
 }
+
+/// By how much the estimate follows a better, and at least a worse, batch; as the Java client has it.
+const RATIO_IMPROVING: f64 = 0.005;
+const RATIO_DETERIORATING: f64 = 0.05;
+/// Batches are filled as if they compressed a little worse than they do.
+const RATIO_MARGIN: f64 = 1.05;
 
 /// What came of an attempt to add a record.
 pub(super) enum Added {
@@ -92,7 +112,7 @@ impl Accumulator {
         self.by_name.insert(name.to_owned(), self.topics.len());
         let sticky = pick_sticky(partitions, -1);
         let partitions = std::iter::repeat_with(VecDeque::new).take(partitions).collect();
-        self.topics.push(TopicQueue { name: name.into(), partitions, sticky });
+        self.topics.push(TopicQueue { name: name.into(), partitions, sticky, ratio: 1.0 });
     }
 
     pub(super) fn topic_names(&self) -> Vec<String> {
@@ -128,7 +148,7 @@ impl Accumulator {
             return Added::NoMemory;
         }
         let mut wake = false;
-        let batch_size = self.config.batch_size_bytes;
+        let batch_size = self.config.fill_limit(topic.ratio);
         let fits = queue.back().is_some_and(|b| {
             !b.full
                 && b.builder.as_ref().is_some_and(|builder| {
@@ -199,6 +219,24 @@ impl Accumulator {
         batch
     }
 
+    /// Learns from a batch how well a topic's records compress.
+    pub(super) fn compressed(&mut self, topic: usize, before_bytes: usize, after_bytes: usize) {
+        let Some(topic) = self.topics.get_mut(topic).filter(|_| before_bytes > 0) else { return };
+        let observed = after_bytes as f64 / before_bytes as f64;
+        topic.ratio = if observed > topic.ratio {
+            observed.max(topic.ratio + RATIO_DETERIORATING).min(1.0)
+        } else {
+            observed.max(topic.ratio - RATIO_IMPROVING)
+        };
+    }
+
+    /// A batch of the topic was too large: begin to learn anew.
+    pub(super) fn too_large(&mut self, topic: usize) {
+        if let Some(topic) = self.topics.get_mut(topic) {
+            topic.ratio = 1.0;
+        }
+    }
+
     /// A batch that was cut out of another.
     pub(super) fn register_part(&mut self, state: &Arc<BatchState>) -> u64 {
         let id = self.next_id;
@@ -207,7 +245,7 @@ impl Accumulator {
         id
     }
 
-    /// Gives back what a batch held. Returns whether all are done now.
+    /// Gives back what a batch held.
     pub(super) fn release(&mut self, id: u64, memory_bytes: usize) {
         self.used_bytes = self.used_bytes.saturating_sub(memory_bytes);
         self.incomplete.remove(&id);

@@ -67,8 +67,6 @@ pub(crate) struct Shared {
     wake: Notify,
     /// For sends that wait: memory was given back.
     memory_freed: Notify,
-    /// The sender has ended.
-    ended: Notify,
     max_block: Duration,
     max_request_bytes: usize,
     buffer_memory_bytes: usize,
@@ -97,6 +95,7 @@ impl Producer {
             codec: Codec::from_name(&config.get("compression.type").to_ascii_lowercase()).unwrap_or_default(),
             batch_size_bytes: config.size("batch.size"),
             buffer_memory_bytes: config.size("buffer.memory"),
+            max_request_bytes: config.size("max.request.size"),
             linger: config.duration("linger.ms"),
             ignore_keys: config.flag("partitioner.ignore.keys"),
         };
@@ -108,7 +107,6 @@ impl Producer {
             accumulator: Mutex::new(Accumulator::new(accumulator)),
             wake: Notify::new(),
             memory_freed: Notify::new(),
-            ended: Notify::new(),
             client,
         });
         tokio::spawn(Sender::new(Arc::clone(&shared), sender_config).run());
@@ -122,9 +120,15 @@ impl Producer {
     /// Adds a record to its batch. Waits, up to `max.block.ms`, for the topic's metadata the first time and for memory
     /// (`buffer.memory`) when the cluster is slower than the caller. The result is a future of where it was written.
     pub async fn send(&self, record: Record<'_>) -> Result<Delivery> {
-        match self.add(&record)? {
-            Some(delivery) => Ok(delivery),
-            None => self.send_slowly(record).await,
+        match self.add(&record) {
+            Ok(Some(delivery)) => Ok(delivery),
+            Ok(None) => self.send_slowly(record).await,
+            // The topic may have more partitions by now.
+            Err(Error::Misuse { .. }) if record.partition.is_some_and(|p| p >= 0) => {
+                self.shared.client.forget_topic(record.topic);
+                self.send_slowly(record).await
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -159,14 +163,10 @@ impl Producer {
                 Ok(Some(delivery))
             }
             Added::NoTopic | Added::NoMemory => Ok(None),
-            Added::NoPartition { partitions } => match record.partition {
-                // The topic may have grown since it was looked at.
-                Some(wanted) if wanted >= 0 && self.shared.client.cached_topic(record.topic).is_none() => Ok(None),
-                wanted => Err(Error::Misuse {
-                    what: format!("send a record to partition {} of '{}'", wanted.unwrap_or(-1), record.topic),
-                    reason: format!("the topic has partitions 0 to {}", partitions.saturating_sub(1)),
-                }),
-            },
+            Added::NoPartition { partitions } => Err(Error::Misuse {
+                what: format!("send a record to partition {} of '{}'", record.partition.unwrap_or(-1), record.topic),
+                reason: format!("the topic has partitions 0 to {}", partitions.saturating_sub(1)),
+            }),
             Added::Closed => Err(Error::Closed { what: "send a record with a producer" }),
         }
     }

@@ -164,6 +164,7 @@ impl Sender {
 
     /// Takes a batch apart that was too large for the broker, as the Java client does.
     fn split(&mut self, batch: Batch, error: &Error, now: Instant) {
+        self.shared.accumulator.lock().too_large(batch.topic);
         match self.parts(&batch) {
             Ok(parts) => {
                 tracing::debug!(%error, parts = parts.len(), "splitting a batch");

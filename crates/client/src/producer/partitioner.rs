@@ -38,14 +38,13 @@ mod tests {
     /// From `UtilsTest.testMurmur2` of Apache Kafka.
     #[test]
     fn hashes_are_those_of_the_java_client() {
-        let cases: [(&[u8], i32); 7] = [
+        let cases: [(&[u8], i32); 6] = [
             (b"21", -973_932_308),
             (b"foobar", -790_332_482),
             (b"a-little-bit-long-string", -985_981_536),
             (b"a-little-bit-longer-string", -1_486_304_829),
             (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
             (b"abc", 479_470_107),
-            (b"\x01\x02\x03\x04\x05", murmur2(b"\x01\x02\x03\x04\x05").cast_signed()),
         ];
         for (data, expected) in cases {
             assert_eq!(murmur2(data).cast_signed(), expected, "{data:?}");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use caudal_protocol::batch;
+use caudal_protocol::compression::Codec;
 use caudal_protocol::messages as m;
 use caudal_protocol::messages::ProduceResponse;
 use caudal_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -39,7 +40,7 @@ pub(super) struct SenderConfig {
     pub delivery_timeout: Duration,
     pub metadata_max_age: Duration,
     pub retries: u32,
-    pub codec: caudal_protocol::compression::Codec,
+    pub codec: Codec,
 }
 
 impl SenderConfig {
@@ -73,8 +74,7 @@ impl SenderConfig {
             delivery_timeout: config.duration("delivery.timeout.ms"),
             metadata_max_age: config.duration("metadata.max.age.ms"),
             retries: u32::try_from(config.int("retries")).unwrap_or(u32::MAX),
-            codec: caudal_protocol::compression::Codec::from_name(&config.get("compression.type").to_ascii_lowercase())
-                .unwrap_or_default(),
+            codec: Codec::from_name(&config.get("compression.type").to_ascii_lowercase()).unwrap_or_default(),
         })
     }
 }
@@ -173,7 +173,6 @@ impl Sender {
                 }
             }
         }
-        self.shared.ended.notify_waiters();
     }
 
     fn on(&mut self, event: Event) {
@@ -388,9 +387,13 @@ impl Sender {
         if let (Some(id), Some(sequence)) = (self.producer_id, batch.sequence) {
             builder.set_producer(id.id, id.epoch, sequence);
         }
+        let before = builder.uncompressed_size_bytes();
         match builder.build() {
             Ok(bytes) => {
                 batch.bytes = bytes.freeze();
+                if self.config.codec != Codec::None {
+                    self.shared.accumulator.lock().compressed(batch.topic, before, batch.bytes.len());
+                }
                 Ok(())
             }
             Err(error) => Err(Error::Misuse {

@@ -187,6 +187,35 @@ async fn a_broker_of_kafka_2_1_is_spoken_to_in_its_versions() {
 }
 
 #[tokio::test]
+async fn reads_go_on_through_faults() {
+    let broker = FakeBroker::start(2).await;
+    let producer = producer(&broker, &[("batch.size", "100")]).await;
+    assert!(send(&producer, 2, 0..50).await.into_iter().all(|r| r.is_ok()));
+    let faults = [
+        Fault::CloseBefore,
+        Fault::Refuse(ErrorCode::NotLeaderOrFollower),
+        Fault::Silence,
+        Fault::Refuse(ErrorCode::UnknownTopicId),
+    ];
+    broker.state.lock().fetch_faults.extend(faults);
+    let fetcher = Fetcher::new(Client::connect(config(&broker, &[])).await.unwrap());
+    let range = |partition| OffsetRange { partition: TopicPartition::new(TOPIC, partition), start: 3, end: 25 };
+    let read = fetcher.read_to_end(&[range(0), range(1)]).await.unwrap();
+    for batches in read {
+        let offsets = batches.iter().flat_map(|b| b.header.base_offset..b.header.next_offset());
+        assert_eq!(offsets.filter(|o| *o >= 3).collect::<Vec<_>>(), (3..25).collect::<Vec<_>>());
+    }
+    let twice = fetcher.read_to_end(&[range(0), range(0)]).await.unwrap_err();
+    assert!(twice.to_string().contains("two ranges"), "{twice}");
+    // A wait, too; and one that was dropped does not disturb the next.
+    broker.state.lock().fetch_faults.extend(faults);
+    let at = [(TopicPartition::new(TOPIC, 0), 20), (TopicPartition::new(TOPIC, 1), 25)];
+    drop(tokio::time::timeout(Duration::from_millis(1), fetcher.wait_beyond(&at)).await);
+    let available = fetcher.wait_beyond(&at).await.unwrap();
+    assert_eq!((available[0].partition.partition, available[0].end_offset), (0, 25));
+}
+
+#[tokio::test]
 async fn a_flipped_bit_is_an_error_and_no_record() {
     let broker = FakeBroker::start(1).await;
     let producer = producer(&broker, &[]).await;

@@ -61,6 +61,8 @@ pub struct State {
     /// The versions that are served, when not all.
     pub versions: Option<Vec<(ApiKey, i16, i16)>>,
     pub corrupt_fetches: bool,
+    /// As `faults`, for fetches.
+    pub fetch_faults: VecDeque<Fault>,
     /// The versions that produce requests came in.
     pub produce_versions: Vec<i16>,
 }
@@ -175,7 +177,12 @@ fn answer(frame: Bytes, port: u16, state: &mut State) -> Reply {
         }
         ApiKey::Fetch => {
             let request = m::FetchRequest::decode(&mut r, version).unwrap();
-            reply(api, version, id, &fetch(&request, state))
+            match state.fetch_faults.pop_front().unwrap_or(Fault::None) {
+                Fault::CloseBefore | Fault::CloseAfter => Reply::Close,
+                Fault::Silence => Reply::Nothing,
+                Fault::Refuse(code) => reply(api, version, id, &fetch(&request, state, code)),
+                Fault::None => reply(api, version, id, &fetch(&request, state, ErrorCode::None)),
+            }
         }
         ApiKey::ListOffsets => {
             let partitions = state.partitions.iter().enumerate().map(|(i, p)| ListOffsetsPartitionResponse {
@@ -307,14 +314,16 @@ fn append(state: &mut State, partition: usize, bytes: Bytes) -> Result<i64, Erro
     Ok(base)
 }
 
-fn fetch(request: &m::FetchRequest, state: &State) -> m::FetchResponse {
+fn fetch(request: &m::FetchRequest, state: &State, code: ErrorCode) -> m::FetchResponse {
     let mut responses = Vec::new();
     for topic in &request.topics {
         let mut partitions = Vec::new();
         for p in &topic.partitions {
             let log = &state.partitions[p.partition as usize];
             let mut bytes = BytesMut::new();
-            for batch in log.batches.iter().filter(|b| b.header.next_offset() > p.fetch_offset) {
+            for batch in
+                log.batches.iter().filter(|b| code == ErrorCode::None && b.header.next_offset() > p.fetch_offset)
+            {
                 bytes.extend_from_slice(&batch.bytes);
             }
             if state.corrupt_fetches && !bytes.is_empty() {
@@ -325,6 +334,7 @@ fn fetch(request: &m::FetchRequest, state: &State) -> m::FetchResponse {
             assert!(Batches::new(bytes.clone()).all(|b| b.is_ok()));
             partitions.push(PartitionData {
                 partition_index: p.partition,
+                error_code: code.code(),
                 high_watermark: log.end,
                 last_stable_offset: log.end,
                 records: Some(Records::Bytes(bytes)),

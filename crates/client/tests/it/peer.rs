@@ -1,6 +1,6 @@
 //! Against a real cluster: only when `CAUDAL_TEST_BOOTSTRAP_SERVERS` names one (Apache Kafka, or a broker of ours).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caudal_client::admin::{ConfigResourceType, OffsetAndMetadata};
 use caudal_client::{
@@ -32,11 +32,11 @@ pub async fn admin(servers: &str) -> Admin {
 pub async fn new_topic(admin: &Admin, prefix: &str, partitions: i32) -> String {
     let name = format!("{prefix}-{}", Uuid::random()).replace("--", "-");
     admin.create_topic(&name, Some(partitions)).await.unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match admin.client().topic(&name).await {
             Ok(topic) if topic.partitions.iter().all(|p| p.leader.is_some()) => return name,
-            _ if std::time::Instant::now() > deadline => panic!("{name} got no leader"),
+            _ if Instant::now() > deadline => panic!("{name} got no leader"),
             _ => tokio::task::yield_now().await,
         }
     }
@@ -92,10 +92,17 @@ async fn topics_are_created_described_altered_and_deleted() {
         .await
         .unwrap();
     assert_eq!(altered[0].error_code, 0);
-    let wanted =
-        DescribeConfigsResource { resource_type: resource(), resource_name: name.clone(), ..Default::default() };
-    let configs = admin.describe_configs(vec![wanted], true, false).await.unwrap();
-    assert!(configs[0].configs.iter().any(|c| c.name == "retention.ms" && c.value.as_deref() == Some("12345")));
+    // A change takes a moment from the controller to the broker that is asked.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let wanted =
+            DescribeConfigsResource { resource_type: resource(), resource_name: name.clone(), ..Default::default() };
+        let configs = admin.describe_configs(vec![wanted], true, false).await.unwrap();
+        if configs[0].configs.iter().any(|c| c.name == "retention.ms" && c.value.as_deref() == Some("12345")) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{configs:?}");
+    }
 
     let deleted = admin.delete_topics(std::slice::from_ref(&name)).await.unwrap();
     assert_eq!(deleted[0].error_code, 0);
@@ -162,7 +169,7 @@ async fn ranges_are_read_and_waits_end_when_data_comes() {
         async move { fetcher.wait_beyond(&at_end).await }
     });
     tokio::task::yield_now().await;
-    let sent = std::time::Instant::now();
+    let sent = Instant::now();
     produce(&client, &topic, 1, &["y"]).await;
     let available = waiting.await.unwrap().unwrap();
     eprintln!("woke {:?} after the produce was sent", sent.elapsed());
@@ -185,7 +192,7 @@ async fn ranges_are_read_and_waits_end_when_data_comes() {
 
 #[tokio::test]
 async fn a_broker_that_is_not_there_is_named() {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let error = Client::connect(ClientConfig::new("127.0.0.1:1")).await.unwrap_err();
     assert_eq!(error.to_string(), "broker 127.0.0.1:1 is not reachable: connection refused; is it running?");
     assert!(started.elapsed() < Duration::from_secs(5));
