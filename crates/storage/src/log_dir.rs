@@ -1,6 +1,6 @@
 //! A log directory: its lock, its checkpoints, the logs in it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use caudal_protocol::{TopicPartition, Uuid};
 use parking_lot::{Mutex, RwLock};
 
-use crate::checkpoint::{self, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS};
+use crate::checkpoint::{self, CheckpointError, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS};
 use crate::config::LogConfig;
 use crate::disk::{DirLock, Disk};
 use crate::error::{Offline, OpenError};
@@ -81,8 +81,8 @@ pub struct LogDir {
     changing: Mutex<()>,
     flusher: Flusher,
     clock: Mutex<RetentionClock>,
-    /// The partitions that the checkpoint files mention.
-    checkpointed: Mutex<BTreeSet<TopicPartition>>,
+    /// What the checkpoint files hold, as far as this process read or wrote them.
+    checkpointed: Mutex<HashMap<&'static str, Offsets>>,
     _lock: Box<dyn DirLock>,
 }
 
@@ -182,7 +182,7 @@ impl LogDir {
                 }
             };
         }
-        if self.checkpointed.lock().contains(&log.topic_partition) {
+        if self.checkpointed.lock().values().any(|offsets| offsets.contains_key(&log.topic_partition)) {
             // What the checkpoints say is about a log of that name that was deleted.
             self.write_checkpoints()?;
         }
@@ -232,10 +232,15 @@ impl LogDir {
     fn write_checkpoints(&self) -> Result<(), OpenError> {
         let logs = self.logs();
         let disk = self.disk().as_ref();
-        let write = |name: &str, offset: &dyn Fn(&Log) -> Option<i64>| {
-            let offsets: BTreeMap<TopicPartition, i64> =
+        let mut checkpointed = self.checkpointed.lock();
+        let mut write = |name: &'static str, offset: &dyn Fn(&Log) -> Option<i64>| {
+            let offsets: Offsets =
                 logs.iter().filter_map(|log| Some((log.topic_partition().clone(), offset(log)?))).collect();
-            checkpoint::write_offsets(disk, &self.path().join(name), &offsets)
+            if checkpointed.get(name) != Some(&offsets) {
+                checkpoint::write_offsets(disk, &self.path().join(name), &offsets)?;
+                checkpointed.insert(name, offsets);
+            }
+            Ok::<(), CheckpointError>(())
         };
         write(RECOVERY_POINTS, &|log| Some(log.recovery_point().max(0)))?;
         // As in Kafka: only where the start is not simply that of the first segment.
@@ -244,7 +249,6 @@ impl LogDir {
             (log.first_segment_base() != Some(start)).then_some(start)
         })?;
         write(HIGH_WATERMARKS, &|log| Some(log.durable_end_offset()))?;
-        *self.checkpointed.lock() = logs.iter().map(|log| log.topic_partition().clone()).collect();
         Ok(())
     }
 
@@ -315,7 +319,8 @@ fn parse_dir_name(name: &str) -> Option<TopicPartition> {
     Some(TopicPartition::new(topic, partition.parse::<u32>().ok().and_then(|p| i32::try_from(p).ok())?))
 }
 
-type Opened = (HashMap<TopicPartition, Arc<Log>>, RecoveryReport, BTreeSet<TopicPartition>);
+type Offsets = BTreeMap<TopicPartition, i64>;
+type Opened = (HashMap<TopicPartition, Arc<Log>>, RecoveryReport, HashMap<&'static str, Offsets>);
 
 fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Opened, OpenError> {
     let disk = shared.disk.as_ref();
@@ -373,7 +378,7 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
             logs.insert(log.topic_partition().clone(), log);
         }
     }
-    let checkpointed = recovery_points.into_keys().chain(start_offsets.into_keys()).collect();
+    let checkpointed = HashMap::from([(RECOVERY_POINTS, recovery_points), (LOG_START_OFFSETS, start_offsets)]);
     Ok((logs, report, checkpointed))
 }
 

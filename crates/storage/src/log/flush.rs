@@ -87,6 +87,12 @@ impl Log {
         if self.deleted.load(Ordering::Acquire) {
             return Err(AppendError::Closed { log: self.topic_partition.clone() });
         }
+        let end = self.end();
+        if end.position == 0 && self.first_segment_base() == Some(end.offset) && end.offset <= self.synced_offset() {
+            // Without records there is nothing to keep; the names become durable with the first flush.
+            self.recovery_point.store(end.offset, Ordering::Release);
+            return Ok(end.offset);
+        }
         let unchanged = self.recovery_point() == self.log_end_offset();
         if unchanged && !self.names_dirty.load(Ordering::Acquire) {
             return Ok(self.recovery_point());

@@ -206,6 +206,7 @@ impl Opening<'_> {
             None if checkpoints.clean_shutdown => i64::MAX,
             None => 0,
         };
+        let epochs_on_disk = self.epochs.clone();
         let mut segments = Vec::with_capacity(bases.len());
         let mut next_offset = bases.first().copied().unwrap_or(0);
         let mut scanned = false;
@@ -234,7 +235,8 @@ impl Opening<'_> {
             next_offset = next_offset.max(log_start);
             segments = vec![Arc::new(Segment::create(&self.shared.disk, self.dir, next_offset, self.now_ms)?)];
         }
-        if self.epochs.truncate_from_end(next_offset) || scanned {
+        self.epochs.truncate_from_end(next_offset);
+        if self.epochs != epochs_on_disk {
             self.epochs.write(self.disk(), self.dir).map_err(io::Error::other)?;
         }
         let writer = self.load_producers(&segments, next_offset, config)?;
@@ -279,7 +281,7 @@ impl Opening<'_> {
         let paths = (file_path(self.dir, base, INDEX_SUFFIX), file_path(self.dir, base, TIME_INDEX_SUFFIX));
         let below_recovery_point = following.is_some_and(|following| following <= trusted);
         let mut salvageable = true;
-        if below_recovery_point || trusted == i64::MAX || (following.is_none() && trusted > base) {
+        if below_recovery_point || trusted == i64::MAX || (following.is_none() && (trusted > base || len == 0)) {
             let offsets = IndexFile::open(Arc::clone(&self.shared.disk), paths.0.clone())?;
             let times = IndexFile::open(Arc::clone(&self.shared.disk), paths.1.clone())?;
             // A segment that was closed has its largest timestamp in the time index.
