@@ -2,6 +2,7 @@
 
 pub mod bounded;
 pub mod file;
+pub mod kafka;
 pub mod memory;
 pub mod rate;
 
@@ -27,6 +28,10 @@ pub trait Source: Send {
     fn project(&mut self, _columns: &[usize]) -> bool {
         false
     }
+
+    /// Tells the source the name of the query, or its id when it has no name; called once, before the first read, on a
+    /// runtime. Sources that make the query's progress visible elsewhere (Kafka: as a consumer group) use it.
+    fn set_query_name(&mut self, _name: &str) {}
 
     /// What `StreamingQueryProgress.sources[].description` shows, e.g. `KafkaV2[Subscribe[t]]`.
     fn description(&self) -> String;

@@ -3,5 +3,6 @@
 
 mod file_sink;
 mod file_source;
+mod kafka_source;
 mod runtime;
 mod show;

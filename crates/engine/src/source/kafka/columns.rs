@@ -1,0 +1,271 @@
+//! From record batches to the columns of Spark's Kafka source.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryBuilder, Int32Array, Int64Array, ListBuilder, RecordBatch, RecordBatchOptions, StringArray,
+    StringBuilder, StructBuilder, TimestampMicrosecondArray,
+};
+use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use caudal_protocol::batch::{Batch, TimestampType};
+use caudal_protocol::record::{HeadersRef, RecordError, RecordRef};
+
+use crate::error::EngineError;
+
+/// What a batch may grow to when it is decompressed.
+const BATCH_LIMIT_BYTES: usize = 1 << 30;
+
+/// The columns in the order of [`full_schema`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Column {
+    Key,
+    Value,
+    Topic,
+    Partition,
+    Offset,
+    Timestamp,
+    TimestampType,
+    Headers,
+}
+
+pub(super) const COLUMNS: [Column; 8] = [
+    Column::Key,
+    Column::Value,
+    Column::Topic,
+    Column::Partition,
+    Column::Offset,
+    Column::Timestamp,
+    Column::TimestampType,
+    Column::Headers,
+];
+
+fn header_fields() -> Fields {
+    vec![Field::new("key", DataType::Utf8, true), Field::new("value", DataType::Binary, true)].into()
+}
+
+/// The schema of Spark's Kafka source; `headers` only with `includeHeaders`.
+pub fn full_schema(include_headers: bool) -> SchemaRef {
+    let item = Field::new("item", DataType::Struct(header_fields()), true);
+    let mut fields = vec![
+        Field::new("key", DataType::Binary, true),
+        Field::new("value", DataType::Binary, true),
+        Field::new("topic", DataType::Utf8, true),
+        Field::new("partition", DataType::Int32, true),
+        Field::new("offset", DataType::Int64, true),
+        Field::new("timestamp", DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))), true),
+        Field::new("timestampType", DataType::Int32, true),
+    ];
+    if include_headers {
+        fields.push(Field::new("headers", DataType::List(Arc::new(item)), true));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// Which columns are built, and their schema.
+#[derive(Debug, Clone)]
+pub(super) struct Projection {
+    pub(super) columns: Vec<Column>,
+    pub(super) schema: SchemaRef,
+}
+
+impl Projection {
+    pub(super) fn all(include_headers: bool) -> Self {
+        let count = if include_headers { COLUMNS.len() } else { COLUMNS.len() - 1 };
+        Projection { columns: COLUMNS.into_iter().take(count).collect(), schema: full_schema(include_headers) }
+    }
+
+    /// These columns of this projection; `None` when one is not there.
+    pub(super) fn narrow(&self, indexes: &[usize]) -> Option<Self> {
+        let columns = indexes.iter().map(|i| self.columns.get(*i).copied()).collect::<Option<Vec<_>>>()?;
+        Some(Projection { columns, schema: Arc::new(self.schema.project(indexes).ok()?) })
+    }
+
+    fn has(&self, column: Column) -> bool {
+        self.columns.contains(&column)
+    }
+}
+
+/// The columns of records that are being gathered. Only the projected ones are filled.
+struct Builders {
+    rows: usize,
+    keys: BinaryBuilder,
+    values: BinaryBuilder,
+    offsets: Vec<i64>,
+    timestamps_us: Vec<i64>,
+    timestamp_types: Vec<i32>,
+    headers: ListBuilder<StructBuilder>,
+}
+
+/// Rows after which a batch of columns is closed, and bytes of keys and values: with one more Kafka batch
+/// ([`BATCH_LIMIT_BYTES`]) they must stay below the 2 GiB of 32-bit offsets.
+const MAX_ROWS: usize = 1 << 16;
+const MAX_BYTES: usize = 1 << 29;
+
+/// The records of `batches` with offsets in `range` (end exclusive), as columns.
+pub(super) fn to_columns(
+    projection: &Projection,
+    topic: &str,
+    partition: i32,
+    batches: &[Batch],
+    range: (i64, i64),
+) -> Result<Vec<RecordBatch>, EngineError> {
+    let mut done = Vec::new();
+    let mut left = batches;
+    while !left.is_empty() {
+        let mut builders = Builders::with_capacity(projection, left);
+        while let Some((batch, rest)) = left.split_first() {
+            append_batch(projection, &mut builders, batch, range)
+                .map_err(|e| malformed(topic, partition, batch.header.base_offset, &e.to_string()))?;
+            left = rest;
+            if builders.rows >= MAX_ROWS || builders.size_bytes() >= MAX_BYTES {
+                break;
+            }
+        }
+        if builders.rows > 0 {
+            done.push(finish(projection, builders, topic, partition)?);
+        }
+    }
+    Ok(done)
+}
+
+impl Builders {
+    fn with_capacity(projection: &Projection, batches: &[Batch]) -> Self {
+        let counted: usize = batches.iter().map(|b| usize::try_from(b.header.record_count).unwrap_or(0)).sum();
+        // The counts come from the network, the bytes have arrived: a record takes at least 7 of them, decompressed.
+        let bytes: usize = batches.iter().map(|b| b.bytes.len()).sum();
+        let rows = counted.min(bytes).min(MAX_ROWS);
+        let room = |column| if projection.has(column) { rows } else { 0 };
+        let bytes = bytes.min(MAX_BYTES);
+        Builders {
+            rows: 0,
+            keys: BinaryBuilder::with_capacity(room(Column::Key), if room(Column::Key) > 0 { bytes / 8 } else { 0 }),
+            values: BinaryBuilder::with_capacity(room(Column::Value), if room(Column::Value) > 0 { bytes } else { 0 }),
+            offsets: Vec::with_capacity(room(Column::Offset)),
+            timestamps_us: Vec::with_capacity(room(Column::Timestamp)),
+            timestamp_types: Vec::with_capacity(room(Column::TimestampType)),
+            headers: ListBuilder::new(StructBuilder::from_fields(header_fields(), 0)),
+        }
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.keys.values_slice().len() + self.values.values_slice().len()
+    }
+}
+
+fn malformed(topic: &str, partition: i32, base_offset: i64, reason: &str) -> EngineError {
+    EngineError::External {
+        action: format!("read the batch at offset {base_offset} of {topic}-{partition}"),
+        message: reason.to_owned(),
+    }
+}
+
+fn append_batch(
+    projection: &Projection,
+    out: &mut Builders,
+    batch: &Batch,
+    (start, end): (i64, i64),
+) -> Result<(), RecordError> {
+    let header = &batch.header;
+    let whole = header.base_offset >= start && header.last_offset() < end;
+    let needs_records = projection
+        .columns
+        .iter()
+        .any(|c| matches!(c, Column::Key | Column::Value | Column::Offset | Column::Timestamp | Column::Headers));
+    let timestamp_type = match header.timestamp_type() {
+        TimestampType::CreateTime => 0,
+        TimestampType::LogAppendTime => 1,
+    };
+    if whole && !needs_records {
+        // Only counted: the records stay compressed.
+        out.rows += usize::try_from(header.record_count).unwrap_or(0);
+    } else {
+        let records = batch.records(BATCH_LIMIT_BYTES)?;
+        for record in records.iter() {
+            let record = record?;
+            if whole || (record.offset >= start && record.offset < end) {
+                append_record(projection, out, &record)?;
+            }
+        }
+    }
+    if projection.has(Column::TimestampType) {
+        out.timestamp_types.resize(out.rows, timestamp_type);
+    }
+    Ok(())
+}
+
+#[inline]
+fn append_record(projection: &Projection, out: &mut Builders, record: &RecordRef<'_>) -> Result<(), RecordError> {
+    out.rows += 1;
+    for column in &projection.columns {
+        match column {
+            Column::Key => out.keys.append_option(record.key),
+            Column::Value => out.values.append_option(record.value),
+            Column::Offset => out.offsets.push(record.offset),
+            Column::Timestamp => out.timestamps_us.push(record.timestamp_ms.saturating_mul(1_000)),
+            Column::Headers => append_headers(&mut out.headers, record)?,
+            Column::Topic | Column::Partition | Column::TimestampType => {}
+        }
+    }
+    Ok(())
+}
+
+/// Null when there are none, as in Spark.
+fn append_headers(out: &mut ListBuilder<StructBuilder>, record: &RecordRef<'_>) -> Result<(), RecordError> {
+    let headers: HeadersRef<'_> = record.headers;
+    if headers.is_empty() {
+        out.append_null();
+        return Ok(());
+    }
+    for header in headers.iter() {
+        let header =
+            header.map_err(|reason| RecordError::Malformed { base_offset: record.offset, index: 0, reason })?;
+        let entry = out.values();
+        if let Some(keys) = entry.field_builder::<StringBuilder>(0) {
+            keys.append_value(String::from_utf8_lossy(header.key));
+        }
+        if let Some(values) = entry.field_builder::<BinaryBuilder>(1) {
+            values.append_option(header.value);
+        }
+        entry.append(true);
+    }
+    out.append(true);
+    Ok(())
+}
+
+fn finish(
+    projection: &Projection,
+    mut builders: Builders,
+    topic: &str,
+    partition: i32,
+) -> Result<RecordBatch, EngineError> {
+    let rows = builders.rows;
+    let mut columns: Vec<ArrayRef> = Vec::with_capacity(projection.columns.len());
+    for (column, field) in projection.columns.iter().zip(projection.schema.fields()) {
+        columns.push(match column {
+            Column::Key => Arc::new(builders.keys.finish_cloned()),
+            Column::Value if projection.columns.iter().filter(|c| **c == Column::Value).count() > 1 => {
+                Arc::new(builders.values.finish_cloned())
+            }
+            Column::Value => Arc::new(builders.values.finish()),
+            Column::Topic => Arc::new(repeated(topic, rows)?),
+            Column::Partition => Arc::new(Int32Array::from(vec![partition; rows])),
+            Column::Offset => Arc::new(Int64Array::from(std::mem::take(&mut builders.offsets))),
+            Column::Timestamp => Arc::new(
+                TimestampMicrosecondArray::from(std::mem::take(&mut builders.timestamps_us)).with_timezone("UTC"),
+            ),
+            Column::TimestampType => Arc::new(Int32Array::from(std::mem::take(&mut builders.timestamp_types))),
+            Column::Headers => arrow::compute::cast(&builders.headers.finish(), field.data_type())?,
+        });
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(&projection.schema), columns, &options)?)
+}
+
+/// A column of one text.
+fn repeated(text: &str, rows: usize) -> Result<StringArray, EngineError> {
+    let len = i32::try_from(text.len()).unwrap_or(i32::MAX);
+    let offsets: Vec<i32> = (0..=i32::try_from(rows).unwrap_or(i32::MAX)).map(|i| i.saturating_mul(len)).collect();
+    let data = Buffer::from_vec(text.as_bytes().repeat(rows));
+    Ok(StringArray::try_new(OffsetBuffer::new(ScalarBuffer::from(offsets)), data, None)?)
+}

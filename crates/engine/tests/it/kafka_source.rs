@@ -1,0 +1,399 @@
+//! The Kafka source over a scripted cluster: offsets, limits, columns, loss of data.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType};
+use async_trait::async_trait;
+use bytes::Bytes;
+use caudal_client::{Available, Chunk, Error, OffsetRange, OffsetSpec, Topics};
+use caudal_engine::options::Options;
+use caudal_engine::source::kafka::cluster::{Chunks, Cluster, TopicInfo};
+use caudal_engine::source::kafka::{KafkaSource, KafkaTable};
+use caudal_engine::source::{Source, SourceOffset};
+use caudal_protocol::batch::{Batch, BatchBuilder};
+use caudal_protocol::compression::Codec;
+use caudal_protocol::{TopicPartition, Uuid};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+#[derive(Default)]
+struct Log {
+    start: i64,
+    batches: Vec<Batch>,
+}
+
+impl Log {
+    fn end(&self) -> i64 {
+        self.batches.last().map_or(self.start, |b| b.header.next_offset())
+    }
+}
+
+/// A cluster in memory.
+#[derive(Default)]
+struct Script {
+    logs: Mutex<BTreeMap<TopicPartition, Log>>,
+    ids: Mutex<BTreeMap<String, Uuid>>,
+    appended: Notify,
+    commits: Mutex<Vec<(String, Vec<(TopicPartition, i64)>)>>,
+    committed: Notify,
+}
+
+fn tp(partition: i32) -> TopicPartition {
+    TopicPartition::new("t", partition)
+}
+
+impl Script {
+    fn new(partitions: i32) -> Arc<Self> {
+        let script = Arc::new(Script::default());
+        script.ids.lock().insert("t".to_owned(), Uuid::random());
+        for partition in 0..partitions {
+            script.logs.lock().insert(tp(partition), Log::default());
+        }
+        script
+    }
+
+    /// Appends one batch of values `v<offset>`; the even ones have a key, the first a header.
+    fn append(&self, partition: i32, count: i64, codec: Codec) {
+        let mut logs = self.logs.lock();
+        let log = logs.get_mut(&tp(partition)).unwrap();
+        let base = log.end();
+        let mut builder = BatchBuilder::new(codec).base_offset(base);
+        for offset in base..base + count {
+            let key = format!("k{offset}");
+            let value = format!("v{offset}");
+            let headers: &[(&[u8], Option<&[u8]>)] =
+                if offset == 0 { &[(b"h", Some(b"1")), (b"h", None)] } else { &[] };
+            let key = (offset % 2 == 0).then_some(key.as_bytes());
+            builder.append(1_600_000_000_000 + offset, key, Some(value.as_bytes()), headers);
+        }
+        let bytes = Bytes::from(builder.build().unwrap());
+        log.batches.push(Batch::parse(&bytes).unwrap());
+        self.appended.notify_waiters();
+    }
+}
+
+struct Answers(Vec<Result<Chunk, Error>>);
+
+#[async_trait]
+impl Chunks for Answers {
+    async fn next(&mut self) -> Result<Option<Chunk>, Error> {
+        if self.0.is_empty() { Ok(None) } else { self.0.remove(0).map(Some) }
+    }
+}
+
+#[async_trait]
+impl Cluster for Script {
+    async fn topics(&self, _topics: &Topics) -> Result<Vec<TopicInfo>, Error> {
+        let partitions = self.logs.lock().keys().map(|tp| tp.partition).collect();
+        Ok(vec![TopicInfo { name: "t".to_owned(), id: self.ids.lock()["t"], partitions }])
+    }
+
+    async fn offsets(&self, wanted: &[(TopicPartition, OffsetSpec)]) -> Result<Vec<(TopicPartition, i64)>, Error> {
+        let logs = self.logs.lock();
+        let answer = |(tp, spec): &(TopicPartition, OffsetSpec)| {
+            let log = logs.get(tp).unwrap();
+            let offset = match spec {
+                OffsetSpec::Earliest => log.start,
+                OffsetSpec::Timestamp(ms) => Some(ms - 1_600_000_000_000).filter(|o| *o < log.end()).unwrap_or(-1),
+                _ => log.end(),
+            };
+            (tp.clone(), offset)
+        };
+        Ok(wanted.iter().map(answer).collect())
+    }
+
+    fn read(&self, ranges: Vec<OffsetRange>) -> Box<dyn Chunks> {
+        let logs = self.logs.lock();
+        let mut answers = Vec::new();
+        for range in ranges {
+            let log = &logs[&range.partition];
+            if range.start < log.start {
+                answers.push(Err(Error::OffsetOutOfRange { partition: range.partition, offset: range.start }));
+                continue;
+            }
+            // Every batch as a chunk of its own.
+            for batch in &log.batches {
+                let header = &batch.header;
+                if header.next_offset() > range.start && header.base_offset < range.end {
+                    answers.push(Ok(Chunk {
+                        partition: range.partition.clone(),
+                        batches: vec![batch.clone()],
+                        next_offset: header.next_offset(),
+                        is_last: header.next_offset() >= range.end,
+                    }));
+                }
+            }
+        }
+        Box::new(Answers(answers))
+    }
+
+    async fn wait_beyond(&self, offsets: &[(TopicPartition, i64)]) -> Result<Vec<Available>, Error> {
+        loop {
+            let notified = self.appended.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            let found: Vec<Available> = {
+                let logs = self.logs.lock();
+                offsets
+                    .iter()
+                    .map(|(tp, after)| (tp, *after, logs[tp].end()))
+                    .filter(|(_, after, end)| end > after)
+                    .map(|(tp, _, end_offset)| Available { partition: tp.clone(), end_offset })
+                    .collect()
+            };
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            notified.await;
+        }
+    }
+
+    async fn commit(&self, group: &str, offsets: &[(TopicPartition, i64)]) -> Result<(), Error> {
+        self.commits.lock().push((group.to_owned(), offsets.to_vec()));
+        self.committed.notify_one();
+        Ok(())
+    }
+}
+
+fn options(extra: &[(&str, &str)]) -> Options {
+    let base = [("kafka.bootstrap.servers", "127.0.0.1:1"), ("subscribe", "t"), ("startingOffsets", "earliest")];
+    base.iter().chain(extra).copied().collect()
+}
+
+fn source(script: &Arc<Script>, extra: &[(&str, &str)], checkpoint: Option<&std::path::Path>) -> KafkaSource {
+    let table = KafkaTable::stream(&options(extra)).unwrap();
+    table.open_on(Arc::clone(script) as Arc<dyn Cluster>, checkpoint).unwrap()
+}
+
+fn values(parts: &[Vec<RecordBatch>]) -> Vec<Vec<String>> {
+    let texts = |b: &RecordBatch| -> Vec<String> {
+        let column = b["value"].as_binary::<i32>();
+        column.iter().map(|v| String::from_utf8(v.unwrap().to_vec()).unwrap()).collect()
+    };
+    parts.iter().map(|part| part.iter().flat_map(texts).collect()).collect()
+}
+
+fn offset(json: &str) -> SourceOffset {
+    SourceOffset(json.to_owned())
+}
+
+#[tokio::test]
+async fn a_batch_is_exactly_the_offsets_between_two_ends() {
+    let script = Script::new(2);
+    script.append(0, 4, Codec::None);
+    script.append(0, 3, Codec::Lz4);
+    script.append(1, 2, Codec::Zstd);
+    let mut source = source(&script, &[], None);
+    let start = source.initial_offset().await.unwrap();
+    assert_eq!(start.0, r#"{"t":{"0":0,"1":0}}"#);
+    let end = source.next_offset(&start).await.unwrap();
+    assert_eq!(end.0, r#"{"t":{"0":7,"1":2}}"#);
+    assert_eq!(source.description(), "KafkaV2[Subscribe[t]]");
+    // Ends that cut batches.
+    let read = source.read(&offset(r#"{"t":{"0":2,"1":0}}"#), &offset(r#"{"t":{"0":6,"1":1}}"#)).await.unwrap();
+    assert_eq!(values(&read), [vec!["v2", "v3", "v4", "v5"], vec!["v0"]]);
+    assert_eq!(source.next_offset(&end).await.unwrap(), end);
+}
+
+#[tokio::test]
+async fn columns_are_those_of_spark_and_only_those_asked_for() {
+    let script = Script::new(1);
+    script.append(0, 3, Codec::Snappy);
+    let mut source = source(&script, &[("includeHeaders", "true")], None);
+    let names: Vec<String> = source.schema().fields().iter().map(|f| f.name().clone()).collect();
+    assert_eq!(names, ["key", "value", "topic", "partition", "offset", "timestamp", "timestampType", "headers"]);
+    let (start, end) = (offset(r#"{"t":{"0":0}}"#), offset(r#"{"t":{"0":3}}"#));
+    let read = source.read(&start, &end).await.unwrap();
+    let batch = &read[0][0];
+    assert_eq!(batch["key"].as_binary::<i32>().iter().collect::<Vec<_>>(), [Some(&b"k0"[..]), None, Some(b"k2")]);
+    assert_eq!(batch["topic"].as_string::<i32>().value(2), "t");
+    assert_eq!(batch["partition"].as_primitive::<Int32Type>().values(), &[0, 0, 0]);
+    assert_eq!(batch["offset"].as_primitive::<Int64Type>().values(), &[0, 1, 2]);
+    let times = batch["timestamp"].as_primitive::<TimestampMicrosecondType>();
+    assert_eq!(times.value(1), 1_600_000_000_001_000);
+    assert_eq!(batch["timestampType"].as_primitive::<Int32Type>().values(), &[0, 0, 0]);
+    let headers = batch["headers"].as_list::<i32>();
+    assert!(headers.is_null(1));
+    assert_eq!(headers.value(0).as_struct().column(0).as_string::<i32>().value(1), "h");
+    assert!(headers.value(0).as_struct().column(1).is_null(1));
+
+    let mut narrow = self::source(&script, &[], None);
+    assert!(narrow.project(&[4, 1]));
+    let read = narrow.read(&start, &end).await.unwrap();
+    assert_eq!(read[0][0].schema(), narrow.schema());
+    assert_eq!(narrow.schema().field(1).data_type(), &DataType::Binary);
+    let mut none = self::source(&script, &[], None);
+    assert!(none.project(&[]));
+    let read = none.read(&start, &end).await.unwrap();
+    assert_eq!(read[0][0].num_rows(), 3);
+}
+
+#[tokio::test]
+async fn limits_share_a_batch_among_partitions() {
+    let script = Script::new(2);
+    script.append(0, 90, Codec::None);
+    script.append(1, 10, Codec::None);
+    let mut limited = source(&script, &[("maxOffsetsPerTrigger", "20")], None);
+    let start = limited.initial_offset().await.unwrap();
+    assert_eq!(limited.next_offset(&start).await.unwrap().0, r#"{"t":{"0":18,"1":2}}"#);
+    assert_eq!(limited.latest_offset().await.unwrap().0, r#"{"t":{"0":90,"1":10}}"#);
+
+    let mut patient = source(&script, &[("minOffsetsPerTrigger", "50")], None);
+    // The first batch does not wait, as in Spark.
+    let end = patient.next_offset(&start).await.unwrap();
+    assert_eq!(end.0, r#"{"t":{"0":90,"1":10}}"#);
+    script.append(0, 49, Codec::None);
+    assert_eq!(patient.next_offset(&end).await.unwrap(), end);
+    {
+        let waiting = patient.wait_beyond(&end);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        script.append(1, 1, Codec::None);
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    }
+    assert_eq!(patient.next_offset(&end).await.unwrap().0, r#"{"t":{"0":139,"1":11}}"#);
+
+    let mut split = source(&script, &[("minPartitions", "5")], None);
+    let read = split.read(&start, &end).await.unwrap();
+    assert!(read.len() >= 5, "{}", read.len());
+    assert_eq!(values(&read).concat().len(), 100);
+}
+
+#[tokio::test]
+async fn a_restart_keeps_its_start_and_sees_new_partitions() {
+    let checkpoint = tempfile::tempdir().unwrap();
+    let dir = checkpoint.path().join("sources/0");
+    let script = Script::new(1);
+    script.append(0, 5, Codec::None);
+    let latest = [("startingOffsets", "latest")];
+    let mut first = source(&script, &latest, Some(&dir));
+    let start = first.initial_offset().await.unwrap();
+    assert_eq!(start.0, r#"{"t":{"0":5}}"#);
+    assert_eq!(std::fs::read(dir.join("0")).unwrap(), b"\0v1\n{\"t\":{\"0\":5}}");
+    script.append(0, 5, Codec::None);
+    script.logs.lock().insert(tp(1), Log::default());
+    script.append(1, 2, Codec::None);
+    let mut second = source(&script, &latest, Some(&dir));
+    assert_eq!(second.initial_offset().await.unwrap(), start);
+    let end = second.next_offset(&start).await.unwrap();
+    assert_eq!(end.0, r#"{"t":{"0":10,"1":2}}"#);
+    let read = second.read(&start, &end).await.unwrap();
+    assert_eq!(values(&read), [vec!["v5", "v6", "v7", "v8", "v9"], vec!["v0", "v1"]]);
+    script.ids.lock().insert("t".to_owned(), Uuid::random());
+    let mut third = source(&script, &latest, Some(&dir));
+    let error = third.next_offset(&end).await.unwrap_err().to_string();
+    assert!(error.contains("Topic t was deleted and created again"), "{error}");
+}
+
+#[tokio::test]
+async fn lost_records_fail_the_query_unless_told_otherwise() {
+    let script = Script::new(1);
+    script.append(0, 5, Codec::None);
+    script.append(0, 5, Codec::None);
+    {
+        let mut logs = script.logs.lock();
+        let log = logs.get_mut(&tp(0)).unwrap();
+        log.batches.remove(0);
+        log.start = 5;
+    }
+    let (start, end) = (offset(r#"{"t":{"0":2}}"#), offset(r#"{"t":{"0":8}}"#));
+    let error = source(&script, &[], None).read(&start, &end).await.unwrap_err().to_string();
+    assert!(error.contains("Offset 2 of t-0 is out of range.") && error.contains("failOnDataLoss"), "{error}");
+    let lenient = [("failOnDataLoss", "false")];
+    let read = source(&script, &lenient, None).read(&start, &end).await.unwrap();
+    assert_eq!(values(&read), [vec!["v5", "v6", "v7"]]);
+    // A checkpoint that is ahead of the log.
+    let ahead = offset(r#"{"t":{"0":40}}"#);
+    let error = source(&script, &[], None).next_offset(&ahead).await.unwrap_err().to_string();
+    assert!(error.contains("Partition t-0's offset was changed from 40 to 10"), "{error}");
+    let error = source(&script, &[], None).read(&start, &ahead).await.unwrap_err().to_string();
+    assert!(error.contains("changed from 40 to 10"), "{error}");
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_first_record() {
+    let script = Script::new(2);
+    let mut source = source(&script, &[], None);
+    let start = source.initial_offset().await.unwrap();
+    {
+        let waiting = source.wait_beyond(&start);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        script.append(1, 1, Codec::None);
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    }
+    assert_eq!(source.next_offset(&start).await.unwrap().0, r#"{"t":{"0":0,"1":1}}"#);
+}
+
+#[tokio::test]
+async fn progress_is_committed_to_a_group_named_after_the_query() {
+    let script = Script::new(1);
+    let mut source = source(&script, &[], None);
+    source.set_query_name("totals");
+    source.commit(&offset(r#"{"t":{"0":3}}"#)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), script.committed.notified()).await.unwrap();
+    assert_eq!(script.commits.lock()[0], ("totals".to_owned(), vec![(tp(0), 3)]));
+    // The last offsets are not lost when the query ends between two commits.
+    source.commit(&offset(r#"{"t":{"0":4}}"#)).await.unwrap();
+    drop(source);
+    tokio::time::timeout(Duration::from_secs(10), script.committed.notified()).await.unwrap();
+    assert_eq!(script.commits.lock()[1].1, vec![(tp(0), 4)]);
+}
+
+#[tokio::test]
+async fn times_and_explicit_offsets_start_a_stream() {
+    let script = Script::new(1);
+    script.append(0, 10, Codec::None);
+    let by_time = [("startingTimestamp", "1600000000004")];
+    assert_eq!(source(&script, &by_time, None).initial_offset().await.unwrap().0, r#"{"t":{"0":4}}"#);
+    let late = [("startingTimestamp", "1700000000000")];
+    let error = source(&script, &late, None).initial_offset().await.unwrap_err().to_string();
+    assert!(
+        error.contains("No offset matched from request of topic-partition t-0 and timestamp 1700000000000"),
+        "{error}"
+    );
+    let tolerant = [late[0], ("startingOffsetsByTimestampStrategy", "latest")];
+    assert_eq!(source(&script, &tolerant, None).initial_offset().await.unwrap().0, r#"{"t":{"0":10}}"#);
+    let partial = [("startingOffsets", r#"{"t":{"1":0}}"#)];
+    let error = source(&script, &partial, None).initial_offset().await.unwrap_err().to_string();
+    assert!(error.contains("you must specify all TopicPartitions") && error.contains("assigned: t-0"), "{error}");
+    let bounded = options(&[("startingOffsets", r#"{"t":{"0":-2}}"#), ("endingOffsets", r#"{"t":{"0":7}}"#)]);
+    let mut batch =
+        KafkaTable::table(&bounded).unwrap().open_on(Arc::clone(&script) as Arc<dyn Cluster>, None).unwrap();
+    let (start, end) = (batch.initial_offset().await.unwrap(), batch.latest_offset().await.unwrap());
+    assert_eq!(values(&batch.read(&start, &end).await.unwrap())[0].len(), 7);
+}
+
+#[test]
+fn wrong_options_are_refused_as_spark_refuses_them() {
+    let error =
+        |options: &[(&str, &str)]| KafkaTable::stream(&options.iter().copied().collect()).unwrap_err().to_string();
+    let servers = ("kafka.bootstrap.servers", "127.0.0.1:1");
+    let cases: [(&[(&str, &str)], &str); 9] = [
+        (
+            &[servers],
+            "One of the following options must be specified for Kafka source: subscribe, subscribepattern, assign.",
+        ),
+        (&[("subscribe", "a")], "Option 'kafka.bootstrap.servers' must be specified for configuring Kafka consumer"),
+        (&[servers, ("subscribe", ",")], "No topics to subscribe to as specified value for option 'subscribe' is ','"),
+        (&[servers, ("assign", "xx")], "No topicpartitions to assign as specified value for option 'assign' is 'xx'"),
+        (&[servers, ("subscribe", "a"), ("endingOffsets", "latest")], "ending offset not valid in streaming queries"),
+        (&[servers, ("subscribe", "a"), ("minPartitions", "0")], "minPartitions must be positive"),
+        (
+            &[servers, ("subscribe", "a"), ("startingOffset", "x")],
+            "no option 'startingOffset'; did you mean 'startingOffsets'?",
+        ),
+        (
+            &[servers, ("subscribe", "a"), ("kafka.auto.offset.reset", "latest")],
+            "Kafka option 'auto.offset.reset' is not supported.",
+        ),
+        (&[servers, ("subscribe", "a"), ("kafka.fetch.min.byte", "1")], "did you mean 'fetch.min.bytes'?"),
+    ];
+    for (options, expected) in cases {
+        let found = error(options);
+        assert!(found.contains(expected), "{found}");
+    }
+}
