@@ -31,13 +31,16 @@ impl Log {
     }
 }
 
+/// A group and its offsets.
+type Commit = (String, Vec<(TopicPartition, i64)>);
+
 /// A cluster in memory.
 #[derive(Default)]
 struct Script {
     logs: Mutex<BTreeMap<TopicPartition, Log>>,
     ids: Mutex<BTreeMap<String, Uuid>>,
     appended: Notify,
-    commits: Mutex<Vec<(String, Vec<(TopicPartition, i64)>)>>,
+    commits: Mutex<Vec<Commit>>,
     committed: Notify,
 }
 
