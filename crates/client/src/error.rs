@@ -40,8 +40,8 @@ pub enum Error {
     #[error("failed to read {partition}: {source}")]
     Record { partition: TopicPartition, source: RecordError },
     #[error(
-        "failed to read {partition} at offset {offset}: the offset is not in the log and auto.offset.reset is none; \
-         seek to an offset that is there"
+        "failed to read {partition} at offset {offset}: its log does not hold that offset (deleted by retention, or not \
+         written yet); continue at one that it holds, or set auto.offset.reset"
     )]
     OffsetOutOfRange { partition: TopicPartition, offset: i64 },
     #[error(

@@ -37,6 +37,8 @@ pub(super) struct Membership {
     is_leader: bool,
     /// Topics and sizes that the last join went by; `None` before the first look.
     seen: Option<BTreeMap<String, usize>>,
+    /// The next look is taken as it is: the group's leader has just looked.
+    adopt: bool,
     looking: bool,
     look_at: Option<Instant>,
     /// Join again, although the generation is in force.
@@ -148,12 +150,16 @@ impl Consumer {
         };
         let interval = self.client.config().duration("metadata.max.age.ms");
         self.membership.look_at = Some(now + if missing { MISSING_TOPIC_INTERVAL } else { interval });
+        let adopt = std::mem::take(&mut self.membership.adopt);
         let changed = match &self.membership.seen {
             None => true,
-            // The leader answers for sizes, every member for the topics that its pattern matches.
+            // The leader answers for sizes, every member for the topics that it reads.
             Some(seen) if self.membership.is_leader => *seen != sizes,
-            Some(seen) => matches!(topics, Topics::Pattern(_)) && !seen.keys().eq(sizes.keys()),
+            Some(seen) => !adopt && !seen.keys().eq(sizes.keys()),
         };
+        if adopt {
+            self.membership.seen = Some(sizes.clone());
+        }
         if changed {
             self.membership.rejoin = true;
             self.membership.seen = Some(sizes);
@@ -239,6 +245,10 @@ impl Consumer {
         };
         self.membership.member = joined.member.clone();
         self.membership.is_leader = joined.is_leader;
+        if !joined.is_leader {
+            self.membership.adopt = true;
+            self.membership.look_at = None;
+        }
         tracing::debug!(member = joined.member.member_id, generation = joined.member.generation, "joined");
         if let Phase::Joining(task) = std::mem::take(&mut self.membership.phase) {
             self.membership.phase = Phase::Stable(task);

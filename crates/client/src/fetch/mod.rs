@@ -25,7 +25,9 @@ use crate::subscription::Topics;
 /// Bytes per partition and answer where `max.partition.fetch.bytes` is left at its default, which is chosen for
 /// consumers that poll 500 records at a time.
 const PARTITION_BYTES: i32 = 4 * 1024 * 1024;
-/// Answers that are fetched ahead of the caller.
+/// Bytes per answer where `fetch.max.bytes` is left at its default: bounds what is held ahead of the caller.
+const ANSWER_BYTES: i32 = 16 * 1024 * 1024;
+/// Chunks that are fetched ahead of the caller.
 const CHUNKS_AHEAD: usize = 4;
 
 /// Offsets `start..end` (end exclusive) of a partition.
@@ -78,16 +80,12 @@ impl Fetcher {
     /// and `check.crcs` of the client's configuration.
     pub fn new(client: Client) -> Fetcher {
         let config = client.config();
-        let partition_max_bytes = if config.is_set("max.partition.fetch.bytes") {
-            config.int32("max.partition.fetch.bytes")
-        } else {
-            PARTITION_BYTES
-        };
+        let bytes = |name, default| if config.is_set(name) { config.int32(name) } else { default };
         let limits = Limits {
             max_wait_ms: config.int32("fetch.max.wait.ms"),
             min_bytes: config.int32("fetch.min.bytes"),
-            max_bytes: config.int32("fetch.max.bytes"),
-            partition_max_bytes,
+            max_bytes: bytes("fetch.max.bytes", ANSWER_BYTES),
+            partition_max_bytes: bytes("max.partition.fetch.bytes", PARTITION_BYTES),
         };
         let isolation = Isolation::from_name(config.get("isolation.level"));
         let check_crcs = config.flag("check.crcs");

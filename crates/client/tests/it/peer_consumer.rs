@@ -198,6 +198,36 @@ async fn committed_offsets_are_resumed() {
 }
 
 #[tokio::test]
+async fn topics_that_appear_later_are_taken_in() {
+    let Some(servers) = bootstrap() else { return };
+    let admin = admin(&servers).await;
+    let group = format!("g-{}", Uuid::random());
+    let topic = format!("later-{}", Uuid::random()).replace("--", "-");
+    let present = new_topic(&admin, "present", 1).await;
+    let mut members = Vec::new();
+    for names in [vec![&*present], vec![&*present, &*topic]] {
+        let properties =
+            [("group.id", &*group), ("heartbeat.interval.ms", "200"), ("allow.auto.create.topics", "false")];
+        let mut member = consumer(&servers, &properties).await;
+        member.subscribe(Topics::names(names)).unwrap();
+        member.poll(Duration::from_millis(100)).await.unwrap();
+        members.push(member);
+    }
+    let deadline = Instant::now() + DEADLINE;
+    let mut created = false;
+    while members[1].assignment().iter().filter(|tp| tp.topic == topic).count() < 2 {
+        for member in &mut members {
+            member.poll(Duration::from_millis(50)).await.unwrap();
+        }
+        if !created && members.iter().any(|m| !m.assignment().is_empty()) {
+            admin.create_topic(&topic, Some(2)).await.unwrap();
+            created = true;
+        }
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[tokio::test]
 async fn static_members_keep_their_partitions_over_a_restart() {
     let Some(servers) = bootstrap() else { return };
     let admin = admin(&servers).await;
