@@ -18,7 +18,7 @@ pub struct Partition {
     leader_epoch: AtomicI32,
     log_dir: Arc<LogDir>,
     flush_before_ack: bool,
-    waiters: Waiters,
+    waiters: Arc<Waiters>,
 }
 
 impl Waitable for Partition {
@@ -52,7 +52,7 @@ impl Partition {
     ) -> Partition {
         let flush_before_ack = log_dir.flush_before_ack();
         let leader_epoch = AtomicI32::new(leader_epoch);
-        Partition { name, topic_id, log, leader_epoch, log_dir, flush_before_ack, waiters: Waiters::default() }
+        Partition { name, topic_id, log, leader_epoch, log_dir, flush_before_ack, waiters: Arc::default() }
     }
 
     pub fn leader_epoch(&self) -> i32 {
@@ -69,16 +69,17 @@ impl Partition {
     /// # Errors
     /// See [`AppendError`]; nothing was appended then.
     pub fn append(
-        self: &Arc<Self>,
+        &self,
         batches: &[u8],
         origin: AppendOrigin,
         on_durable: impl FnOnce(Result<(), FlushError>) + Send + 'static,
     ) -> Result<AppendInfo, AppendError> {
         let info = self.log.append(batches, self.leader_epoch(), origin)?;
         if self.flush_before_ack {
-            let partition = self.clone();
+            // Not the partition: the flusher's threads must not be what keeps its log directory open.
+            let waiters = self.waiters.clone();
             let durable = move |result: Result<(), FlushError>| {
-                partition.waiters.wake();
+                waiters.wake();
                 on_durable(result);
             };
             self.log_dir.flusher().notify_durable(&self.log, info.last_offset + 1, Box::new(durable));
@@ -93,7 +94,7 @@ impl Partition {
     ///
     /// # Errors
     /// See [`AppendError`]; nothing was appended then.
-    pub fn append_client(self: &Arc<Self>, batches: &[u8]) -> Result<(AppendInfo, Durable), AppendError> {
+    pub fn append_client(&self, batches: &[u8]) -> Result<(AppendInfo, Durable), AppendError> {
         if !self.flush_before_ack {
             let info = self.append(batches, AppendOrigin::Client, |_| {})?;
             return Ok((info, Durable(None)));
