@@ -58,7 +58,10 @@ pub async fn start(spec: StreamingQuerySpec) -> Result<StreamingQuery, EngineErr
         pool.run_blocking(move || restore(&operators, wanted)).await?
     };
     let resume = history.resume(version, &checkpoint, sources.len())?;
-    let sources = open_sources(sources, &checkpoint, &resume).await?;
+    let mut sources = open_sources(sources, &checkpoint, &resume).await?;
+    for run in &mut sources {
+        run.source.set_query_name(name.as_deref().unwrap_or(checkpoint.query_id()));
+    }
 
     let mut tracker =
         WatermarkTracker::new(settings.policy, watermarks.iter().map(|watermark| watermark.delay_ms).collect());

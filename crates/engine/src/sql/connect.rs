@@ -14,10 +14,11 @@ use crate::options::Options;
 use crate::plan::SourceFactory;
 use crate::sink::file::{FileFormat, FileSink};
 use crate::source::file::FileTable;
+use crate::source::kafka::KafkaTable;
 use crate::source::rate::{RateFactory, RateOptions};
 
 /// What `USING` may name when a table is read.
-const READABLE: [&str; 5] = ["json", "csv", "parquet", "text", "rate"];
+const READABLE: [&str; 6] = ["kafka", "json", "csv", "parquet", "text", "rate"];
 
 fn options_of(options: &BTreeMap<String, String>) -> Options {
     options.iter().collect()
@@ -37,7 +38,7 @@ pub(super) fn table(
         return Err(unknown_format(format));
     }
     // Opened once now, so that a wrong option or a missing path is the fault of this statement.
-    let reading = if format == "rate" { Reading::Stream } else { Reading::Batch };
+    let reading = if ["rate", "kafka"].contains(&format) { Reading::Stream } else { Reading::Batch };
     let schema = match schema {
         Some(schema) => schema,
         None => open(&options, reading)?.schema(),
@@ -65,6 +66,13 @@ fn source(
     zone: Tz,
 ) -> Result<Arc<dyn SourceFactory>, EngineError> {
     let given = options_of(options);
+    if format == "kafka" {
+        let table = match reading {
+            Reading::Batch => KafkaTable::table(&given)?,
+            Reading::Stream => KafkaTable::stream(&given)?,
+        };
+        return Ok(Arc::new(table));
+    }
     if let Some(file) = FileFormat::from_name(format) {
         let table = match reading {
             Reading::Batch => FileTable::table(file, &given, schema, zone)?,
