@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -174,7 +174,10 @@ impl ExecutionPlan for BatchSourceExec {
                 Some(columns) => batch.project(columns)?,
                 None => batch,
             };
-            batch.with_schema(Arc::clone(&output_schema)).map_err(DataFusionError::from)
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            // The plan's schema, with the metadata that the plan relies on, whatever the source's batches say.
+            RecordBatch::try_new_with_options(Arc::clone(&output_schema), batch.columns().to_vec(), &options)
+                .map_err(DataFusionError::from)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(batches))))
     }

@@ -20,7 +20,7 @@ use crate::plan::fragment::{Fragment, fragment_session};
 use crate::plan::split::{SourceInput, SplitPlan, Stage, split};
 use crate::plan::timestamp::pin_current_timestamp;
 use crate::plan::watermark::{WatermarkPolicy, WatermarkTracker};
-use crate::pool::CpuPool;
+use crate::pool::{CpuPool, join_error};
 use crate::sink::OutputMode;
 use crate::source::SourceOffset;
 use crate::state::StateDir;
@@ -90,7 +90,14 @@ pub async fn start(spec: StreamingQuerySpec) -> Result<StreamingQuery, EngineErr
         no_data_batches: settings.no_data_batches,
         last_trigger: None,
     };
-    tokio::spawn(execution.run());
+    let task = tokio::spawn(execution.run());
+    let watched = Arc::clone(&shared);
+    tokio::spawn(async move {
+        // A bug that panics ends the query, with an error, for those who wait for it.
+        if let Err(error) = task.await {
+            watched.end(Err(join_error(error)));
+        }
+    });
     Ok(StreamingQuery { shared })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{MemTable, Session, TableProvider};
@@ -98,7 +98,10 @@ impl Sink for MemorySink {
         let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
         let batches: Vec<RecordBatch> = batches
             .into_iter()
-            .map(|batch| batch.with_schema(Arc::clone(&self.rows.schema)))
+            .map(|batch| {
+                let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+                RecordBatch::try_new_with_options(Arc::clone(&self.rows.schema), batch.columns().to_vec(), &options)
+            })
             .collect::<Result<_, _>>()?;
         let mut held = self.rows.batches.lock();
         if mode == OutputMode::Complete {

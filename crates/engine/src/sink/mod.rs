@@ -29,7 +29,8 @@ pub trait Sink: Send {
     fn check_mode(&self, mode: OutputMode) -> Result<(), EngineError>;
 
     /// Takes the whole result of batch `batch_id`. When it returns, the rows are there for good; the same id again
-    /// (after a crash, and then perhaps several ids that were taken before it) must not double them. `batches` may be empty. Returns the number of rows written.
+    /// (after a crash, and then perhaps several ids that were taken before it) must not double them. `batches` may be
+    /// empty. Returns the number of rows written.
     async fn add_batch(
         &mut self,
         batch_id: i64,

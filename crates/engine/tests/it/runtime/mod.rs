@@ -3,5 +3,6 @@
 mod aggregates;
 mod checks;
 mod modes;
+mod progress;
 mod recovery;
 mod support;

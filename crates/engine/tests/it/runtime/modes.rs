@@ -116,3 +116,46 @@ async fn available_now_stops_by_itself() {
     run.query.await_termination().await.unwrap();
     assert_eq!(run.all(), ["[0,10] a 1 1"]);
 }
+
+#[tokio::test]
+async fn rows_are_counted_without_reading_a_column() {
+    let harness = Harness::new(0);
+    let run = harness.start("select count(*) as n from s", OutputMode::Update).await;
+    harness.stream.add(batch(&[(1, "a", 1), (2, "b", 1)]));
+    run.drain().await;
+    assert_eq!(run.take(), ["2"]);
+    harness.stream.add(batch(&[(1, "a", 1)]));
+    run.drain().await;
+    assert_eq!(run.take(), ["3"]);
+    run.query.stop().await;
+}
+
+#[tokio::test]
+async fn distinct_rows_of_a_watermarked_stream() {
+    let harness = Harness::new(0);
+    let run = harness.start("select distinct ts, k from w", OutputMode::Append).await;
+    harness.stream.add(batch(&[(1, "a", 1), (1, "a", 2), (1, "b", 3), (5, "a", 4)]));
+    run.drain().await;
+    assert_eq!(run.take(), ["1 a", "1 b", "5 a"]);
+    harness.stream.add(batch(&[(5, "a", 5), (6, "c", 6)]));
+    run.drain().await;
+    assert_eq!(run.take(), ["6 c"]);
+    run.query.stop().await;
+}
+
+#[tokio::test]
+async fn current_timestamp_is_the_time_of_the_batch() {
+    let harness = Harness::new(0);
+    let run = harness.start("select v, now() as t, to_char(now(), '%Y') as y from s", OutputMode::Append).await;
+    let mut times = Vec::new();
+    for value in 0..2 {
+        harness.stream.add(batch(&[(1, "a", value), (1, "b", value)]));
+        run.drain().await;
+        let rows = run.take();
+        let time = |row: &String| row.split(' ').nth(1).unwrap().to_owned();
+        assert_eq!(time(&rows[0]), time(&rows[1]));
+        times.push(time(&rows[0]));
+    }
+    assert!(times[0] < times[1], "{times:?}");
+    run.query.stop().await;
+}
