@@ -13,6 +13,7 @@ pub mod java;
 pub mod options;
 pub mod producer;
 mod server_start;
+mod storage;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ pub static TOOLS: &[&Tool] = &[
     &groups::TOOL,
     &get_offsets::TOOL,
     &server_start::TOOL,
+    &storage::TOOL,
     &topics::TOOL,
 ];
 
