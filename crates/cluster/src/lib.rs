@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod controller;
+pub mod format;
 pub mod image;
 pub mod log;
 pub mod record;

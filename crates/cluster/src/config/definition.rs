@@ -225,7 +225,8 @@ impl ConfigDef {
                         return Err(invalid(&format!("{n:?}"), reason));
                     }
                 }
-                Ok(format!("{n:?}"))
+                // Java writes the exponent large.
+                Ok(format!("{n:?}").replace('e', "E"))
             }
             ConfigType::List => self.check_list(trimmed),
             ConfigType::String | ConfigType::Class => self.check_text(trimmed),
