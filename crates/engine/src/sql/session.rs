@@ -418,7 +418,15 @@ fn text_rows(columns: &[(&str, Vec<String>)]) -> Result<StatementResult, SqlErro
 }
 
 fn describe(schema: &Schema) -> Result<StatementResult, SqlError> {
-    let names = schema.fields().iter().map(|f| f.name().clone()).collect();
-    let types = schema.fields().iter().map(|f| type_name(f.data_type()).to_lowercase()).collect();
-    text_rows(&[("col_name", names), ("data_type", types)])
+    let fields = schema.fields();
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(fields.iter().map(|f| f.name())));
+    let types = fields.iter().map(|f| type_name(f.data_type()).to_lowercase());
+    let types: ArrayRef = Arc::new(StringArray::from_iter_values(types));
+    let comments: ArrayRef = Arc::new(StringArray::new_null(fields.len()));
+    let shown = Arc::new(Schema::new(vec![
+        Field::new("col_name", DataType::Utf8, false),
+        Field::new("data_type", DataType::Utf8, false),
+        Field::new("comment", DataType::Utf8, true),
+    ]));
+    rows(shown, vec![names, types, comments])
 }

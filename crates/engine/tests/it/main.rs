@@ -6,3 +6,4 @@ mod file_source;
 mod kafka_source;
 mod runtime;
 mod show;
+mod sql;
