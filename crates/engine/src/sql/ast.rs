@@ -23,7 +23,10 @@ pub(crate) enum RelationSpec {
     },
     Generate(Generator),
     /// Adds a column `name` computed from `window(time, size, slide, start)`.
-    TimeWindow { args: Vec<Expr>, name: String },
+    TimeWindow {
+        args: Vec<Expr>,
+        name: String,
+    },
     /// One row without columns: the `FROM` of a query that has none.
     OneRow,
 }

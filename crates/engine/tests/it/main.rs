@@ -7,3 +7,4 @@ mod kafka_source;
 mod runtime;
 mod show;
 mod sql;
+mod sql_streaming;
