@@ -2,8 +2,12 @@
 //! commands of [`commands`].
 
 mod commands;
+#[cfg(feature = "engine")]
+mod demo;
 mod install;
 mod serve;
+#[cfg(feature = "engine")]
+mod sql;
 mod tools;
 mod version;
 

@@ -60,11 +60,6 @@ fn fetch(ctx: &Context, group: OffsetFetchRequestGroup, version: i16) -> OffsetF
         }
         return answer;
     }
-    // A member of the new protocol (KIP-848) states its epoch; such groups are not served here.
-    if group.member_epoch >= 0 && group.member_id.is_some() {
-        answer.error_code = ErrorCode::UnknownMemberId.code();
-        return answer;
-    }
     let Some(topics) = group.topics else {
         answer.topics = all(ctx, &group.group_id, version);
         return answer;

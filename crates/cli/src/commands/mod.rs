@@ -62,6 +62,11 @@ enum Command {
         #[command(flatten)]
         server: Server,
     },
+    #[cfg(feature = "engine")]
+    Sql(crate::sql::Sql),
+    /// Show the whole of it at work
+    #[cfg(feature = "engine")]
+    Demo(crate::demo::Demo),
     /// Link Kafka's tools (kafka-topics.sh and the others) to this program
     InstallTools {
         /// Where the links go; created if need be
@@ -98,6 +103,16 @@ pub fn run() -> ExitCode {
             }
             Err(e) => fail(&e),
         },
+        #[cfg(feature = "engine")]
+        Command::Sql(sql) => {
+            log("warn");
+            crate::sql::run(sql)
+        }
+        #[cfg(feature = "engine")]
+        Command::Demo(demo) => {
+            log("error");
+            crate::demo::run(demo)
+        }
         Command::Completions { shell } => completions::print(shell),
     }
 }

@@ -98,10 +98,19 @@ pub fn events(path: &Path) -> Result<Vec<BallEvent>, FeedError> {
         let cells: Vec<&str> = text.trim_end().split(',').collect();
         let Some(columns) = columns else {
             let find = |name: &str| {
-                cells.iter().position(|c| c.trim() == name).ok_or_else(|| bad(format!("no column '{name}' in the header")))
+                cells
+                    .iter()
+                    .position(|c| c.trim() == name)
+                    .ok_or_else(|| bad(format!("no column '{name}' in the header")))
             };
-            columns =
-                Some([find("Team")?, find("Type")?, find("Subtype")?, find("Start Time [s]")?, find("From")?, find("To")?]);
+            columns = Some([
+                find("Team")?,
+                find("Type")?,
+                find("Subtype")?,
+                find("Start Time [s]")?,
+                find("From")?,
+                find("To")?,
+            ]);
             continue;
         };
         if cells.len() == 1 {

@@ -74,7 +74,8 @@ impl Simulator {
     /// A half of `length_s` seconds.
     pub fn new(seed: u64, length_s: u64) -> Simulator {
         let middle = (LENGTH_M / 2.0, WIDTH_M / 2.0);
-        let player = |role: &(f64, f64)| Runner { role: *role, at: *role, goal: *role, speed: 0.0, wanted: 1.4, until_s: 0.0 };
+        let player =
+            |role: &(f64, f64)| Runner { role: *role, at: *role, goal: *role, speed: 0.0, wanted: 1.4, until_s: 0.0 };
         Simulator {
             dice: Dice(seed),
             ball: middle,

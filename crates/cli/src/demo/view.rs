@@ -131,11 +131,7 @@ pub fn render(figures: &Figures, width: usize) -> Vec<String> {
     let mut lines = vec![format!("{before}{}{after}", bar(share, cells))];
     lines.extend(players_table(figures).lines().map(str::to_owned));
     lines.extend(teams_lines(figures));
-    lines.push(format!(
-        "{} records in, lag {}",
-        thousands(figures.produced),
-        thousands(figures.lag())
-    ));
+    lines.push(format!("{} records in, lag {}", thousands(figures.produced), thousands(figures.lag())));
     lines.into_iter().map(|l| l.trim_end().chars().take(width).collect()).collect()
 }
 

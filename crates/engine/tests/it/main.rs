@@ -6,5 +6,3 @@ mod file_source;
 mod kafka_source;
 mod runtime;
 mod show;
-mod sql;
-mod sql_streaming;

@@ -1,0 +1,73 @@
+//! `caudal demo football`: a match through the broker and the engine, with the figures the bench wants, live.
+
+mod board;
+mod feed;
+mod files;
+mod play;
+mod simulator;
+mod view;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// A football match: positions in, distance, speed and sprints out, live
+    Football(Football),
+}
+
+/// What a match is made of and how it is shown.
+#[derive(Debug, Clone, Args)]
+pub struct Football {
+    /// Real tracking frames (PFF, JSON lines) instead of a simulated half
+    #[arg(long, value_name = "FILE")]
+    pub tracking: Option<PathBuf>,
+    /// Ball events (Metrica, CSV): passes, shots, recoveries
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// How many times faster than real time the match runs; 0: as fast as it goes
+    #[arg(long, value_name = "TIMES", default_value_t = 90.0)]
+    pub speed: f64,
+    /// Length of the simulated half, in minutes
+    #[arg(long, value_name = "MINUTES", default_value_t = 45, value_parser = clap::value_parser!(u64).range(1..=120))]
+    pub minutes: u64,
+    /// Another half, the same each time for the same number
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+    /// Where the match is kept: the broker's data and the Parquet files, in a folder of their own for each run
+    #[arg(long, value_name = "DIR", default_value = "caudal-demo")]
+    pub data_dir: PathBuf,
+    /// What is printed: a picture for people, or one JSON object at the end for scripts
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+}
+
+/// Runs the demo that the arguments name.
+pub fn run(demo: Demo) -> ExitCode {
+    let What::Football(options) = demo.what;
+    if !options.speed.is_finite() || options.speed < 0.0 {
+        eprintln!("caudal: --speed {}: a number of times real time, or 0 for as fast as it goes", options.speed);
+        return ExitCode::from(2);
+    }
+    match play::play(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("caudal: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Runs a match: starts the broker, starts the queries, sends the samples at their pace, shows the figures.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use caudal_broker::{Broker, BrokerConfig};
+use caudal_client::{Admin, Client, ClientConfig, Delivery, Producer, Record};
+use caudal_engine::sql::{SessionConfig, SqlSession, StatementResult};
+use caudal_engine::{query::StreamingQuery, sink::OutputMode};
+use parking_lot::Mutex;
+
+use super::board::{Board, Part};
+use super::feed::{Sample, merge};
+use super::simulator::Simulator;
+use super::view::{self, Figures, Screen};
+use super::{Football, Output, files};
+
+const PIPELINE: &str = include_str!("../../../../examples/football/pipeline.sql");
+const EVENTS: &str = include_str!("../../../../examples/football/events.sql");
+const POSITIONS_TOPIC: &str = "player-position";
+const SECONDS_TOPIC: &str = "player-second";
+const EVENTS_TOPIC: &str = "ball-event";
+/// The match is sent in strides of this much match time, each acknowledged before the next: so the partitions of the
+/// topic never drift apart by more, and no sample is late for its window.
+const STRIDE_MS: i64 = 1000;
+/// A pause in the tracking is not waited out longer than this, in match time.
+const PAUSE_MAX_MS: i64 = 5000;
+const FRAME: Duration = Duration::from_millis(100);
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Plays a match to its end.
+pub fn play(options: &Football) -> Result<(), Failure> {
+    let samples = samples(options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(options, samples))
+}
+
+fn samples(options: &Football) -> Result<Vec<Sample>, Failure> {
+    let positions = match &options.tracking {
+        Some(path) => files::tracking(path)?,
+        None => Simulator::new(options.seed, options.minutes * 60).collect(),
+    };
+    let events = match &options.events {
+        Some(path) => files::events(path)?,
+        None => Vec::new(),
+    };
+    Ok(merge(positions, events))
+}
+
+/// Everything that is alive during a match.
+struct Match {
+    id: String,
+    dir: PathBuf,
+    kickoff_ms: i64,
+    address: String,
+    figures: Arc<Mutex<Figures>>,
+}
+
+async fn run(options: &Football, samples: Vec<Sample>) -> Result<(), Failure> {
+    let now = chrono::Utc::now();
+    let id = now.format("match-%Y%m%d-%H%M%S-%3f").to_string();
+    let dir = options.data_dir.join(&id);
+    std::fs::create_dir_all(&dir).map_err(|e| format!("failed to create {}: {e}", dir.display()))?;
+    let mut config = BrokerConfig::new(dir.join("broker"));
+    config.listen.iter_mut().for_each(|address| address.set_port(0));
+    let broker = Broker::start(config).await?;
+    let bound = broker.context().bound.first().copied().ok_or("the broker listens nowhere")?;
+    let length_ms = samples.last().map_or(0, |s| s.at_ms);
+    let figures = Figures { length_ms, ..Figures::default() };
+    let this = Match {
+        id,
+        dir,
+        // On a full second, so that the seconds of the match are those of the clock.
+        kickoff_ms: now.timestamp() * 1000,
+        address: bound.to_string(),
+        figures: Arc::new(Mutex::new(figures)),
+    };
+    let queries = this.start_queries(options.events.is_some()).await?;
+    let mut screen = (options.output == Output::Table).then(Screen::new);
+    let outcome = this.watch(options, &samples, &queries, screen.as_mut()).await;
+    for query in queries.iter().rev() {
+        query.stop().await;
+    }
+    broker.shutdown().await;
+    outcome?;
+    match screen.as_mut() {
+        Some(screen) => {
+            screen.show(&this.figures.lock())?;
+            this.summarize();
+        }
+        None => println!("{}", this.to_json()),
+    }
+    Ok(())
+}
+
+impl Match {
+    async fn start_queries(&self, with_events: bool) -> Result<Vec<StreamingQuery>, Failure> {
+        let client = Client::connect(ClientConfig::new(&self.address)).await?;
+        let admin = Admin::new(client);
+        for (topic, partitions) in [(POSITIONS_TOPIC, 2), (SECONDS_TOPIC, 2), (EVENTS_TOPIC, 1)] {
+            let made = admin.create_topic(topic, Some(partitions)).await?;
+            if made.error_code != 0 {
+                return Err(
+                    format!("failed to create topic {topic}: {}", made.error_message.unwrap_or_default()).into()
+                );
+            }
+        }
+        let mut conf = std::collections::BTreeMap::new();
+        conf.insert("bootstrap".to_owned(), self.address.clone());
+        let session = SqlSession::new(SessionConfig { conf, warehouse: self.warehouse() })?;
+        let mut queries = self.run_script(&session, PIPELINE, Part::Players).await?;
+        if with_events {
+            queries.extend(self.run_script(&session, EVENTS, Part::Teams).await?);
+        }
+        Ok(queries)
+    }
+
+    /// Runs a script; rows of its streaming SELECT go onto the board.
+    async fn run_script(&self, session: &SqlSession, script: &str, part: Part) -> Result<Vec<StreamingQuery>, Failure> {
+        let mut queries = Vec::new();
+        for statement in session.parse(script)? {
+            match session.execute(&statement).await? {
+                StatementResult::Streaming(query) => queries.push(query),
+                StatementResult::StreamingSelect(select) => {
+                    let board = Box::new(Board { part, figures: self.figures.clone() });
+                    queries.push(session.start(&select, board, OutputMode::Update, None, None).await?);
+                }
+                StatementResult::Rows { .. } | StatementResult::Done(_) => {}
+            }
+        }
+        Ok(queries)
+    }
+
+    fn warehouse(&self) -> PathBuf {
+        self.dir.join("tables")
+    }
+
+    /// Sends the match and redraws until all of it has come through.
+    async fn watch(
+        &self,
+        options: &Football,
+        samples: &[Sample],
+        queries: &[StreamingQuery],
+        mut screen: Option<&mut Screen>,
+    ) -> Result<(), Failure> {
+        let whole = async {
+            self.send(options.speed, samples).await?;
+            // In the order in which they feed each other.
+            for query in queries {
+                query.process_all_available().await.map_err(|e| e.to_string())?;
+            }
+            for query in queries {
+                query.process_all_available().await.map_err(|e| e.to_string())?;
+            }
+            Ok::<(), Failure>(())
+        };
+        tokio::pin!(whole);
+        let mut frames = tokio::time::interval(FRAME);
+        frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                done = &mut whole => return done,
+                _ = tokio::signal::ctrl_c() => return Err("interrupted; the match so far is kept".into()),
+                _ = frames.tick() => {
+                    if let Some(failed) = queries.iter().find_map(StreamingQuery::exception) {
+                        return Err(failed.to_string().into());
+                    }
+                    self.count_consumed(queries);
+                    if let Some(screen) = screen.as_deref_mut() {
+                        screen.show(&self.figures.lock())?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the first query has read of the positions, and so how far behind the match it is.
+    fn count_consumed(&self, queries: &[StreamingQuery]) {
+        let read = |query: &StreamingQuery| {
+            let progress = query.last_progress()?;
+            let source = progress.sources.first()?;
+            source
+                .end_offset
+                .as_object()?
+                .values()
+                .filter_map(serde_json::Value::as_object)
+                .map(|partitions| partitions.values().filter_map(serde_json::Value::as_u64).sum::<u64>())
+                .reduce(|a, b| a + b)
+        };
+        let positions = queries.first().and_then(read).unwrap_or(0);
+        let events = queries.get(3).and_then(read).unwrap_or(0);
+        self.figures.lock().consumed = positions + events;
+    }
+
+    async fn send(&self, speed: f64, samples: &[Sample]) -> Result<(), Failure> {
+        let producer = Producer::connect(ClientConfig::new(&self.address).set("linger.ms", "1")?).await?;
+        let start = Instant::now();
+        let (mut stride_end_ms, mut played_ms, mut last_ms) = (STRIDE_MS, 0.0, 0);
+        let mut deliveries = Vec::new();
+        for sample in samples {
+            if sample.at_ms >= stride_end_ms {
+                settle(&producer, &mut deliveries).await?;
+                stride_end_ms = sample.at_ms - sample.at_ms % STRIDE_MS + STRIDE_MS;
+            }
+            played_ms += (sample.at_ms - last_ms).min(PAUSE_MAX_MS) as f64;
+            last_ms = sample.at_ms;
+            if speed > 0.0 {
+                let due = start + Duration::from_secs_f64(played_ms / speed / 1000.0);
+                if due > Instant::now() + Duration::from_millis(1) {
+                    tokio::time::sleep_until(due.into()).await;
+                }
+            }
+            self.send_sample(&producer, sample, &mut deliveries).await?;
+        }
+        // After the whistle the clock goes on a little: it closes the last windows.
+        let end_ms = self.kickoff_ms + last_ms + 20_000;
+        let whistle = serde_json::json!({"match_id": self.id, "timestamp": super::feed::timestamp(end_ms)}).to_string();
+        deliveries.push(producer.send(Record::new(POSITIONS_TOPIC, None, Some(whistle.as_bytes()))).await?);
+        settle(&producer, &mut deliveries).await?;
+        producer.close().await;
+        self.figures.lock().produced += 1;
+        Ok(())
+    }
+
+    async fn send_sample(
+        &self,
+        producer: &Producer,
+        sample: &Sample,
+        deliveries: &mut Vec<Delivery>,
+    ) -> Result<(), Failure> {
+        let at_ms = self.kickoff_ms + sample.at_ms;
+        for position in &sample.positions {
+            let value = position.to_json(&self.id, at_ms);
+            let record = Record {
+                timestamp_ms: Some(at_ms),
+                ..Record::new(POSITIONS_TOPIC, Some(position.player_id.as_bytes()), Some(value.as_bytes()))
+            };
+            deliveries.push(producer.send(record).await?);
+        }
+        for event in &sample.events {
+            let value = event.to_json(&self.id, self.kickoff_ms);
+            let record =
+                Record { timestamp_ms: Some(at_ms), ..Record::new(EVENTS_TOPIC, None, Some(value.as_bytes())) };
+            deliveries.push(producer.send(record).await?);
+        }
+        let mut figures = self.figures.lock();
+        figures.produced += (sample.positions.len() + sample.events.len()) as u64;
+        figures.clock_ms = sample.at_ms;
+        Ok(())
+    }
+
+    fn history(&self) -> PathBuf {
+        self.warehouse().join("player_second_history")
+    }
+
+    fn summarize(&self) {
+        let figures = self.figures.lock();
+        let total: f64 = figures.players.values().map(|p| p.meters).sum();
+        let seconds: i64 = figures.players.values().map(|p| p.seconds).sum();
+        let best = |key: fn(&view::Player) -> f64| {
+            figures.players.iter().max_by(|a, b| key(a.1).total_cmp(&key(b.1))).map(|(n, p)| (n.clone(), key(p)))
+        };
+        println!();
+        println!("{} records, {} players, {:.2} km together.", figures.produced, figures.players.len(), total / 1000.0);
+        if let (Some(far), Some(fast)) = (best(|p| p.meters), best(|p| p.top_speed)) {
+            println!("Farthest: player {} ({:.0} m). Fastest: player {} ({:.1} m/s).", far.0, far.1, fast.0, fast.1);
+        }
+        println!();
+        println!("Written: {seconds} rows, one for each player and second, as Parquet in {}", shown(&self.history()));
+        println!("         and as JSON in topic {SECONDS_TOPIC}; every position in topic {POSITIONS_TOPIC}.");
+        println!("Look further:");
+        println!(
+            "  caudal sql -e 'SELECT player_id, round(sum(meters)) AS m, max(speed) AS top FROM parquet.`{}` GROUP BY player_id'",
+            shown(&self.history())
+        );
+        println!("  caudal up --data-dir {}", shown(&self.dir.join("broker")));
+        println!("  caudal consume {POSITIONS_TOPIC} --from-beginning --max-messages 5");
+    }
+
+    fn to_json(&self) -> String {
+        let figures = self.figures.lock();
+        serde_json::json!({
+            "match_id": self.id,
+            "records": figures.produced,
+            "players": figures.players,
+            "teams": figures.teams,
+            "parquet": self.history(),
+            "broker": self.dir.join("broker"),
+            "topics": [POSITIONS_TOPIC, SECONDS_TOPIC, EVENTS_TOPIC],
+        })
+        .to_string()
+    }
+}
+
+/// Waits until everything sent is acknowledged.
+async fn settle(producer: &Producer, deliveries: &mut Vec<Delivery>) -> Result<(), Failure> {
+    producer.flush().await;
+    for delivery in deliveries.drain(..) {
+        delivery.await?;
+    }
+    Ok(())
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,158 @@
+//! `caudal sql`: statements from the command line, from a file, or typed.
+//!
+//! Queries over streams go on until they are told to stop; with `--trigger availableNow` each takes what is there and
+//! ends before the next statement runs.
+
+mod output;
+mod shell;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use caudal_engine::query::StreamingQuery;
+use caudal_engine::sql::{SessionConfig, SqlSession, StatementResult};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use output::Format;
+use output::Printer;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Run Spark SQL: a shell, a file, or one statement
+#[derive(Debug, Args)]
+pub struct Sql {
+    /// Run the statements of a file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "execute")]
+    file: Option<PathBuf>,
+    /// Run these statements
+    #[arg(short, long, value_name = "TEXT")]
+    execute: Option<String>,
+    /// How rows are printed; json: one object per row
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// A configuration key or a variable for ${name}; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+    /// When batches of streaming queries start: default, availableNow, once, or an interval such as '1 second'
+    #[arg(long, value_name = "TRIGGER")]
+    trigger: Option<String>,
+    /// Where tables without a place of their own live
+    #[arg(long, value_name = "DIR", default_value = "spark-warehouse")]
+    warehouse: PathBuf,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err(format!("'{text}' is not KEY=VALUE")),
+    }
+}
+
+/// Runs what the arguments name.
+pub fn run(options: Sql) -> ExitCode {
+    match run_all(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_all(options: Sql) -> Result<(), Failure> {
+    let mut conf: BTreeMap<String, String> = options.set.into_iter().collect();
+    if let Some(trigger) = options.trigger {
+        conf.insert("caudal.sql.trigger".to_owned(), trigger);
+    }
+    let text = match (&options.file, options.execute) {
+        (Some(path), _) => {
+            let text = std::fs::read_to_string(path).map_err(|e| format!("failed to read {}: {e}", path.display()))?;
+            Some(text)
+        }
+        (None, text) => text,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Plans are deep; the main thread's stack is as large as the system gives it.
+    let session = SqlSession::new(SessionConfig { conf, warehouse: options.warehouse })?;
+    let mut runner = Runner { session, printer: Printer::new(options.output), queries: Vec::new() };
+    match text {
+        Some(text) => runtime.block_on(runner.run_script(&text)),
+        None => shell::run(&runtime, &mut runner),
+    }
+}
+
+/// A session, where its rows are printed, and the queries that run on.
+struct Runner {
+    session: SqlSession,
+    printer: Printer,
+    queries: Vec<StreamingQuery>,
+}
+
+impl Runner {
+    /// Runs a script, then waits for its streaming queries or for a signal.
+    async fn run_script(&mut self, text: &str) -> Result<(), Failure> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let outcome = tokio::select! {
+            done = self.script(text) => done,
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
+        };
+        for query in self.queries.iter().rev() {
+            query.stop().await;
+        }
+        outcome
+    }
+
+    async fn script(&mut self, text: &str) -> Result<(), Failure> {
+        for statement in self.session.parse(text)? {
+            let before = self.queries.len();
+            self.execute(&statement).await?;
+            if self
+                .session
+                .conf("caudal.sql.trigger")
+                .is_some_and(|t| t.eq_ignore_ascii_case("availableNow") || t.eq_ignore_ascii_case("once"))
+            {
+                for query in self.queries.split_off(before) {
+                    query.await_termination().await?;
+                }
+            }
+        }
+        // The first that fails ends the whole: what runs beside it would show half of the pipeline.
+        let mut waiting: Vec<_> = self.queries.iter().map(|q| Box::pin(q.await_termination())).collect();
+        while !waiting.is_empty() {
+            let (done, index) = first(&mut waiting).await;
+            drop(waiting.swap_remove(index));
+            done?;
+        }
+        Ok(())
+    }
+
+    async fn execute(&mut self, statement: &caudal_engine::sql::Statement) -> Result<(), Failure> {
+        match self.session.execute(statement).await? {
+            StatementResult::Rows { schema, batches } => self.printer.rows(&schema, &batches)?,
+            StatementResult::Streaming(query) => self.queries.push(query),
+            StatementResult::StreamingSelect(select) => {
+                let mode = select.output_mode;
+                self.queries.push(self.session.start(&select, self.printer.sink()?, mode, None, None).await?);
+            }
+            StatementResult::Done(message) => self.printer.message(&message),
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the first of several futures: its output and its index.
+async fn first<F: Future + Unpin>(waiting: &mut [F]) -> (F::Output, usize) {
+    std::future::poll_fn(|cx| {
+        for (index, future) in waiting.iter_mut().enumerate() {
+            if let std::task::Poll::Ready(done) = std::pin::Pin::new(future).poll(cx) {
+                return std::task::Poll::Ready((done, index));
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,120 @@
+//! Rows on standard output: Spark's table, JSON objects or CSV.
+
+use std::io::{self, Write};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use caudal_engine::error::EngineError;
+use caudal_engine::format::cell::utc;
+use caudal_engine::format::show::{ShowOptions, show_string};
+use caudal_engine::options::Options;
+use caudal_engine::sink::console::ConsoleSink;
+use caudal_engine::sink::{OutputMode, Sink};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+    Csv,
+}
+
+/// Prints the results of statements.
+#[derive(Debug, Clone, Copy)]
+pub struct Printer {
+    format: Format,
+}
+
+impl Printer {
+    pub fn new(format: Format) -> Printer {
+        Printer { format }
+    }
+
+    /// The rows of a finished query.
+    pub fn rows(&self, schema: &Schema, batches: &[RecordBatch]) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        match self.format {
+            Format::Table => {
+                // All of them and in full: whoever asks in SQL limits in SQL.
+                let options = ShowOptions { num_rows: usize::MAX - 1, truncate: 0, zone: utc() };
+                writeln!(out, "{}", show_string(schema, batches, &options))?;
+            }
+            Format::Json => write_json(&mut out, batches)?,
+            Format::Csv => write_csv(&mut out, batches, true)?,
+        }
+        out.flush()
+    }
+
+    /// What a statement without rows says. Only people read it.
+    pub fn message(&self, text: &str) {
+        if !text.is_empty() {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Where the rows of a `SELECT` over streams go.
+    pub fn sink(&self) -> Result<Box<dyn Sink>, EngineError> {
+        Ok(match self.format {
+            Format::Table => {
+                let options: Options = [("truncate", "false"), ("numRows", "1000")].into_iter().collect();
+                Box::new(ConsoleSink::new(io::stdout(), &options, utc())?)
+            }
+            Format::Json | Format::Csv => Box::new(RowSink { format: self.format, header: true }),
+        })
+    }
+}
+
+fn write_json(out: &mut impl Write, batches: &[RecordBatch]) -> io::Result<()> {
+    let mut writer = arrow::json::writer::WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, arrow::json::writer::LineDelimited>(&mut *out);
+    for batch in batches.iter().filter(|b| b.num_rows() > 0) {
+        writer.write(batch).map_err(io::Error::other)?;
+    }
+    writer.finish().map_err(io::Error::other)
+}
+
+fn write_csv(out: &mut impl Write, batches: &[RecordBatch], header: bool) -> io::Result<()> {
+    let mut writer = arrow::csv::WriterBuilder::new().with_header(header).build(&mut *out);
+    for batch in batches {
+        writer.write(batch).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Rows of micro-batches, one after the other.
+#[derive(Debug)]
+struct RowSink {
+    format: Format,
+    header: bool,
+}
+
+#[async_trait::async_trait]
+impl Sink for RowSink {
+    fn description(&self) -> String {
+        "stdout".into()
+    }
+
+    fn check_mode(&self, _mode: OutputMode) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn add_batch(
+        &mut self,
+        _batch_id: i64,
+        _mode: OutputMode,
+        _schema: SchemaRef,
+        batches: Vec<RecordBatch>,
+    ) -> Result<u64, EngineError> {
+        let mut out = io::stdout().lock();
+        let written = match self.format {
+            Format::Csv => write_csv(&mut out, &batches, std::mem::take(&mut self.header)),
+            Format::Json | Format::Table => write_json(&mut out, &batches),
+        };
+        written.and_then(|()| out.flush()).map_err(|source| EngineError::Io {
+            action: "print rows to",
+            path: "standard output".into(),
+            source,
+        })?;
+        Ok(batches.iter().map(|b| b.num_rows() as u64).sum())
+    }
+}
