@@ -1,6 +1,7 @@
 //! The broker over real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod admin;
 mod connection;
 mod fetch;
 mod hostile;
