@@ -81,7 +81,9 @@ fn long_functions(text: &str) -> Vec<(usize, usize)> {
 
 #[test]
 fn functions_fit_on_a_screen() {
-    let long = sources().into_iter().flat_map(|(path, text)| {
+    // A test that walks through one story may take longer to tell it.
+    let is_test = |path: &Path| path.ends_with("tests.rs") || path.components().any(|c| c.as_os_str() == "tests");
+    let long = sources().into_iter().filter(|(path, _)| !is_test(path)).flat_map(|(path, text)| {
         long_functions(&text).into_iter().map(move |(line, n)| format!("{}:{line}: {n} lines", path.display()))
     });
     report(long.collect());
@@ -89,8 +91,8 @@ fn functions_fit_on_a_screen() {
 
 #[test]
 fn nothing_is_left_over() {
-    // Put together here so that this file does not find itself.
-    let marks = [["FIX", "ME"].concat(), ["XX", "X"].concat(), ["HA", "CK:"].concat(), ["#[ig", "nore"].concat()];
+    // Put together here so that this file does not find itself. A test may be left out with a reason, never without.
+    let marks = [["FIX", "ME"].concat(), ["XX", "X:"].concat(), ["HA", "CK:"].concat(), ["#[ig", "nore]"].concat()];
     let left = sources().into_iter().flat_map(|(path, text)| {
         let hits = text.lines().enumerate().filter(|(_, l)| marks.iter().any(|m| l.contains(m.as_str())));
         hits.map(|(n, l)| format!("{}:{}: {}", path.display(), n + 1, l.trim())).collect::<Vec<_>>()

@@ -202,12 +202,7 @@ impl Decoder<'_> {
                 validity.push(true);
             }
             Column::Bool(values, validity) => {
-                let value = match first {
-                    b't' => s.word(b"true").map(|()| true)?,
-                    b'f' => s.word(b"false").map(|()| false)?,
-                    _ => return Err(Bad::Type),
-                };
-                values.push(value);
+                values.push(boolean(s, first)?);
                 validity.push(true);
             }
             Column::Struct(structs) if first == b'{' => return self.object(s, structs),
@@ -385,6 +380,14 @@ fn field_index(s: &mut Scanner<'_>, structs: &Structs) -> std::result::Result<Op
         raw
     };
     Ok(structs.fields.iter().position(|f| f.name().as_bytes() == name))
+}
+
+fn boolean(s: &mut Scanner<'_>, first: u8) -> std::result::Result<bool, Bad> {
+    match first {
+        b't' => s.word(b"true").map(|()| true),
+        b'f' => s.word(b"false").map(|()| false),
+        _ => Err(Bad::Type),
+    }
 }
 
 #[inline]
