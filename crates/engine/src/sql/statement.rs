@@ -438,7 +438,9 @@ fn parse_query(text: &str, tokens: &[TokenWithSpan]) -> Result<ParsedQuery, SqlE
     let query = parser.parse_query().map_err(|e| failed(&e.to_string()))?;
     let after = parser.peek_token();
     if after.token != Token::EOF {
-        return Err(unexpected(text, Some(&after), "the end of the statement"));
+        let index = rewritten.tokens.iter().position(|t| t.span.start == after.span.start);
+        let error = unexpected(text, Some(&after), "the end of the statement");
+        return Err(suggest_clause(error, &rewritten.tokens, index));
     }
     Ok(ParsedQuery { query, marks: rewritten.marks })
 }
@@ -485,21 +487,23 @@ fn parser_error(text: &str, tokens: &[TokenWithSpan], message: &str) -> SqlError
     let index = location.and_then(|l| tokens.iter().position(|t| t.span.start == l));
     let expected = said.strip_prefix("Expected: ").and_then(|s| s.split(", found").next());
     let found = index.and_then(|i| tokens.get(i));
-    let mut error = match (expected, found) {
+    let error = match (expected, found) {
         (Some(expected), _) => unexpected(text, found, expected),
         (None, Some(_)) => unexpected(text, found, said),
         (None, None) => SqlError::parse(format!("{said}.")),
     };
-    // A mistyped clause word is usually the token at fault, or the one before it (read as an alias).
-    let suspects =
-        [index, index.and_then(|i| i.checked_sub(1)), tokens.len().checked_sub(1).filter(|_| index.is_none())];
+    suggest_clause(error, tokens, index)
+}
+
+/// Hints at a mistyped clause word: the token at fault, or the one before it (which was read as an alias).
+fn suggest_clause(error: SqlError, tokens: &[TokenWithSpan], index: Option<usize>) -> SqlError {
+    let last = tokens.len().checked_sub(1).filter(|_| index.is_none());
+    let suspects = [index, index.and_then(|i| i.checked_sub(1)), last];
     for suspect in suspects.into_iter().flatten().filter_map(|i| tokens.get(i)) {
         let Token::Word(w) = &suspect.token else { continue };
         let exact = CLAUSES.iter().any(|c| c.eq_ignore_ascii_case(&w.value));
-        let close = did_you_mean(&w.value, CLAUSES).filter(|_| !exact && w.value.len() > 2);
-        if let Some(clause) = close {
-            error = error.hint(format!("Did you mean {clause} instead of {}?", w.value));
-            break;
+        if let Some(clause) = did_you_mean(&w.value, CLAUSES).filter(|_| !exact && w.value.len() > 2) {
+            return error.hint(format!("Did you mean {clause} instead of {}?", w.value));
         }
     }
     error
