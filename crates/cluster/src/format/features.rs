@@ -39,6 +39,7 @@ struct Feature {
     default_from: i16,
 }
 
+/// In the order of their names.
 const FEATURES: &[Feature] = &[
     Feature { name: "eligible.leader.replicas.version", max: 1, default_from: 26 },
     Feature { name: "group.version", max: 1, default_from: 22 },
@@ -74,12 +75,34 @@ impl MetadataVersion {
         Ok(MetadataVersion { level: *level, name })
     }
 
-    fn of_level(level: i16) -> Result<MetadataVersion, FormatError> {
+    /// The version of a feature level.
+    pub fn of_level(level: i16) -> Result<MetadataVersion, FormatError> {
         let found = METADATA_VERSIONS.iter().find(|(l, _)| *l == level);
         let (level, name) =
             found.ok_or_else(|| FormatError::Terse(format!("No MetadataVersion with feature level {level}")))?;
         Ok(MetadataVersion { level: *level, name })
     }
+}
+
+/// The levels that the features beside metadata.version have by default in a metadata version, in the order in which
+/// `kafka-storage.sh version-mapping` lists them.
+pub fn default_levels(metadata_version: i16) -> Vec<(&'static str, i16)> {
+    const LISTED: [&str; 6] = [
+        "kraft.version",
+        "transaction.version",
+        "group.version",
+        "eligible.leader.replicas.version",
+        "share.version",
+        "streams.version",
+    ];
+    let level = |f: &Feature| if metadata_version >= f.default_from { f.max } else { 0 };
+    let find = |name| FEATURES.iter().find(|f| f.name == name).map(|f| (f.name, level(f)));
+    LISTED.into_iter().filter_map(find).collect()
+}
+
+/// The highest level of a feature beside metadata.version; `None`: there is no such feature.
+pub fn highest_level(name: &str) -> Option<i16> {
+    FEATURES.iter().find(|f| f.name == name).map(|f| f.max)
 }
 
 /// The features a cluster starts with, those at level 0 left out; and its `kraft.version`.

@@ -18,7 +18,7 @@ use caudal_storage::Disk;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::disk::{read_file, replace_file};
 
-pub use features::{InitialFeatures, MetadataVersion, initial_features};
+pub use features::{InitialFeatures, LATEST, MetadataVersion, default_levels, highest_level, initial_features};
 pub use voters::InitialController;
 
 use crate::config::StaticConfig;

@@ -3,12 +3,10 @@
 mod features;
 mod format;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use caudal_cluster::config::Properties;
+use caudal_cluster::config::{Properties, StaticConfig};
 use caudal_protocol::Uuid;
-use caudal_storage::checkpoint::{META_PROPERTIES, MetaProperties};
 use caudal_storage::disk::RealDisk;
 
 use super::options::{self, Opt, OptionError, Parsed, flag, former, value};
@@ -140,76 +138,16 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
     (command.run)(&parsed)
 }
 
-/// What the tool needs of a server's properties.
-struct Node {
-    id: i32,
-    properties: Properties,
-    /// Where the metadata log lies.
-    metadata_dir: PathBuf,
-    /// All log directories and that of the metadata, sorted.
-    dirs: BTreeSet<PathBuf>,
-}
-
-fn node(parsed: &Parsed) -> Result<Node, Stop> {
+/// The settings in the properties file that `--config` names. Keys that are not known are passed over.
+fn settings(parsed: &Parsed) -> Result<StaticConfig, Stop> {
     let path = parsed.text("config")?.unwrap_or_default();
     let properties = Properties::read(Path::new(path)).map_err(|e| Stop::Failed(e.to_string()))?;
-    let id = properties.get("node.id").or_else(|| properties.get("broker.id")).unwrap_or("-1");
-    let id =
-        id.trim().parse().map_err(|_| Stop::Failed(format!("failed to read {path}: node.id={id} is not a number")))?;
-    let all = properties.get("log.dirs").or_else(|| properties.get("log.dir")).unwrap_or("/tmp/kafka-logs");
-    let mut dirs: BTreeSet<PathBuf> =
-        all.split(',').map(str::trim).filter(|d| !d.is_empty()).map(PathBuf::from).collect();
-    let first = all.split(',').next().unwrap_or_default().trim();
-    let metadata_dir = PathBuf::from(properties.get("metadata.log.dir").unwrap_or(first));
-    dirs.insert(metadata_dir.clone());
-    Ok(Node { id, metadata_dir, dirs, properties })
+    let (config, _) = StaticConfig::from_properties(&properties).map_err(|e| Stop::Failed(e.to_string()))?;
+    Ok(config)
 }
 
 fn info(parsed: &Parsed) -> Result<(), Stop> {
-    let node = node(parsed)?;
-    let mut problems = Vec::new();
-    let mut found = Vec::new();
-    let mut metadata: Option<MetaProperties> = None;
-    for dir in &node.dirs {
-        let shown = dir.display();
-        if !dir.is_dir() {
-            let problem = if dir.exists() { "is not a directory" } else { "does not exist" };
-            problems.push(format!("{shown} {problem}"));
-            continue;
-        }
-        found.push(shown.to_string());
-        match (MetaProperties::read(&RealDisk, dir), &metadata) {
-            (Ok(None), _) => problems.push(format!("{shown} is not formatted.")),
-            (Err(e), _) => problems.push(format!("Error loading {}: {e}", dir.join(META_PROPERTIES).display())),
-            (Ok(Some(new)), None) => metadata = Some(new),
-            (Ok(Some(new)), Some(known)) if new.cluster_id != known.cluster_id => {
-                problems.push("Mismatched cluster IDs between storage directories.".to_owned());
-            }
-            (Ok(Some(new)), Some(known)) if new.node_id != known.node_id => {
-                problems.push("Mismatched node IDs between storage directories.".to_owned());
-            }
-            _ => {}
-        }
-    }
-    let list = |one: &str, many: &str, lines: &[String]| {
-        if lines.is_empty() {
-            return Ok(());
-        }
-        say!("{}", if lines.len() == 1 { one } else { many })?;
-        lines.iter().try_for_each(|l| say!("  {l}"))?;
-        say!("")
-    };
-    list("Found log directory:", "Found log directories:", &found)?;
-    if let Some(metadata) = metadata {
-        let mut entries = BTreeMap::from([
-            ("cluster.id", metadata.cluster_id),
-            ("node.id", metadata.node_id.to_string()),
-            ("version", "1".to_owned()),
-        ]);
-        entries.extend(metadata.directory_id.map(|id| ("directory.id", id.to_string())));
-        let entries: Vec<String> = entries.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        say!("Found metadata: {{{}}}\n", entries.join(", "))?;
-    }
-    list("Found problem:", "Found problems:", &problems)?;
-    if problems.is_empty() { Ok(()) } else { Err(Stop::Exit(1)) }
+    let (lines, well) = caudal_cluster::format::info(&RealDisk, &settings(parsed)?);
+    lines.iter().try_for_each(|line| say!("{line}"))?;
+    if well { Ok(()) } else { Err(Stop::Exit(1)) }
 }
