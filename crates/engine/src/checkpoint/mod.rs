@@ -135,6 +135,11 @@ impl Checkpoint {
         self.root.join("sources").join(index.to_string())
     }
 
+    /// Where a sink keeps a log of its own.
+    pub fn sink_dir(&self) -> PathBuf {
+        self.root.join("sink")
+    }
+
     pub fn state_dir(&self, operator: usize, partition: usize) -> PathBuf {
         self.root.join("state").join(operator.to_string()).join(partition.to_string())
     }

@@ -35,7 +35,7 @@ const MIN_DELTAS_FOR_SNAPSHOT: &str = "spark.sql.streaming.stateStore.minDeltasF
 /// checkpoint, sources that cannot be opened.
 pub async fn start(spec: StreamingQuerySpec) -> Result<StreamingQuery, EngineError> {
     let pool = CpuPool::shared()?;
-    let StreamingQuerySpec { name, plan, output_mode, sink, trigger, checkpoint, session, conf } = spec;
+    let StreamingQuerySpec { name, plan, output_mode, mut sink, trigger, checkpoint, session, conf } = spec;
     let plan = analyse(&plan, &session)?;
     check_streaming(&plan, output_mode)?;
     sink.check_mode(output_mode)?;
@@ -62,6 +62,8 @@ pub async fn start(spec: StreamingQuerySpec) -> Result<StreamingQuery, EngineErr
     for run in &mut sources {
         run.source.set_query_name(name.as_deref().unwrap_or(checkpoint.query_id()));
     }
+
+    sink.start(&checkpoint.sink_dir()).await?;
 
     let mut tracker =
         WatermarkTracker::new(settings.policy, watermarks.iter().map(|watermark| watermark.delay_ms).collect());

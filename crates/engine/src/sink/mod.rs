@@ -2,8 +2,11 @@
 
 pub mod console;
 pub mod file;
+pub mod kafka;
 pub mod memory;
 pub mod noop;
+
+use std::path::Path;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -27,6 +30,12 @@ pub trait Sink: Send {
 
     /// Refuses an output mode that this sink cannot honour, before the query starts.
     fn check_mode(&self, mode: OutputMode) -> Result<(), EngineError>;
+
+    /// Called once before the first batch, with a directory inside the query's checkpoint that is this sink's own, where
+    /// it may keep a log. It need not exist. Not called when there is no checkpoint.
+    async fn start(&mut self, _state_dir: &Path) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Takes the whole result of batch `batch_id`. When it returns, the rows are there for good; the same id again
     /// (after a crash, and then perhaps several ids that were taken before it) must not double them. `batches` may be

@@ -33,6 +33,7 @@ use crate::plan::nodes::watermark_delay_ms;
 use crate::query::{StreamingQuery, StreamingQuerySpec, Trigger};
 use crate::sink::console::ConsoleSink;
 use crate::sink::file::FileFormat;
+use crate::sink::kafka::KafkaSink;
 use crate::sink::memory::{MemoryRows, MemorySink};
 use crate::sink::noop::NoopSink;
 use crate::sink::{OutputMode, Sink};
@@ -157,6 +158,10 @@ impl SqlSession {
             "console" => {
                 let options: Options = options.iter().collect();
                 (Box::new(ConsoleSink::new(std::io::stdout(), &options, utc())?), None, false, free_mode)
+            }
+            "kafka" => {
+                let options: Options = options.iter().collect();
+                (Box::new(KafkaSink::new(&options)?), None, true, free_mode)
             }
             "noop" => (Box::new(NoopSink), None, false, free_mode),
             "memory" => {

@@ -1,0 +1,264 @@
+//! The Kafka sink over a scripted cluster that dies between any two batches: every row is there exactly once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use caudal_client::{Error, OffsetRange, OffsetSpec};
+use caudal_engine::options::Options;
+use caudal_engine::sink::kafka::KafkaSink;
+use caudal_engine::sink::kafka::cluster::{Cluster, Produced};
+use caudal_engine::sink::{OutputMode, Sink};
+use caudal_protocol::batch::{Batch, stamp_offset};
+use caudal_protocol::{ErrorCode, TopicPartition};
+use parking_lot::Mutex;
+
+const PARTITIONS: usize = 2;
+
+#[derive(Default)]
+struct State {
+    logs: BTreeMap<TopicPartition, Vec<Batch>>,
+    next_producer: i64,
+    /// Batches that still get through before the cluster is cut off.
+    lives: Option<usize>,
+    /// Batches whose answer is lost once, though they were written.
+    lose_answers: usize,
+}
+
+/// A cluster in memory that checks sequence numbers as Kafka does.
+#[derive(Default)]
+struct Script(Mutex<State>);
+
+impl State {
+    fn end(&self, tp: &TopicPartition) -> i64 {
+        self.logs.get(tp).and_then(|log| log.last()).map_or(0, |b| b.header.next_offset())
+    }
+
+    fn append(&mut self, tp: &TopicPartition, bytes: Bytes) -> Produced {
+        if self.lives == Some(0) {
+            return Err((ErrorCode::PolicyViolation, "cut off".to_owned()));
+        }
+        let new = Batch::parse(&bytes).unwrap().header;
+        let same = |b: &&Batch| b.header.producer_id == new.producer_id;
+        let earlier: Vec<&Batch> = self.logs.get(tp).into_iter().flatten().filter(same).collect();
+        if let Some(duplicate) = earlier.iter().rev().take(5).find(|b| b.header.base_sequence == new.base_sequence) {
+            assert_eq!(duplicate.header.record_count, new.record_count);
+            return Ok(duplicate.header.base_offset);
+        }
+        let expected = earlier.last().map_or(0, |b| b.header.last_sequence() + 1);
+        if new.base_sequence != expected {
+            return Err((ErrorCode::OutOfOrderSequenceNumber, format!("{} is not {expected}", new.base_sequence)));
+        }
+        let base = self.end(tp);
+        let mut stamped = BytesMut::from(&bytes[..]);
+        stamp_offset(&mut stamped, base, 0);
+        self.logs.entry(tp.clone()).or_default().push(Batch::parse(&stamped.freeze()).unwrap());
+        self.lives = self.lives.map(|n| n - 1);
+        if self.lose_answers > 0 {
+            self.lose_answers -= 1;
+            return Err((ErrorCode::NetworkException, "the answer was lost".to_owned()));
+        }
+        Ok(base)
+    }
+}
+
+#[async_trait]
+impl Cluster for Script {
+    async fn partitions(&self, _topic: &str) -> Result<usize, Error> {
+        Ok(PARTITIONS)
+    }
+
+    async fn producer_id(&self) -> Result<(i64, i16), Error> {
+        let mut state = self.0.lock();
+        state.next_producer += 1;
+        Ok((state.next_producer, 0))
+    }
+
+    async fn offsets(
+        &self,
+        partitions: &[TopicPartition],
+        spec: OffsetSpec,
+    ) -> Result<Vec<(TopicPartition, i64)>, Error> {
+        let state = self.0.lock();
+        let offset = |tp: &TopicPartition| if spec == OffsetSpec::Earliest { 0 } else { state.end(tp) };
+        Ok(partitions.iter().map(|tp| (tp.clone(), offset(tp))).collect())
+    }
+
+    async fn read(&self, range: OffsetRange) -> Result<Vec<Batch>, Error> {
+        let state = self.0.lock();
+        let log = state.logs.get(&range.partition).cloned().unwrap_or_default();
+        Ok(log.into_iter().filter(|b| b.header.next_offset() > range.start).collect())
+    }
+
+    async fn produce(&self, batches: Vec<(TopicPartition, Bytes)>) -> Vec<(TopicPartition, Produced)> {
+        let mut state = self.0.lock();
+        batches.into_iter().map(|(tp, bytes)| (tp.clone(), state.append(&tp, bytes))).collect()
+    }
+}
+
+impl Script {
+    /// Every value in the topic, sorted.
+    fn values(&self) -> Vec<String> {
+        let state = self.0.lock();
+        let mut values = Vec::new();
+        for batch in state.logs.values().flatten() {
+            for record in batch.records(1 << 20).unwrap().iter() {
+                values.push(String::from_utf8(record.unwrap().value.unwrap().to_vec()).unwrap());
+            }
+        }
+        values.sort();
+        values
+    }
+}
+
+/// Rows of batch `id`: keyed and keyless ones, two of them equal; `reversed` as a second run might order them.
+fn rows(id: i64, reversed: bool) -> RecordBatch {
+    let mut rows: Vec<(Option<String>, String)> =
+        (0..12).map(|i| ((i % 3 != 0).then(|| format!("k{i}")), format!("{id:02}-{:02}", i / 2 * 2))).collect();
+    if reversed {
+        rows.reverse();
+    }
+    let schema = Schema::new(vec![Field::new("key", DataType::Utf8, true), Field::new("value", DataType::Utf8, true)]);
+    let keys: StringArray = rows.iter().map(|(k, _)| k.clone()).collect();
+    let values: StringArray = rows.iter().map(|(_, v)| Some(v.clone())).collect();
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(keys), Arc::new(values)]).unwrap()
+}
+
+fn expected(batches: i64) -> Vec<String> {
+    (0..batches).flat_map(|id| (0..12).map(move |i| format!("{id:02}-{:02}", i / 2 * 2))).collect()
+}
+
+async fn open(script: &Arc<Script>, dir: &Path) -> KafkaSink {
+    // Small requests: a micro-batch is several Kafka batches.
+    let options: Options =
+        [("kafka.bootstrap.servers", "127.0.0.1:1"), ("topic", "out"), ("kafka.max.request.size", "90")]
+            .into_iter()
+            .collect();
+    let mut sink = KafkaSink::new(&options).unwrap().on(Arc::clone(script) as Arc<dyn Cluster>);
+    sink.start(dir).await.unwrap();
+    sink
+}
+
+async fn add(sink: &mut KafkaSink, id: i64, reversed: bool) -> Result<u64, String> {
+    let rows = rows(id, reversed);
+    sink.add_batch(id, OutputMode::Append, rows.schema(), vec![rows]).await.map_err(|e| e.to_string())
+}
+
+#[tokio::test]
+async fn a_crash_after_any_request_neither_loses_nor_doubles_rows() {
+    let mut crashes = 0;
+    for lives in 0..40 {
+        for torn in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path().join("sink");
+            let script = Arc::new(Script::default());
+            script.0.lock().lives = Some(lives);
+            let mut done = 0;
+            let mut sink = open(&script, &dir).await;
+            while done < 3 {
+                if add(&mut sink, done, false).await.is_err() {
+                    crashes += 1;
+                    break;
+                }
+                done += 1;
+            }
+            drop(sink);
+            if torn && done > 0 {
+                // The entry of the batch was on its way to the disk when the power went; those before it are there.
+                let path = dir.join("kafka-sink.log");
+                let log = std::fs::read(&path).unwrap();
+                std::fs::write(&path, &log[..log.len() - 2]).unwrap();
+                if done == 3 {
+                    done = 2;
+                }
+            }
+            script.0.lock().lives = None;
+            let mut sink = open(&script, &dir).await;
+            for id in done..4 {
+                add(&mut sink, id, id == done).await.unwrap();
+            }
+            assert_eq!(script.values(), expected(4), "cut off after {lives} requests, torn: {torn}");
+        }
+    }
+    assert!(crashes > 20, "{crashes}");
+}
+
+#[tokio::test]
+async fn a_batch_that_is_complete_is_not_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = Arc::new(Script::default());
+    let mut sink = open(&script, dir.path()).await;
+    assert_eq!(add(&mut sink, 0, false).await, Ok(12));
+    assert_eq!(add(&mut sink, 1, false).await, Ok(12));
+    drop(sink);
+    // The query died before it wrote that batch 1 is done; other producers wrote meanwhile.
+    let mut other = open(&script, &dir.path().join("other")).await;
+    add(&mut other, 7, false).await.unwrap();
+    let mut sink = open(&script, dir.path()).await;
+    assert_eq!(add(&mut sink, 1, true).await, Ok(0));
+    assert_eq!(add(&mut sink, 0, false).await, Ok(0));
+    assert_eq!(add(&mut sink, 2, false).await, Ok(12));
+    let mut all = expected(3);
+    all.extend((0..12).map(|i| format!("07-{:02}", i / 2 * 2)));
+    assert_eq!(script.values(), all);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = Arc::new(Script::default());
+    script.0.lock().lose_answers = 5;
+    let mut sink = open(&script, dir.path()).await;
+    assert_eq!(add(&mut sink, 0, false).await, Ok(12));
+    assert_eq!(script.values(), expected(1));
+}
+
+#[tokio::test]
+async fn rows_that_are_no_records_are_refused_in_the_words_of_spark() {
+    let servers = ("kafka.bootstrap.servers", "127.0.0.1:1");
+    let text = || Arc::new(StringArray::from(vec![Some("x")])) as Arc<dyn Array>;
+    let null = || Arc::new(StringArray::from(vec![None::<&str>])) as Arc<dyn Array>;
+    let int = || Arc::new(Int32Array::from(vec![9])) as Arc<dyn Array>;
+    let long = || Arc::new(Int64Array::from(vec![1])) as Arc<dyn Array>;
+    type Columns = Vec<(&'static str, Arc<dyn Array>)>;
+    let cases: Vec<(bool, Columns, &str)> = vec![
+        (true, vec![("key", text())], "Required attribute 'value' not found"),
+        (
+            false,
+            vec![("value", text())],
+            "topic option required when no 'topic' attribute is present. Use the topic option for setting a topic.",
+        ),
+        (true, vec![("value", int())], "value attribute unsupported type Int32. value must be a(n) string or binary"),
+        (true, vec![("value", text()), ("partition", long())], "partition must be a(n) int"),
+        (
+            true,
+            vec![("value", text()), ("headers", text())],
+            "headers must be a(n) array<struct<key:string,value:binary>>",
+        ),
+        (false, vec![("value", text()), ("topic", null())], "null topic present in the data."),
+        (
+            true,
+            vec![("value", text()), ("partition", int())],
+            "the row's partition 9 does not exist: topic 'out' has partitions 0 to 1",
+        ),
+    ];
+    for (topic, columns, message) in cases {
+        let mut options: Options = [servers].into_iter().collect();
+        if topic {
+            options.set("topic", "out");
+        }
+        let script = Arc::new(Script::default());
+        let mut sink = KafkaSink::new(&options).unwrap().on(script as Arc<dyn Cluster>);
+        let fields: Vec<Field> = columns.iter().map(|(n, a)| Field::new(*n, a.data_type().clone(), true)).collect();
+        let arrays = columns.into_iter().map(|(_, a)| a).collect();
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
+        let error = sink.add_batch(0, OutputMode::Append, batch.schema(), vec![batch]).await.unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    let refused: Options = [servers, ("topic", "t"), ("kafka.acks", "0")].into_iter().collect();
+    assert!(KafkaSink::new(&refused).err().unwrap().to_string().contains("kafka.acks"));
+}
