@@ -10,7 +10,7 @@ use caudal_protocol::messages::{
 use caudal_protocol::records::metadata::{ClearElrRecord, ConfigRecord};
 
 use super::{ApiError, Decision, Node, outcome};
-use crate::config::{ConfigDef, ConfigType, Update, broker_config, check_topic_configs, topic_config};
+use crate::config::{ConfigDef, ConfigType, TOPIC_CONFIGS, Update, broker_config, check_topic_configs, topic_config};
 use crate::image::{ConfigResource, ConfigResourceType, MetadataImage};
 use crate::record::MetadataRecord;
 
@@ -265,6 +265,11 @@ fn change(
     Ok(records)
 }
 
+/// Whether a broker config takes effect as soon as it is changed: those from which topics take their defaults do.
+fn acts_while_running(name: &str) -> bool {
+    TOPIC_CONFIGS.iter().any(|topic| topic.acts && topic.synonyms.iter().any(|s| s.name == name))
+}
+
 fn check_broker_configs(
     node: &Node<'_>,
     target: &ConfigResource,
@@ -283,11 +288,12 @@ fn check_broker_configs(
             continue;
         }
         let value = def.check(value).map_err(|e| invalid(e.to_string()))?;
-        if !def.acts && node.config.value(name) != Some(value.as_str()) {
-            return Err(invalid(format!(
-                "Invalid value {value} for configuration {name}: this broker does not act on {name} and takes only \
-                 its present value"
-            )));
+        if !acts_while_running(name) && node.config.value(name) != Some(value.as_str()) {
+            let reason = match def.acts {
+                true => "this broker takes it at start only; set it in the properties file and restart".to_owned(),
+                false => format!("this broker does not act on {name} and takes only its present value"),
+            };
+            return Err(invalid(format!("Invalid value {value} for configuration {name}: {reason}")));
         }
     }
     if !fixed.is_empty() {

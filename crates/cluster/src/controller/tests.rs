@@ -358,6 +358,14 @@ fn configs_change_one_by_one() {
             "Invalid value 3 for configuration log.cleaner.threads: this broker does not act on log.cleaner.threads \
              and takes only its present value",
         ),
+        (
+            4,
+            "1",
+            vec![("max.connections", 0, Some("3"))],
+            InvalidRequest,
+            "Invalid value 3 for configuration max.connections: this broker takes it at start only; set it in the \
+             properties file and restart",
+        ),
         (4, "2", vec![], InvalidRequest, "Unexpected broker id, expected 1, but received 2"),
         (
             4,
