@@ -87,10 +87,11 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
     tool.help_or_version(&parsed)?;
     let entities = entities(&parsed)?;
     check(&parsed, &entities)?;
+    let changes = changes(&parsed)?;
     run_async(async {
         let cluster = connect(&parsed, "command-config").await?;
         let acted = if parsed.has("alter") {
-            alter(&cluster, &parsed, &entities).await
+            alter(&cluster, &changes, &entities).await
         } else {
             describe(&cluster, &parsed, &entities).await
         };
@@ -269,8 +270,8 @@ fn pairs(text: &str) -> Result<BTreeMap<String, String>, Stop> {
     })
 }
 
-async fn alter(cluster: &Cluster, parsed: &Parsed, entities: &Entities) -> Result<(), Stop> {
-    let (Some(kind), Some(name)) = (entities.types.first(), entities.names.first()) else { return Ok(()) };
+/// What `--delete-config`, `--add-config-file` and `--add-config` say; `None` deletes.
+fn changes(parsed: &Parsed) -> Result<Vec<(String, Option<String>)>, Stop> {
     let mut added = match parsed.text("add-config-file")? {
         Some(path) => load_properties(path)?,
         None => BTreeMap::new(),
@@ -282,13 +283,16 @@ async fn alter(cluster: &Cluster, parsed: &Parsed, entities: &Entities) -> Resul
     if let Some(bad) = added.keys().find(|k| !k.chars().all(is_plain)) {
         return Err(Stop::Failed(format!("Invalid character found for config key: {bad}")));
     }
-    let deleted = parsed.all("delete-config").iter().map(|k| k.trim().to_owned());
-    let mut changes: Vec<(String, Option<String>)> = deleted.map(|k| (k, None)).collect();
-    changes.extend(added.into_iter().map(|(k, v)| (k, Some(v))));
+    let deleted = parsed.all("delete-config").iter().map(|k| (k.trim().to_owned(), None));
+    Ok(deleted.chain(added.into_iter().map(|(k, v)| (k, Some(v)))).collect())
+}
+
+async fn alter(cluster: &Cluster, changes: &[(String, Option<String>)], entities: &Entities) -> Result<(), Stop> {
+    let (Some(kind), Some(name)) = (entities.types.first(), entities.names.first()) else { return Ok(()) };
     if kind == "broker-loggers" {
-        check_loggers(cluster, name, &changes).await?;
+        check_loggers(cluster, name, changes).await?;
     }
-    cluster.alter_configs(resource_type(kind), name, &changes).await.map_err(|e| Stop::Failed(e.java()))?;
+    cluster.alter_configs(resource_type(kind), name, changes).await.map_err(|e| Stop::Failed(e.java()))?;
     if name.is_empty() {
         say!("Completed updating default config for {kind} in the cluster.")
     } else {
@@ -303,7 +307,8 @@ async fn check_loggers(cluster: &Cluster, name: &str, changes: &[(String, Option
     if invalid.is_empty() {
         return Ok(());
     }
-    Err(Stop::Failed(format!("Invalid broker logger(s): {}", invalid.join(","))))
+    tell!("Invalid broker logger(s): {}", invalid.join(","));
+    Err(Stop::Exit(1))
 }
 
 async fn describe(cluster: &Cluster, parsed: &Parsed, entities: &Entities) -> Result<(), Stop> {

@@ -1,0 +1,53 @@
+use crate::broker::{Broker, run};
+
+#[test]
+fn topics_records_and_groups() {
+    let broker = Broker::start();
+    assert_eq!(broker.caudal(&["topic", "create", "t", "-p", "2"], "").ok(), "Created t with 2 partition(s).\n");
+    let produced = broker.caudal(&["produce", "t", "-k", ":"], "a:1\nb:2\n");
+    assert_eq!(produced.err, "2 record(s) written to t\n");
+    let listed = broker.caudal(&["topic", "list"], "").ok();
+    assert_eq!(listed, "TOPIC  PARTITIONS  REPLICAS  RECORDS\nt               2         1        2\n");
+    let json: serde_json::Value =
+        serde_json::from_str(&broker.caudal(&["topic", "list", "-o", "json"], "").ok()).unwrap();
+    assert_eq!(json, serde_json::json!([{"topic": "t", "partitions": 2, "replicas": 1, "records": 2}]));
+    let shown = broker.caudal(&["consume", "t", "-b", "-n", "2", "-o", "json"], "").ok();
+    let keys = shown.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["key"].clone());
+    let mut keys: Vec<serde_json::Value> = keys.collect();
+    keys.sort_by_key(ToString::to_string);
+    assert_eq!(keys, ["a", "b"]);
+    assert_eq!(broker.caudal(&["consume", "t", "-b", "-n", "2", "-g", "g"], "").ok().lines().count(), 2);
+    assert!(broker.caudal(&["group", "list"], "").ok().contains("g      Empty"));
+    assert!(broker.caudal(&["group", "describe", "g"], "").ok().starts_with("g: Empty, 0 member(s)\n"));
+    broker.caudal(&["group", "reset", "g", "--earliest", "--execute"], "").ok();
+    broker.caudal(&["group", "delete", "g"], "").ok();
+    assert!(broker.caudal(&["topic", "config", "t", "--set", "retention.ms=5"], "").ok().contains("retention.ms"));
+    broker.caudal(&["topic", "alter", "t", "-p", "3"], "").ok();
+    assert_eq!(broker.caudal(&["topic", "delete", "t"], "").ok(), "Deleted t.\n");
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let broker = Broker::start();
+    broker.caudal(&["topic", "create", "players"], "").ok();
+    broker
+        .caudal(&["topic", "describe", "playrs"], "")
+        .fails(1, "topic 'playrs' does not exist; did you mean 'players'?");
+    broker.caudal(&["consume", "playrs"], "").fails(1, "did you mean 'players'?");
+    run(&["topic", "list", "--server", "127.0.0.1:1"], "").fails(1, "`caudal up` starts a broker");
+    run(&["topic", "lst"], "").fails(2, "similar");
+}
+
+#[test]
+fn links_and_completions() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bin");
+    let said = run(&["install-tools", path.to_str().unwrap()], "").ok();
+    assert!(said.contains("export PATH="), "{said}");
+    let ran = std::process::Command::new(path.join("kafka-storage.sh")).arg("random-uuid").output().unwrap();
+    assert_eq!(crate::broker::ran(&ran).ok().trim().len(), 22);
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell], "").ok();
+        assert!(script.contains("under-replicated-partitions") && script.contains("install-tools"), "{shell}");
+    }
+}

@@ -1,0 +1,10 @@
+//! The binary end to end: a broker of its own on a free port, and the tools and commands against it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod broker;
+mod commands;
+mod console;
+mod consumer_groups;
+mod server;
+mod topics;

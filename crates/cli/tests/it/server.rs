@@ -1,0 +1,60 @@
+use std::path::Path;
+
+use crate::broker::{Broker, run};
+
+fn properties(dir: &Path, more: &str) -> String {
+    let path = dir.join("server.properties");
+    let text = format!(
+        "process.roles=broker,controller\nnode.id=7\ncontroller.quorum.voters=7@127.0.0.1:1\n\
+         listeners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:1\ncontroller.listener.names=CONTROLLER\nlog.dirs={}\n{more}",
+        dir.join("logs").display()
+    );
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn formatted_then_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = properties(dir.path(), "");
+    run(&["kafka-storage", "info", "-c", &file], "").fails(1, "does not exist");
+    run(&["kafka-server-start", &file], "").fails(1, "not formatted");
+    let id = run(&["kafka-storage.sh", "random-uuid"], "").ok();
+    let format = ["kafka-storage", "format", "-t", id.trim(), "-c", &file];
+    assert!(run(&format, "").ok().contains("Formatting metadata directory "));
+    run(&format, "").fails(1, "is already formatted. Use --ignore-formatted");
+    let again = [&format[..], &["--ignore-formatted"]].concat();
+    assert_eq!(run(&again, "").ok(), "All of the log directories are already formatted.\n");
+    assert!(run(&["kafka-storage", "info", "-c", &file], "").ok().contains("node.id=7, version=1}"));
+    let broker = Broker::start_in(dir.path(), &["kafka-server-start", &file, "--override", "num.partitions=3"]);
+    broker.tool("kafka-topics", &["--create", "--topic", "t"]).ok();
+    assert!(broker.tool("kafka-topics", &["--describe"]).ok().contains("PartitionCount: 3"));
+    assert_eq!(broker.terminate(), Some(0));
+    let broker = Broker::start_in(dir.path(), &["broker", &file]);
+    assert_eq!(broker.tool("kafka-topics", &["--list"]).ok(), "t\n");
+    assert_eq!(broker.terminate(), Some(0));
+}
+
+#[test]
+fn bad_settings_are_refused_where_they_stand() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = properties(dir.path(), "num.partitions=many\n");
+    run(&["broker", &file], "").fails(1, "server.properties line 7");
+    run(&["up", "--set", "nonsense"], "").fails(2, "expected KEY=VALUE");
+    run(&["kafka-server-start"], "").fails(1, "USAGE: kafka-server-start.sh [-daemon] server.properties");
+    run(&["broker", "no-such-file"], "").fails(1, "failed to read no-such-file");
+}
+
+#[test]
+fn an_id_and_the_features_of_releases() {
+    assert!(
+        run(&["kafka-storage", "version-mapping"], "")
+            .ok()
+            .starts_with("metadata.version=30 (4.3-IV0)\nkraft.version=1\n")
+    );
+    assert_eq!(
+        run(&["kafka-storage", "feature-dependencies", "-f", "group.version=1"], "").ok(),
+        "group.version=1 has no dependencies.\n"
+    );
+    run(&["kafka-storage", "fromat"], "").fails(1, "Did you mean: format");
+}
