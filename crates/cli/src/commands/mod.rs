@@ -84,6 +84,7 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
+    log_if_asked();
     match Cli::parse().command {
         Command::Up(up) => up.run(),
         Command::Broker(broker) => broker.run(),
@@ -117,13 +118,21 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Logs if `CAUDAL_LOG` asks for it: for tools and commands, which otherwise print what they have to say.
+pub fn log_if_asked() {
+    if std::env::var_os("CAUDAL_LOG").is_some() {
+        log("off");
+    }
+}
+
 /// Logs to standard error, at `CAUDAL_LOG` or else `level`.
 fn log(level: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("CAUDAL_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .try_init()
+        .unwrap_or_default();
 }
 
 /// The exit code of a command that has ended, with what there is to say about it on standard error.

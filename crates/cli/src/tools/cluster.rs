@@ -54,6 +54,10 @@ impl From<Error> for CallError {
     }
 }
 
+fn is_lookup(error: &Error) -> bool {
+    matches!(error, Error::Unreachable { reason, .. } if reason.contains("lookup address"))
+}
+
 /// `Ok` for code 0; else the broker's sentence, or Kafka's own for the code.
 pub fn check(code: i16, message: Option<&str>) -> Result<(), CallError> {
     match ErrorCode::from_code(code) {
@@ -80,7 +84,8 @@ impl Cluster {
         loop {
             match Admin::connect(config.clone()).await {
                 Ok(admin) => return Ok(Cluster { admin }),
-                Err(error) if error.is_retriable() && Instant::now() < deadline => {
+                // A name that nobody knows is more likely a typo than a host to come.
+                Err(error) if error.is_retriable() && !is_lookup(&error) && Instant::now() < deadline => {
                     if !is_told {
                         super::tell!("Waiting for a broker: {error}");
                         is_told = true;

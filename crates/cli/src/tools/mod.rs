@@ -102,6 +102,7 @@ pub fn find(program: &str) -> Option<&'static Tool> {
 impl Tool {
     /// Runs the tool with the arguments after its name.
     pub fn run(&self, args: Vec<String>) -> ExitCode {
+        crate::commands::log_if_asked();
         match (self.run)(self, args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(stop) => self.stop(stop),
