@@ -7,6 +7,7 @@ Cases under a line `# ours` are not run: there Caudal differs from Spark on purp
 """
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def answer(spark, sql):
         condition = error.getCondition() if hasattr(error, "getCondition") else error.getErrorClass()
         return f"error {condition}"
     except Exception as error:  # an error of the JVM that PySpark did not translate
-        return f"error {type(error).__name__}"
+        named = re.search(r"\[([A-Z_]+(?:\.[A-Z_]+)*)\]", str(error))
+        return f"error {named.group(1) if named else type(error).__name__}"
     return shown
 
 

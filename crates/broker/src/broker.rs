@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use caudal_cluster::format::{self, FormatError};
 use caudal_cluster::{MetadataLog, MetadataLogError, SnapshotPolicy};
 use caudal_protocol::Uuid;
+use caudal_protocol::records::metadata::FeatureLevelRecord;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::{LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport};
 use tokio::sync::{mpsc, watch};
@@ -45,6 +47,8 @@ pub enum StartError {
     )]
     OtherNode { dir: PathBuf, found: i32, wanted: i32 },
     #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
     MetadataLog(#[from] MetadataLogError),
     #[error("{0}")]
     Metadata(String),
@@ -64,6 +68,8 @@ struct Opened {
     log_dir: Arc<LogDir>,
     meta: MetaProperties,
     metadata_log: MetadataLog,
+    /// What a new cluster starts with.
+    features: Vec<FeatureLevelRecord>,
     /// The last run stopped in an orderly way.
     clean: bool,
 }
@@ -73,11 +79,12 @@ impl Broker {
     ///
     /// # Errors
     /// The address or the data directory cannot be used.
-    pub async fn start(config: BrokerConfig) -> Result<Broker, StartError> {
+    pub async fn start(mut config: BrokerConfig) -> Result<Broker, StartError> {
         let listener = server::bind(&config)?;
+        complete(&mut config, &listener.bound);
         let settings = config.clone();
         let opened = tokio::task::spawn_blocking(move || open(&settings));
-        let Opened { log_dir, meta, metadata_log, clean } =
+        let Opened { log_dir, meta, metadata_log, features, clean } =
             opened.await.map_err(|e| StartError::Metadata(format!("failed to open the data: {e}")))??;
         let topics = Arc::new(Topics::default());
         let (deleted, deletions) = mpsc::unbounded_channel();
@@ -91,7 +98,7 @@ impl Broker {
         replicas.follow(None, metadata_log.image());
         let metadata = Metadata::new(metadata_log, replicas.clone());
         let directory_id = meta.directory_id.unwrap_or(Uuid::ZERO);
-        registration::start(&metadata, &config, &listener.bound, directory_id, clean)
+        registration::start(&metadata, &config, &listener.bound, directory_id, &features, clean)
             .await
             .map_err(StartError::Metadata)?;
         let offsets = Arc::new(OffsetsTopic::new(topics.clone()));
@@ -144,6 +151,24 @@ impl Broker {
     }
 }
 
+/// Puts what was settled otherwise than by a properties file among the properties, for those who ask for them.
+fn complete(config: &mut BrokerConfig, bound: &[SocketAddr]) {
+    let listeners: Vec<String> = bound.iter().map(|address| format!("PLAINTEXT://{address}")).collect();
+    let node_id = config.node_id.to_string();
+    let settled = [
+        ("node.id", node_id.clone()),
+        ("broker.id", node_id),
+        ("log.dirs", config.log_dir.display().to_string()),
+        ("listeners", listeners.join(",")),
+    ];
+    let properties = Arc::make_mut(&mut config.properties);
+    for (key, value) in settled {
+        if properties.get(key).is_none() {
+            properties.set(key, value);
+        }
+    }
+}
+
 fn open(config: &BrokerConfig) -> Result<Opened, StartError> {
     let disk = Arc::new(RealDisk);
     let dir_config = LogDirConfig { flush_before_ack: config.flush_before_ack, ..LogDirConfig::default() };
@@ -159,22 +184,16 @@ fn open(config: &BrokerConfig) -> Result<Opened, StartError> {
     }
     let (log_dir, report) = LogDir::open(&config.log_dir, dir_config, disk.clone())?;
     tell(&report, config);
+    // Under the directory's lock, so that two that start at once do not format it differently.
     let meta = match formatted {
         Some(meta) => meta,
-        None => {
-            let meta = MetaProperties {
-                cluster_id: Uuid::random().to_string(),
-                node_id: config.node_id,
-                directory_id: Some(Uuid::random()),
-            };
-            meta.write(disk.as_ref(), &config.log_dir)?;
-            meta
-        }
+        None => format::format_standalone(disk.as_ref(), &config.log_dir, config.node_id)?,
     };
+    let features = format::bootstrap_features(disk.as_ref(), &config.log_dir)?;
     let log_dir = Arc::new(log_dir);
     let mut metadata_log = MetadataLog::load(log_dir.clone(), config.node_id, snapshot_policy(config))?;
     metadata_log.begin_epoch()?;
-    Ok(Opened { log_dir, meta, metadata_log, clean: report.clean_shutdown })
+    Ok(Opened { log_dir, meta, metadata_log, features, clean: report.clean_shutdown })
 }
 
 fn snapshot_policy(config: &BrokerConfig) -> SnapshotPolicy {

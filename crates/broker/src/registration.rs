@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use caudal_cluster::controller::{self, Decision, Endpoint, FEATURES, Registration};
+use caudal_cluster::controller::{self, Decision, Endpoint, Registration};
 use caudal_protocol::Uuid;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
 
@@ -10,7 +10,7 @@ use crate::config::BrokerConfig;
 use crate::metadata::Metadata;
 
 /// Writes the first records of a new cluster, then registers this node with the addresses it listens on and makes it lead
-/// its partitions. `clean`: the last run stopped in an orderly way.
+/// its partitions. `features`: the levels a new cluster starts with. `clean`: the last run stopped in an orderly way.
 ///
 /// # Errors
 /// A sentence: the metadata log cannot be written.
@@ -19,17 +19,14 @@ pub async fn start(
     config: &BrokerConfig,
     bound: &[SocketAddr],
     directory_id: Uuid,
+    features: &[FeatureLevelRecord],
     clean: bool,
 ) -> Result<(), String> {
     let failed = |error: caudal_protocol::ErrorCode| {
         format!("failed to register the broker in the metadata log: {}", error.message())
     };
     if metadata.image().features().is_empty() {
-        let levels = FEATURES.iter().filter_map(|feature| {
-            let name = feature.name.to_owned();
-            Some(FeatureLevelRecord { name, feature_level: feature.initial? })
-        });
-        let records = controller::bootstrap_records(&config.properties, &levels.collect::<Vec<_>>());
+        let records = controller::bootstrap_records(&config.properties, features);
         metadata.change(|_| Decision { records, response: () }).await.map_err(failed)?;
     }
     let endpoints = bound.iter().map(|address| {

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, StringBuilder, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Date32Array, Float64Array, Int64Array, StringBuilder, TimestampMicrosecondArray,
+};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Date32Type, Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Date32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use chrono::DateTime;
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::ScalarUDF;
@@ -41,12 +43,24 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
         function("unix_millis", (1, 1), returns_long, |c| unix(c.arg(0)?, 1_000)),
         function("unix_micros", (1, 1), returns_long, |c| unix(c.arg(0)?, 1)),
         function("unix_timestamp", (1, 2), returns_long, |c| unix(&to_timestamp(c, false)?, 1_000_000)),
+        function("date_add", (2, 2), |_| Ok(DataType::Date32), |c| shift_days(c, 1)),
+        function("date_sub", (2, 2), |_| Ok(DataType::Date32), |c| shift_days(c, -1)),
         function("from_unixtime", (1, 2), returns_text, from_unixtime),
     ]
 }
 
 fn cast_up(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     Ok(cast(array, to)?)
+}
+
+fn shift_days(call: &Call, sign: i32) -> Result<ArrayRef> {
+    let dates = convert(call.arg(0)?, &DataType::Date32, false)?;
+    let days = cast(call.arg(1)?, &DataType::Int32)?;
+    let shifted: Date32Array =
+        arrow::compute::binary(dates.as_primitive::<Date32Type>(), days.as_primitive::<Int32Type>(), |date, days| {
+            date.saturating_add(days.saturating_mul(sign))
+        })?;
+    Ok(Arc::new(shifted))
 }
 
 fn pattern(call: &Call, index: usize) -> Result<Option<String>> {

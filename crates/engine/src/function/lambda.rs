@@ -96,7 +96,7 @@ impl Lambda {
             _ => named(start),
         };
         let merge_parameters = vec![Arc::clone(&accumulator), element];
-        if step == 0 {
+        if step == 0 && merge.is_none() {
             let mut partial = vec![Some(merge_parameters)];
             partial.extend(finish.iter().map(|_| None));
             return Ok(LambdaParametersProgress::Partial(partial));

@@ -16,6 +16,7 @@ pub(crate) mod field;
 pub(crate) mod generator;
 pub(crate) mod json;
 pub(crate) mod lambda;
+pub(crate) mod text;
 pub(crate) mod time;
 pub(crate) mod udf;
 pub(crate) mod window;
@@ -50,6 +51,7 @@ fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     functions.extend(array::functions());
     functions.extend(datetime::functions());
     functions.extend(json::functions());
+    functions.extend(text::functions());
     functions
 }
 

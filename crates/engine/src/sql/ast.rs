@@ -22,9 +22,10 @@ pub(crate) enum RelationSpec {
         watermark_expression: Option<Expr>,
     },
     Generate(Generator),
-    /// Adds a column `window` computed from `window(time, size, slide, start)`.
+    /// Adds a column `name` computed from `window(time, size, slide, start)`.
     TimeWindow {
         args: Vec<Expr>,
+        name: String,
     },
     /// One row without columns: the `FROM` of a query that has none.
     OneRow,
@@ -40,6 +41,9 @@ pub(crate) struct Generator {
     pub qualifier: String,
     pub columns: Vec<String>,
 }
+
+/// The column of a window whose time is the column `window` of another one.
+const NESTED_WINDOW: &str = "__window";
 
 const GENERATORS: [&str; 6] = ["explode", "explode_outer", "posexplode", "posexplode_outer", "inline", "inline_outer"];
 
@@ -73,7 +77,9 @@ impl VisitorMut for Rewriter<'_> {
     type Break = Box<SqlError>;
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
-        name_columns(select);
+        let qualifiers = qualifiers(select);
+        name_columns(select, &qualifiers);
+        self.struct_wildcards(select, &qualifiers);
         self.time_window(select)?;
         self.lateral_views(select)?;
         self.generators(select)
@@ -108,11 +114,13 @@ impl Rewriter<'_> {
             if let Expr::Function(f) = e
                 && f.over.is_none()
             {
-                let name = f.name.to_string().to_ascii_lowercase();
+                let name = function_name(&f.name);
                 session |= name == "session_window";
                 if name == "window" {
+                    // A window of windows stands beside the column `window` that it is made from.
+                    let nested = matches!(arguments(f).first(), Some(Expr::Identifier(i)) if i.value == "window");
                     found.push(f.clone());
-                    *e = Expr::Identifier(Ident::new("window"));
+                    *e = Expr::Identifier(Ident::new(if nested { NESTED_WINDOW } else { "window" }));
                 }
             }
             ControlFlow::<()>::Continue(())
@@ -142,8 +150,38 @@ impl Rewriter<'_> {
         for arg in &mut args {
             arg.visit(self)?;
         }
-        self.wrap_from(select, RelationSpec::TimeWindow { args });
+        let nested = matches!(args.first(), Some(Expr::Identifier(i)) if i.value == "window");
+        let name = if nested { NESTED_WINDOW } else { "window" }.to_owned();
+        self.wrap_from(select, RelationSpec::TimeWindow { args, name });
         ControlFlow::Continue(())
+    }
+
+    /// `SELECT s.*` of a struct: its fields join the `FROM`, the item becomes their wildcard.
+    fn struct_wildcards(&mut self, select: &mut Select, qualifiers: &[String]) {
+        let mut projection = std::mem::take(&mut select.projection);
+        for item in &mut projection {
+            let SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) = item else {
+                continue;
+            };
+            let parts: Vec<Ident> = name.0.iter().filter_map(|p| p.as_ident()).cloned().collect();
+            let is_relation =
+                matches!(parts.as_slice(), [one] if qualifiers.iter().any(|q| q.eq_ignore_ascii_case(&one.value)));
+            let generated = matches!(parts.as_slice(), [one] if one.value.starts_with("__generated_"));
+            if is_relation || generated || parts.is_empty() {
+                continue;
+            }
+            let argument = match parts.as_slice() {
+                [one] => Expr::Identifier(one.clone()),
+                _ => Expr::CompoundIdentifier(parts),
+            };
+            self.columns_of_generators += 1;
+            let qualifier = format!("__generated_{}", self.columns_of_generators);
+            *name = ObjectName::from(vec![Ident::with_quote('`', &qualifier)]);
+            let kind = "struct".to_owned();
+            let generator = Generator { kind, outer: false, argument, qualifier, columns: Vec::new() };
+            self.wrap_from(select, RelationSpec::Generate(generator));
+        }
+        select.projection = projection;
     }
 
     fn lateral_views(&mut self, select: &mut Select) -> ControlFlow<Box<SqlError>> {
@@ -208,7 +246,7 @@ impl Rewriter<'_> {
     }
 
     fn generator(&self, function: &Function) -> Result<Option<Generator>, SqlError> {
-        let name = function.name.to_string().to_ascii_lowercase();
+        let name = function_name(&function.name);
         if !GENERATORS.contains(&name.as_str()) {
             return Ok(None);
         }
@@ -289,7 +327,7 @@ impl Rewriter<'_> {
 }
 
 fn is_generator(expr: &Expr) -> bool {
-    matches!(expr, Expr::Function(f) if GENERATORS.contains(&f.name.to_string().to_ascii_lowercase().as_str()))
+    matches!(expr, Expr::Function(f) if GENERATORS.contains(&function_name(&f.name).as_str()))
 }
 
 /// Whether the alias was written by the user, not made up from the call.
@@ -327,27 +365,35 @@ fn nested(table_with_joins: TableWithJoins, alias: Option<String>) -> TableFacto
     TableFactor::NestedJoin { table_with_joins: Box::new(table_with_joins), alias }
 }
 
-fn name_columns(select: &mut Select) {
-    let mut qualifiers = Vec::new();
+/// The names by which the query's relations are called.
+fn qualifiers(select: &Select) -> Vec<String> {
+    let mut names = Vec::new();
     for from in &select.from {
         for relation in std::iter::once(&from.relation).chain(from.joins.iter().map(|j| &j.relation)) {
             match relation {
                 TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
-                    qualifiers.push(alias.name.value.clone());
+                    let name = &alias.name.value;
+                    names.push(super::token::unmark(name).map_or(name.clone(), |(_, n)| n.to_owned()));
                 }
                 TableFactor::Table { name, .. } => {
                     let last = name.0.last().and_then(|p| p.as_ident()).map(|i| i.value.clone()).unwrap_or_default();
-                    qualifiers.push(super::token::unmark(&last).map_or(last.clone(), |(_, n)| n.to_owned()));
+                    names.push(super::token::unmark(&last).map_or(last.clone(), |(_, n)| n.to_owned()));
                 }
                 _ => {}
             }
         }
     }
+    names.extend(select.lateral_views.iter().map(|v| v.lateral_view_name.to_string()));
+    names
+}
+
+/// Gives every expression without an alias the name that Spark gives it.
+fn name_columns(select: &mut Select, qualifiers: &[String]) {
     for item in &mut select.projection {
         if let SelectItem::UnnamedExpr(expr) = item
             && !matches!(expr, Expr::Identifier(_))
         {
-            let alias = Ident::with_quote('`', column_name(expr, &qualifiers));
+            let alias = Ident::with_quote('`', column_name(expr, qualifiers));
             let expr = std::mem::replace(expr, Expr::Value(Value::Null.into()));
             *item = SelectItem::ExprWithAlias { expr, alias };
         }
@@ -402,7 +448,7 @@ fn named_struct(values: Vec<Expr>) -> Expr {
 /// The field that a rewritten access `__field(e, 'name')` ends in.
 fn field_name(expr: &Expr) -> Option<String> {
     let Expr::Function(function) = expr else { return None };
-    if function.name.to_string() != "__field" {
+    if function_name(&function.name) != "__field" {
         return None;
     }
     match arguments(function).pop()? {
@@ -412,7 +458,7 @@ fn field_name(expr: &Expr) -> Option<String> {
 }
 
 fn rewrite_function(mut function: Function) -> Expr {
-    let name = function.name.to_string().to_ascii_lowercase();
+    let name = function_name(&function.name);
     function.name = ObjectName::from(vec![ident_like(&function.name, &name)]);
     let args = arguments(&function);
     let plain = function.over.is_none() && function.filter.is_none();
@@ -445,6 +491,7 @@ fn rewrite_function(mut function: Function) -> Expr {
         ("nvl" | "ifnull", _) => rename(function, "coalesce"),
         ("mean", _) => rename(function, "avg"),
         ("std", _) => rename(function, "stddev"),
+        ("variance", _) => rename(function, "var_samp"),
         ("every", _) => rename(function, "bool_and"),
         ("some" | "any", _) => rename(function, "bool_or"),
         ("approx_count_distinct", [_]) => rename(function, "approx_distinct"),
@@ -467,6 +514,12 @@ fn rewrite_function(mut function: Function) -> Expr {
         ("regexp" | "regexp_like", _) => rename(function, "rlike"),
         _ => Expr::Function(function),
     }
+}
+
+/// A function's name in lower case, without backticks.
+pub(crate) fn function_name(name: &ObjectName) -> String {
+    let parts = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.to_ascii_lowercase());
+    parts.collect::<Vec<_>>().join(".")
 }
 
 /// The lower-cased name with the place of the original, so that errors can point at it.

@@ -2,7 +2,10 @@
 
 use std::any::TypeId;
 
+use sqlparser::ast::{BinaryOperator, Expr};
 use sqlparser::dialect::{Dialect, SparkSqlDialect};
+use sqlparser::keywords::Keyword;
+use sqlparser::parser::{Parser, ParserError};
 
 /// Spark 4.2's dialect. `INTERVAL` literals reach it in one normal form (see [`super::token`]), hence no qualifier.
 #[derive(Debug, Default)]
@@ -68,5 +71,14 @@ impl Dialect for Spark {
     }
     fn supports_map_literal_with_angle_brackets(&self) -> bool {
         true
+    }
+    /// `a DIV b`.
+    fn parse_infix(&self, parser: &mut Parser<'_>, left: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
+        if !parser.parse_keyword(Keyword::DIV) {
+            return None;
+        }
+        let right = parser.parse_subexpr(precedence);
+        let left = Box::new(left.clone());
+        Some(right.map(|r| Expr::BinaryOp { left, op: BinaryOperator::MyIntegerDivide, right: Box::new(r) }))
     }
 }

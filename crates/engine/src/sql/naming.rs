@@ -8,7 +8,12 @@ use sqlparser::ast::{
 /// Spark's name for a projected expression. `qualifiers` are the tables of the query, which names leave out.
 pub(crate) fn column_name(expr: &Expr, qualifiers: &[String]) -> String {
     match expr {
+        Expr::Identifier(name) if name.value == "__window" => "window".to_owned(),
         Expr::CompoundIdentifier(parts) => parts.last().map(|p| p.value.clone()).unwrap_or_default(),
+        // A cast column keeps its name.
+        Expr::Cast { expr, .. } if matches!(expr.as_ref(), Expr::Identifier(_) | Expr::CompoundIdentifier(_)) => {
+            column_name(expr, qualifiers)
+        }
         Expr::CompoundFieldAccess { access_chain, .. } => match access_chain.last() {
             Some(AccessExpr::Dot(Expr::Identifier(name))) => name.value.clone(),
             _ => pretty(expr, qualifiers),
@@ -146,7 +151,7 @@ fn shown_name(name: &str) -> String {
 }
 
 fn function_name(function: &Function, q: &[String]) -> String {
-    let name = shown_name(&function.name.to_string());
+    let name = shown_name(&super::ast::function_name(&function.name));
     let FunctionArguments::List(list) = &function.args else { return format!("{name}()") };
     if name == "count" && list.args.iter().all(|a| matches!(a, FunctionArg::Unnamed(FunctionArgExpr::Wildcard))) {
         return "count(1)".to_owned();

@@ -117,7 +117,7 @@ impl MarkedRelations {
                 watermarked(plan, watermark_expression.as_ref(), mark, context)?
             }
             RelationSpec::Generate(generator) => generate(plan, generator, context)?,
-            RelationSpec::TimeWindow { args } => time_window(plan, args, context)?,
+            RelationSpec::TimeWindow { args, name } => time_window(plan, args, name, context)?,
             RelationSpec::OneRow => plan,
         };
         alias.name.value = name;
@@ -160,6 +160,9 @@ fn all_columns(schema: &DFSchema) -> Vec<Expr> {
 fn generate(plan: LogicalPlan, generator: &Generator, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
     let schema = Arc::clone(plan.schema());
     let argument = context.sql_to_expr(generator.argument.clone(), &schema)?;
+    if generator.kind == "struct" {
+        return struct_fields(plan, argument, generator);
+    }
     let udf = function::generator::generator(&generator.kind, generator.outer);
     let rows = format!("{}\u{1}rows", generator.qualifier);
     let mut columns = all_columns(&schema);
@@ -190,8 +193,30 @@ fn generate(plan: LogicalPlan, generator: &Generator, context: &mut dyn Relation
     LogicalPlanBuilder::from(unnested).project(columns)?.build()
 }
 
+/// Adds the fields of a struct as columns.
+fn struct_fields(plan: LogicalPlan, argument: Expr, generator: &Generator) -> Result<LogicalPlan> {
+    let schema = Arc::clone(plan.schema());
+    let DataType::Struct(fields) = datafusion::logical_expr::ExprSchemable::get_type(&argument, &schema)? else {
+        return plan_err!(
+            "[CANNOT_RESOLVE_STAR_EXPAND] Cannot resolve {argument}.*: it is neither a table nor a struct. SQLSTATE: 42704"
+        );
+    };
+    let mut columns = all_columns(&schema);
+    let qualifier = TableReference::bare(generator.qualifier.as_str());
+    for field in &fields {
+        let value = function::field::field().call(vec![argument.clone(), lit(field.name().as_str())]);
+        columns.push(value.alias_qualified(Some(qualifier.clone()), field.name()));
+    }
+    LogicalPlanBuilder::from(plan).project(columns)?.build()
+}
+
 /// Adds the column `window`; a sliding window repeats the row for each window it falls into.
-fn time_window(plan: LogicalPlan, args: &[ast::Expr], context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+fn time_window(
+    plan: LogicalPlan,
+    args: &[ast::Expr],
+    name: &str,
+    context: &mut dyn RelationPlannerContext,
+) -> Result<LogicalPlan> {
     let schema = Arc::clone(plan.schema());
     let [time, rest @ ..] = args else { return plan_err!("window needs a time column and a duration") };
     let mut micros = Vec::new();
@@ -215,13 +240,13 @@ fn time_window(plan: LogicalPlan, args: &[ast::Expr], context: &mut dyn Relation
     let mut columns = all_columns(&schema);
     let builder = LogicalPlanBuilder::from(plan).filter(time.clone().is_not_null())?;
     if size == slide {
-        columns.push(tag.call(vec![window.call(vec![time])]).alias("window"));
+        columns.push(tag.call(vec![window.call(vec![time])]).alias(name));
         return builder.project(columns)?.build();
     }
     let rows = "\u{1}windows";
     let mut with_list = columns.clone();
     with_list.push(window.call(vec![time]).alias(rows));
-    columns.push(tag.call(vec![Expr::Column(Column::new_unqualified(rows))]).alias("window"));
+    columns.push(tag.call(vec![Expr::Column(Column::new_unqualified(rows))]).alias(name));
     builder
         .project(with_list)?
         .unnest_column_with_options(Column::new_unqualified(rows), UnnestOptions::new().with_preserve_nulls(false))?

@@ -132,6 +132,27 @@ struct Respeller {
 impl VisitorMut for Respeller {
     type Break = ();
 
+    /// A column keeps the name by which it was asked for.
+    fn pre_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<()> {
+        for item in &mut select.projection {
+            let ast::SelectItem::UnnamedExpr(expr) = item else { continue };
+            let name = match expr {
+                ast::Expr::Identifier(ident) => ident,
+                ast::Expr::CompoundIdentifier(parts) => match parts.last() {
+                    Some(ident) => ident,
+                    None => continue,
+                },
+                _ => continue,
+            };
+            if name.value == self.from {
+                let alias = Ident { quote_style: Some('`'), ..name.clone() };
+                let expr = std::mem::replace(expr, ast::Expr::Value(ast::Value::Null.into()));
+                *item = ast::SelectItem::ExprWithAlias { expr, alias };
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_expr(&mut self, expr: &mut ast::Expr) -> ControlFlow<()> {
         let mut fix = |ident: &mut Ident| {
             if ident.value == self.from {

@@ -13,7 +13,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use parking_lot::RwLock;
 
-use super::catalog::{Catalog, CatalogSchema, Entry, Table, is_streaming};
+use super::catalog::{Catalog, CatalogSchema, Entry, OpenSource, Table, is_streaming};
 use super::connect;
 use super::error::SqlError;
 use super::planner::{SparkExpressions, SparkTypes};
@@ -24,6 +24,7 @@ use super::token::substitute;
 use crate::format::cell::utc;
 use crate::function;
 use crate::function::ddl::{parse_columns, type_name};
+use crate::plan::SourceFactory;
 use crate::query::{QueryManager, StreamingQuery};
 
 /// How a session starts.
@@ -113,6 +114,15 @@ impl SqlSession {
         let provider = MemTable::try_new(schema, vec![batches]).map_err(|e| resolve::runtime_error(&e))?;
         self.catalog.put(Entry { name: name.to_owned(), temporary: true, table: Table::Memory(Arc::new(provider)) });
         Ok(())
+    }
+
+    /// Registers a replayable source under a name, to be read as a stream or as a table.
+    pub fn register_source(&self, name: &str, factory: Arc<dyn SourceFactory>) {
+        let schema = factory.schema();
+        let format = factory.description();
+        let open: Arc<OpenSource> = Arc::new(move |_, _| Ok(Arc::clone(&factory)));
+        let table = Table::External { format, options: BTreeMap::new(), schema, open };
+        self.catalog.put(Entry { name: name.to_owned(), temporary: true, table });
     }
 
     /// Plans a query without running it.
@@ -418,7 +428,15 @@ fn text_rows(columns: &[(&str, Vec<String>)]) -> Result<StatementResult, SqlErro
 }
 
 fn describe(schema: &Schema) -> Result<StatementResult, SqlError> {
-    let names = schema.fields().iter().map(|f| f.name().clone()).collect();
-    let types = schema.fields().iter().map(|f| type_name(f.data_type()).to_lowercase()).collect();
-    text_rows(&[("col_name", names), ("data_type", types)])
+    let fields = schema.fields();
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(fields.iter().map(|f| f.name())));
+    let types = fields.iter().map(|f| type_name(f.data_type()).to_lowercase());
+    let types: ArrayRef = Arc::new(StringArray::from_iter_values(types));
+    let comments: ArrayRef = Arc::new(StringArray::new_null(fields.len()));
+    let shown = Arc::new(Schema::new(vec![
+        Field::new("col_name", DataType::Utf8, false),
+        Field::new("data_type", DataType::Utf8, false),
+        Field::new("comment", DataType::Utf8, true),
+    ]));
+    rows(shown, vec![names, types, comments])
 }

@@ -7,3 +7,5 @@ mod kafka_sink;
 mod kafka_source;
 mod runtime;
 mod show;
+mod sql;
+mod sql_streaming;

@@ -139,7 +139,10 @@ impl Decoder<'_> {
         let result = if !matches!(column, Column::Struct(_)) {
             self.value(&mut scanner, column)
         } else if first == b'n' && scanner.word(b"null").is_ok() {
-            column.push_null();
+            if let Column::Struct(structs) = column {
+                structs.columns.iter_mut().for_each(Column::push_null);
+                structs.validity.push(true);
+            }
             return true;
         } else {
             match column {
@@ -409,7 +412,7 @@ fn float(s: &mut Scanner<'_>, first: u8) -> std::result::Result<f64, Bad> {
     })
 }
 
-/// A string, or the text of any other value as it stands.
+/// A string, or the text of any other value.
 #[inline]
 fn text(s: &mut Scanner<'_>, first: u8, out: &mut Vec<u8>) -> std::result::Result<(), Bad> {
     if first == b'"' || first == b'\'' {
@@ -422,8 +425,35 @@ fn text(s: &mut Scanner<'_>, first: u8, out: &mut Vec<u8>) -> std::result::Resul
     }
     let start = s.at;
     s.skip()?;
-    out.extend_from_slice(s.text.get(start..s.at).unwrap_or_default());
+    compact(s.text.get(start..s.at).unwrap_or_default(), out);
     Ok(())
+}
+
+/// Copies a value that is known to be JSON without the blanks between its tokens.
+fn compact(value: &[u8], out: &mut Vec<u8>) {
+    let mut quote = None;
+    let mut escaped = false;
+    for byte in value {
+        match quote {
+            Some(end) => {
+                out.push(*byte);
+                if escaped {
+                    escaped = false;
+                } else if *byte == b'\\' {
+                    escaped = true;
+                } else if *byte == end {
+                    quote = None;
+                }
+            }
+            None if byte.is_ascii_whitespace() => {}
+            None => {
+                if matches!(byte, b'"' | b'\'') {
+                    quote = Some(*byte);
+                }
+                out.push(*byte);
+            }
+        }
+    }
 }
 
 fn decimal(s: &mut Scanner<'_>, first: u8, precision: u8, scale: i8) -> std::result::Result<i128, Bad> {

@@ -50,7 +50,7 @@ async fn progress_reads_as_sparks() {
     );
     assert_eq!(
         keys(&json["durationMs"]),
-        ["addBatch", "commitOffsets", "getBatch", "latestOffset", "triggerExecution", "walCommit"]
+        ["addBatch", "commitOffsets", "getBatch", "latestOffset", "queryPlanning", "triggerExecution", "walCommit"]
     );
     assert_eq!(
         serde_json::to_string(&json["eventTime"]).unwrap(),
