@@ -158,3 +158,24 @@ async fn what_a_format_cannot_hold_is_refused() {
          This output mode is not supported in Data Source parquet."
     );
 }
+
+/// Leaves directories for another reader (Spark) to check: only when `CAUDAL_TEST_SHARED_DIR` names a place for them.
+#[tokio::test]
+async fn directories_for_other_readers() {
+    let Some(shared) = std::env::var_os("CAUDAL_TEST_SHARED_DIR") else { return };
+    for (format, partition_by) in [
+        (FileFormat::Parquet, &["team"][..]),
+        (FileFormat::Parquet, &[]),
+        (FileFormat::Json, &[]),
+        (FileFormat::Csv, &[]),
+    ] {
+        let dir = Path::new(&shared).join(format!("{}-{}", format.name(), partition_by.len()));
+        let mut sink = sink(format, &dir, partition_by);
+        for id in 0..25 {
+            let before = std::time::Instant::now();
+            add(&mut sink, id, rows(id * 10, 10)).await;
+            eprintln!("{} batch {id}: {:?}", dir.display(), before.elapsed());
+        }
+        fs::write(dir.join("part-00000-torn-c000.snappy.parquet"), b"PAR1").unwrap();
+    }
+}

@@ -3,6 +3,7 @@
 
 mod file_sink;
 mod file_source;
+mod kafka_peer;
 mod kafka_sink;
 mod kafka_source;
 mod runtime;

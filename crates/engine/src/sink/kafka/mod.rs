@@ -105,7 +105,7 @@ impl KafkaSink {
     /// The producer of this query's life, and where it stood before the batch; looks for what a crashed attempt wrote.
     async fn begin(&mut self, batch_id: i64, cluster: &dyn Cluster) -> Result<Batch, EngineError> {
         let Some(last) = &self.last else {
-            let producer = cluster.producer_id().await.map_err(|e| failed("get a producer id from", &e))?;
+            let producer = self.producer_id(cluster).await?;
             return Ok(Batch { producer, before: Positions::new(), written: Written::default() });
         };
         let producer = (last.producer_id, last.producer_epoch);
@@ -115,6 +115,17 @@ impl KafkaSink {
         let before = if last.batch_id == batch_id { last.before() } else { last.after() };
         let written = find_written(cluster, producer, &before).await?;
         Ok(Batch { producer, before, written })
+    }
+
+    /// A producer id; a broker that has just started may need a moment for one.
+    async fn producer_id(&self, cluster: &dyn Cluster) -> Result<(i64, i16), EngineError> {
+        let mut retry = Retry::new(self.delivery_timeout);
+        loop {
+            match cluster.producer_id().await {
+                Err(error) if error.is_retriable() => retry.pause(error.to_string()).await?,
+                answer => return answer.map_err(|e| failed("get a producer id from", &e)),
+            }
+        }
     }
 
     /// Chooses a partition for every row that was not written yet.
