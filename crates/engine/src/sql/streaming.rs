@@ -160,8 +160,9 @@ impl SqlSession {
                 (Box::new(ConsoleSink::new(std::io::stdout(), &options, utc())?), None, false, free_mode)
             }
             "kafka" => {
+                let readable = topic_table(&options)?;
                 let options: Options = options.iter().collect();
-                (Box::new(KafkaSink::new(&options)?), None, true, free_mode)
+                (Box::new(KafkaSink::new(&options)?), readable, true, free_mode)
             }
             "noop" => (Box::new(NoopSink), None, false, free_mode),
             "memory" => {
@@ -213,6 +214,19 @@ impl SqlSession {
         let output_mode = if update { OutputMode::Update } else { OutputMode::Append };
         StreamingSelect { plan, output_mode }
     }
+}
+
+/// What `STREAM x` reads after `CREATE STREAMING TABLE x USING kafka`: the topic, from its beginning. Without the option
+/// `topic` each row names its own, and there is nothing to read by that name.
+fn topic_table(options: &BTreeMap<String, String>) -> Result<Option<Table>, SqlError> {
+    let Some((_, topic)) = options.iter().find(|(name, _)| name.eq_ignore_ascii_case("topic")) else {
+        return Ok(None);
+    };
+    let connection = options.iter().filter(|(name, _)| name.to_ascii_lowercase().starts_with("kafka."));
+    let mut reading: BTreeMap<String, String> = connection.map(|(k, v)| (k.clone(), v.clone())).collect();
+    reading.insert("subscribe".to_owned(), topic.clone());
+    reading.insert("startingOffsets".to_owned(), "earliest".to_owned());
+    connect::table("kafka", reading, None, utc()).map(Some)
 }
 
 fn output_mode(name: &str) -> Result<OutputMode, SqlError> {
