@@ -63,7 +63,7 @@ SELECT player_id AS key,
          'second', second,
          'meters', meters,
          'speed', meters / seconds,
-         'sprint', CASE WHEN meters / seconds >= 7.0D AND (seconds_before = 0 OR meters_before / seconds_before < 7.0D) THEN 1 ELSE 0 END
+         'sprint', CASE WHEN meters >= 7.0D * seconds AND (seconds_before = 0 OR meters_before < 7.0D * seconds_before) THEN 1 ELSE 0 END
        )) AS value
 FROM total
 WHERE seconds > 0;

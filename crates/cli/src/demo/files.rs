@@ -30,10 +30,6 @@ struct Frame {
     home_players: Option<Vec<Seen>>,
     #[serde(default)]
     away_players: Option<Vec<Seen>>,
-    #[serde(default)]
-    home_players_smoothed: Option<Vec<Seen>>,
-    #[serde(default)]
-    away_players_smoothed: Option<Vec<Seen>>,
 }
 
 #[derive(Deserialize)]
@@ -52,7 +48,8 @@ fn lines(path: &Path) -> Result<impl Iterator<Item = (usize, Result<String, Feed
 }
 
 /// Reads PFF tracking frames. Time is the video's, which unlike the game clock never goes back; players are called
-/// `home 9` and `away 10`. Smoothed positions are taken where a frame has them.
+/// `home 9` and `away 10`. The positions are those seen; smoothed ones stand in most frames but not in all, and a step from
+/// one kind to the other is no step that anybody took.
 pub fn tracking(path: &Path) -> Result<Vec<Sample>, FeedError> {
     let mut samples: Vec<Sample> = Vec::new();
     let mut start_ms = None;
@@ -68,8 +65,7 @@ pub fn tracking(path: &Path) -> Result<Vec<Sample>, FeedError> {
         if samples.last().is_some_and(|s| s.at_ms > at_ms) {
             return Err(bad("the video time goes back".into()));
         }
-        let home = frame.home_players_smoothed.or(frame.home_players).unwrap_or_default();
-        let away = frame.away_players_smoothed.or(frame.away_players).unwrap_or_default();
+        let (home, away) = (frame.home_players.unwrap_or_default(), frame.away_players.unwrap_or_default());
         let place = |side: &str, p: &Seen| {
             Some(Position {
                 player_id: format!("{side} {}", p.jersey_num),

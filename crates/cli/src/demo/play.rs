@@ -26,6 +26,8 @@ const EVENTS_TOPIC: &str = "ball-event";
 const STRIDE_MS: i64 = 1000;
 /// A pause in the tracking is not waited out longer than this, in match time.
 const PAUSE_MAX_MS: i64 = 5000;
+/// The clock of the last message, after the end: beyond every window and the watermark's delay.
+const AFTER_WHISTLE_MS: i64 = 20_000;
 const FRAME: Duration = Duration::from_millis(100);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -72,8 +74,9 @@ async fn run(options: &Football, samples: Vec<Sample>) -> Result<(), Failure> {
     let this = Match {
         id,
         dir,
-        // On a full second, so that the seconds of the match are those of the clock.
-        kickoff_ms: now.timestamp() * 1000,
+        // The match ends now: records from the future are refused. On a full second, so that the seconds of the match are
+        // those of the clock.
+        kickoff_ms: (now.timestamp() - length_ms / 1000 - AFTER_WHISTLE_MS / 1000 - 1) * 1000,
         address: bound.to_string(),
         figures: Arc::new(Mutex::new(figures)),
     };
@@ -215,7 +218,7 @@ impl Match {
             self.send_sample(&producer, sample, &mut deliveries).await?;
         }
         // After the whistle the clock goes on a little: it closes the last windows.
-        let end_ms = self.kickoff_ms + last_ms + 20_000;
+        let end_ms = self.kickoff_ms + last_ms + AFTER_WHISTLE_MS;
         let whistle = serde_json::json!({"match_id": self.id, "timestamp": super::feed::timestamp(end_ms)}).to_string();
         deliveries.push(producer.send(Record::new(POSITIONS_TOPIC, None, Some(whistle.as_bytes()))).await?);
         settle(&producer, &mut deliveries).await?;
