@@ -2,7 +2,7 @@
 -- Run by `caudal demo football`; Apache Spark 4.2 runs the same text (see README.md beside this file).
 --
 -- ${bootstrap} is the broker. A step between two samples counts if they lie at most half a second apart (trackers have
--- gaps), and belongs to the second in which it begins.
+-- gaps) and nobody would have had to run faster than 12 m/s (trackers jump); it belongs to the second in which it begins.
 
 CREATE TABLE player_position USING kafka OPTIONS (
   'kafka.bootstrap.servers' '${bootstrap}',
@@ -44,7 +44,7 @@ step AS (
                'm', sqrt((b.x - a.x) * (b.x - a.x) + (b.y - a.y) * (b.y - a.y))
              )
            ),
-           step -> step.s <= 0.5D
+           step -> step.s <= 0.5D AND step.m <= 12.0D * step.s
          ) AS steps
   FROM trace
 ),
