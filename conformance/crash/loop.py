@@ -6,7 +6,7 @@ A broker and a streaming query (topic -> Parquet, and topic -> topic) run as pro
 producer with acks=all writes all the time. Each round kills the broker, the query or both at a random moment and starts
 them again. At the end everything is read back and compared with what was acknowledged.
 """
-import argparse, collections, json, os, random, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+import argparse, atexit, collections, json, os, random, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -79,7 +79,7 @@ class Load:
     def __init__(self, address):
         self.acked, self.errors, self.number, self.running = {}, [], 0, True
         self.producer = Producer({"bootstrap.servers": address, "acks": "all", "enable.idempotence": True, "linger.ms": 2,
-                                  "message.timeout.ms": 120000, "retry.backoff.ms": 50, "reconnect.backoff.max.ms": 200})
+                                  "message.timeout.ms": 120000, "retry.backoff.ms": 50, "reconnect.backoff.max.ms": 200, "log_level": 2})
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
@@ -98,7 +98,8 @@ class Load:
                 self.number += 1
                 self.producer.produce("load", b"%09d" % self.number, partition=self.number % PARTITIONS, on_delivery=self.delivered)
             self.producer.poll(0.01)
-        self.producer.flush(120)
+        if self.producer.flush(120):
+            self.errors.append("the producer could not send everything within 120 s")
 
     def stop(self):
         self.running = False
@@ -130,9 +131,8 @@ def parquet_rows(directory):
     """The rows that the sink's own log names, as Spark and Caudal read them."""
     log = directory / "_spark_metadata"
     names = {}
-    for entry in sorted(log.iterdir(), key=lambda p: int(p.name.split(".")[0])):
-        if entry.name.startswith(".") or entry.name.endswith(".tmp"):
-            continue
+    entries = [p for p in log.iterdir() if re.fullmatch(r"\d+(\.compact)?", p.name)]
+    for entry in sorted(entries, key=lambda p: int(p.name.split(".")[0])):
         for line in entry.read_text().splitlines()[1:]:
             item = json.loads(line)
             names[item["path"].rsplit("/", 1)[1]] = item
@@ -187,6 +187,7 @@ def main():
     work = Path(tempfile.mkdtemp(prefix="caudal-crash-"))
     print(f"crash: seed {options.seed}, files in {work}", flush=True)
     processes = Processes(os.path.abspath(options.caudal), work)
+    atexit.register(lambda: processes.kill(["broker", "query"]))
     processes.start_broker()
     for topic, partitions in ("load", PARTITIONS), ("out", 1):
         subprocess.run([processes.binary, "topic", "create", topic, "-p", str(partitions), "--server", processes.address], check=True, stdout=subprocess.DEVNULL)
@@ -219,4 +220,9 @@ def main():
     return failed
 
 
+def end(*_):
+    sys.exit(1)
+
+
+signal.signal(signal.SIGTERM, end)
 sys.exit(main())
