@@ -9,6 +9,18 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 KAFKA = PEERS / "kafka/bin"
 
 
+def run(work, seconds=300, codes=(0,)):
+    """The output of a command that must end with one of `codes` within some time; the whole benchmark ends when it does not."""
+    work = [str(w) for w in work]
+    try:
+        done = subprocess.run(work, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired as e:
+        sys.exit(f"bench: {' '.join(work)} took more than {seconds} s; it printed: {(e.stdout or b'')[-500:]}")
+    if done.returncode not in codes:
+        sys.exit(f"bench: {' '.join(work)} failed ({done.returncode}): {done.stdout[-500:]}{done.stderr[-500:]}")
+    return done.stdout
+
+
 def need(path, how):
     if not path.exists():
         sys.exit(f"bench: {path.name} is missing; {how}")
@@ -47,11 +59,11 @@ def rss_mib(pid):
 
 
 def answers(port):
-    """Whether a broker answers an ApiVersions request."""
+    """Whether a broker answers a Metadata request (version 1, all topics, no client id)."""
     try:
         with socket.create_connection(("127.0.0.1", port), 1) as s:
-            s.settimeout(2)
-            s.sendall(bytes.fromhex("0000000a0012000000000007ffff"))
+            s.settimeout(10)
+            s.sendall(bytes.fromhex("0000000e0003000100000007ffffffffffff"))
             return len(s.recv(8)) == 8
     except OSError:
         return False
@@ -60,7 +72,8 @@ def answers(port):
 class Broker:
     """A broker of its own on loopback, gone at the end of the `with`."""
 
-    def __init__(self, command, port, where):
+    def __init__(self, command, port, where, topic_tool):
+        self.topic_tool = topic_tool
         self.port, self.where, self.address = port, where, f"127.0.0.1:{port}"
         self.log = open(where / "broker.log", "w")
         start = time.monotonic()
@@ -85,15 +98,13 @@ class Broker:
         shutil.rmtree(self.where, ignore_errors=True)
 
     def topic(self, name, partitions):
-        tool = need(KAFKA / "kafka-topics.sh", "run `install kafka` in shared/peers")
-        subprocess.run([tool, "--bootstrap-server", self.address, "--create", "--topic", name, "--partitions", str(partitions),
-                        "--replication-factor", "1"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run([*self.topic_tool, "--bootstrap-server", self.address, "--create", "--topic", name, "--partitions", partitions, "--replication-factor", 1], 60)
 
 
 def caudal(binary, *settings):
     where, port = Path(tempfile.mkdtemp(prefix="caudal-bench-")), free_port()
     sets = [x for s in settings for x in ("--set", s)]
-    return Broker([binary, "up", "--data-dir", where / "data", "--port", port, *sets], port, where)
+    return Broker([binary, "up", "--data-dir", where / "data", "--port", port, *sets], port, where, [binary, "kafka-topics"])
 
 
 def kafka():
@@ -113,9 +124,9 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 """)
     storage = need(KAFKA / "kafka-storage.sh", "run `install kafka` in shared/peers")
-    cluster = subprocess.run([storage, "random-uuid"], check=True, capture_output=True, text=True).stdout.strip()
-    subprocess.run([storage, "format", "-t", cluster, "-c", config], check=True, stdout=subprocess.DEVNULL)
-    return Broker([KAFKA / "kafka-server-start.sh", config], port, where)
+    cluster = run([storage, "random-uuid"], 60).strip()
+    run([storage, "format", "-t", cluster, "-c", config], 60)
+    return Broker([KAFKA / "kafka-server-start.sh", config], port, where, [need(KAFKA / "kafka-topics.sh", "run `install kafka` in shared/peers")])
 
 
 class Table:
@@ -123,16 +134,26 @@ class Table:
 
     def __init__(self):
         self.missed = []
-        print(f"{'':44} {'caudal':>10} {'peer':>10} {'ratio':>7}  goal")
+        print(f"{time.strftime('%Y-%m-%d %H:%M')}, load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        print(f"{'':48} {'caudal':>10} {'peer':>10} {'ratio':>7}  goal", flush=True)
+
+    def versus(self, what, ours, theirs, most):
+        """A figure that may be at most so many times the peer's."""
+        self.row(what, ours, theirs, f"<= {most:.2g}", ours <= most * theirs)
+
+    def above(self, what, ours, theirs, least):
+        """A figure that must be at least so many times the peer's."""
+        self.row(what, ours, theirs, f">= {least:.2g}", ours >= least * theirs)
 
     def row(self, what, ours, theirs=None, goal=None, met=None):
         ratio = f"{ours / theirs:7.2f}" if theirs else " " * 7
         shown = f"{theirs:10.2f}" if theirs is not None else " " * 10
         mark = "" if met is None else ("  ok" if met else "  MISSED")
-        print(f"{what:44} {ours:10.2f} {shown} {ratio}  {goal or ''}{mark}", flush=True)
+        print(f"{what:48} {ours:10.2f} {shown} {ratio}  {goal or ''}{mark}", flush=True)
         if met is False:
             self.missed.append(what)
 
     def end(self):
+        print(f"load average at the end {os.getloadavg()[0]:.1f}")
         if self.missed:
             print("missed: " + ", ".join(self.missed))
