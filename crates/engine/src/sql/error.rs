@@ -86,9 +86,15 @@ impl std::error::Error for SqlError {}
 
 impl From<EngineError> for SqlError {
     fn from(error: EngineError) -> Self {
+        SqlError::from(&error)
+    }
+}
+
+impl From<&EngineError> for SqlError {
+    fn from(error: &EngineError) -> Self {
         match error {
-            EngineError::Invalid { class, message } => SqlError::new(class, message),
-            EngineError::DataFusion(error) => super::resolve::runtime_error(&error),
+            EngineError::Invalid { class, message } => SqlError::new(*class, message.as_str()),
+            EngineError::DataFusion(error) => super::resolve::runtime_error(error),
             other => SqlError::new("EXECUTION_FAILED", other.to_string()),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::{Column, DFSchema, Result, TableReference, UnnestOptions, plan_err};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result, TableReference, UnnestOptions, plan_err};
 use datafusion::datasource::{TableProvider, provider_as_source};
 use datafusion::logical_expr::planner::{
     ExprPlanner, PlannedRelation, PlannerResult, RawBinaryExpr, RawFieldAccessExpr, RelationPlanner,
@@ -16,8 +16,12 @@ use super::ast::{Generator, RelationSpec};
 use super::catalog::Catalog;
 use super::interval;
 use super::token::unmark;
+use crate::format::cell::utc;
 use crate::function;
+use crate::options::Options;
 use crate::plan::{EventTimeWatermark, nodes::WATERMARK_DELAY_KEY};
+use crate::source::bounded::BoundedTable;
+use crate::source::file::{FileFormat, FileTable};
 
 /// Plans the relations that [`super::ast::rewrite`] marked.
 #[derive(Debug)]
@@ -35,6 +39,9 @@ impl RelationPlanner for MarkedRelations {
         match relation {
             TableFactor::Table { name, alias, .. } if mark_of_table(&name).is_some() => {
                 self.table(&name, alias, context)
+            }
+            TableFactor::Table { name, alias, args: None, .. } if path_relation(&name).is_some() => {
+                planned(path_scan(&name)?, alias)
             }
             TableFactor::Derived { lateral, subquery, alias: Some(alias), sample }
                 if unmark(&alias.name.value).is_some() =>
@@ -56,6 +63,33 @@ fn mark_of_table(name: &ast::ObjectName) -> Option<(usize, String)> {
     unmark(&ident.value).map(|(index, name)| (index, name.to_owned()))
 }
 
+/// Formats that Spark reads by path alone: ``parquet.`dir` ``. Of these Caudal has the first four.
+const PATH_FORMATS: [&str; 10] =
+    ["parquet", "json", "csv", "text", "orc", "avro", "xml", "binaryfile", "delta", "kafka"];
+
+/// The format and the path of a relation such as ``parquet.`dir` ``.
+pub(crate) fn path_relation(name: &ast::ObjectName) -> Option<(String, String)> {
+    let [format, path] = name.0.as_slice() else { return None };
+    let format = format.as_ident()?.value.to_ascii_lowercase();
+    let path = &path.as_ident()?.value;
+    let path = unmark(path).map_or(path.as_str(), |(_, path)| path);
+    PATH_FORMATS.contains(&format.as_str()).then(|| (format, path.to_owned()))
+}
+
+/// The files under a path, as a table with the schema that they have.
+fn path_scan(name: &ast::ObjectName) -> Result<LogicalPlan> {
+    let Some((format, path)) = path_relation(name) else { return plan_err!("{name} is no path") };
+    let Some(known) = FileFormat::from_name(&format) else {
+        return plan_err!(
+            "[UNSUPPORTED_DATASOURCE_FOR_DIRECT_QUERY] Unsupported data source type for direct query on files: {format}. Caudal has parquet, json, csv and text. SQLSTATE: 0A000"
+        );
+    };
+    let options = Options::from_iter([("path", path.as_str())]);
+    let table = FileTable::table(known, &options, None, utc()).map_err(|e| DataFusionError::External(Box::new(e)))?;
+    let provider = Arc::new(BoundedTable::new(Arc::new(table)));
+    LogicalPlanBuilder::scan(TableReference::bare(path), provider_as_source(provider), None)?.build()
+}
+
 fn planned(plan: LogicalPlan, alias: Option<ast::TableAlias>) -> Result<RelationPlanning> {
     Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
 }
@@ -70,15 +104,23 @@ impl MarkedRelations {
 
     fn table(
         &self,
-        name: &ast::ObjectName,
+        relation: &ast::ObjectName,
         alias: Option<ast::TableAlias>,
         context: &mut dyn RelationPlannerContext,
     ) -> Result<RelationPlanning> {
-        let Some((index, name)) = mark_of_table(name) else { return plan_err!("not a marked table") };
+        let Some((index, name)) = mark_of_table(relation) else { return plan_err!("not a marked table") };
         let plan = match self.spec(index)? {
             RelationSpec::OneRow => return planned(LogicalPlanBuilder::empty(true).build()?, alias),
             RelationSpec::Mark { mark, watermark_expression } => {
-                let plan = self.scan(&name, mark, context)?;
+                let plan = match (path_relation(relation), mark.stream) {
+                    (None, _) => self.scan(&name, mark, context)?,
+                    (Some(_), false) => path_scan(relation)?,
+                    (Some((format, path)), true) => {
+                        return plan_err!(
+                            "[UNSUPPORTED_STREAMING_TABLE] {format}.`{path}` is read as a table only. Name it to read it as a stream: CREATE TABLE t USING {format} OPTIONS (path '{path}')"
+                        );
+                    }
+                };
                 watermarked(plan, watermark_expression.as_ref(), mark, context)?
             }
             _ => return plan_err!("the mark {index} is not a table's"),

@@ -13,9 +13,10 @@ use sqlparser::tokenizer::Span;
 use super::ast::RelationSpec;
 use super::catalog::Catalog;
 use super::error::{SqlError, did_you_mean, nearest};
-use super::planner::MarkedRelations;
+use super::planner::{MarkedRelations, path_relation};
 use super::statement::{ParsedQuery, parse_expression};
 use super::token::unmark;
+use crate::error::EngineError;
 
 /// Plans a query against the session's tables and functions. `text` is the statement, for errors.
 pub(crate) async fn plan(
@@ -233,6 +234,9 @@ fn explain(error: &DataFusionError, query: &Query, catalog: &Catalog, state: &Se
         }
         _ => {}
     }
+    if let Some(engine) = engine_error(error) {
+        return place_path(engine.into(), query, text);
+    }
     let message = plain_message(error);
     if let Some(name) = between(&message, "table '", "' not found") {
         let name = name.rsplit('.').next().unwrap_or(name).to_owned();
@@ -260,6 +264,33 @@ fn explain(error: &DataFusionError, query: &Query, catalog: &Catalog, state: &Se
                 None => error,
             }
         }
+    }
+}
+
+/// The engine's own error inside an error, if there is one.
+fn engine_error(error: &DataFusionError) -> Option<&EngineError> {
+    match error {
+        DataFusionError::External(inner) => inner.downcast_ref(),
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => engine_error(inner),
+        DataFusionError::Collection(list) => list.iter().find_map(engine_error),
+        DataFusionError::Shared(inner) => engine_error(inner),
+        _ => None,
+    }
+}
+
+/// Puts the error of a path relation at its path.
+fn place_path(error: SqlError, query: &Query, text: &str) -> SqlError {
+    let mut path = None;
+    let _ = ast::visit_relations(query, |relation| match path_relation(relation) {
+        Some((_, named)) if error.message.contains(named.trim_start_matches("./")) => {
+            path = Some(named);
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    match path {
+        Some(path) => place(error, query, &path, text),
+        None => error,
     }
 }
 
@@ -362,6 +393,9 @@ pub(crate) fn plain_message(error: &DataFusionError) -> String {
 
 /// An error of a running plan.
 pub(crate) fn runtime_error(error: &DataFusionError) -> SqlError {
+    if let Some(engine) = engine_error(error) {
+        return engine.into();
+    }
     SqlError::from_message(&plain_message(error))
 }
 

@@ -9,4 +9,5 @@ mod kafka_source;
 mod runtime;
 mod show;
 mod sql;
+mod sql_files;
 mod sql_streaming;
