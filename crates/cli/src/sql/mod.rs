@@ -77,6 +77,7 @@ fn run_all(options: Sql) -> Result<(), Failure> {
     // Plans are deep; the main thread's stack is as large as the system gives it.
     let session = SqlSession::new(SessionConfig { conf, warehouse: options.warehouse })?;
     let mut runner = Runner { session, printer: Printer::new(options.output), queries: Vec::new() };
+    runner.warn();
     match text {
         Some(text) => runtime.block_on(runner.run_script(&text)),
         None => shell::run(&runtime, &mut runner),
@@ -140,7 +141,14 @@ impl Runner {
             }
             StatementResult::Done(message) => self.printer.message(&message),
         }
+        self.warn();
         Ok(())
+    }
+
+    fn warn(&self) {
+        for warning in self.session.take_warnings() {
+            self.printer.message(&warning);
+        }
     }
 }
 

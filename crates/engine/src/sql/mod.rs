@@ -15,6 +15,7 @@ mod planner;
 mod resolve;
 mod rewrite;
 mod session;
+mod settings;
 mod statement;
 mod streaming;
 mod token;

@@ -11,13 +11,14 @@ use datafusion::datasource::MemTable;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::catalog::{Catalog, CatalogSchema, Entry, OpenSource, Table, is_streaming};
 use super::connect;
 use super::error::SqlError;
 use super::planner::{SparkExpressions, SparkTypes};
 use super::resolve;
+use super::settings;
 use super::statement::{self, CreateTable, Kind, ParsedQuery, Statement};
 use super::streaming::StreamingSelect;
 use super::token::substitute;
@@ -60,16 +61,25 @@ pub struct SqlSession {
     pub(super) conf: RwLock<BTreeMap<String, String>>,
     pub(super) warehouse: PathBuf,
     pub(super) queries: QueryManager,
+    /// What `RESET` goes back to.
+    initial: BTreeMap<String, String>,
+    warnings: Mutex<Vec<String>>,
     context: SessionContext,
 }
 
 impl SqlSession {
-    /// A session without tables.
+    /// A session without tables. Fails when a key of the configuration has a value that Caudal cannot honour.
     pub fn new(config: SessionConfig) -> Result<Self, SqlError> {
+        let mut warnings = Vec::new();
+        for (key, value) in &config.conf {
+            warnings.extend(settings::check(key, value)?);
+        }
         let catalog = Arc::new(Catalog::default());
         let context = SessionContext::new_with_state(session_state(&catalog).map_err(|e| resolve::runtime_error(&e))?);
         Ok(SqlSession {
             catalog,
+            initial: config.conf.clone(),
+            warnings: Mutex::new(warnings),
             conf: RwLock::new(config.conf),
             warehouse: config.warehouse,
             queries: QueryManager::new(),
@@ -87,9 +97,23 @@ impl SqlSession {
         self.conf.read().get(key).cloned()
     }
 
-    /// Sets a configuration key, as `SET key=value` does.
-    pub fn set(&self, key: impl Into<String>, value: impl Into<String>) {
-        self.conf.write().insert(key.into(), value.into());
+    /// Sets a configuration key, as `SET key=value` does. Fails for a value that Caudal cannot honour; of a key that
+    /// has no effect it warns.
+    pub fn set(&self, key: &str, value: &str) -> Result<(), SqlError> {
+        if let Some(warning) = settings::check(key, value)? {
+            self.warn(warning);
+        }
+        self.conf.write().insert(key.to_owned(), value.to_owned());
+        Ok(())
+    }
+
+    /// What is to be told to the user beside results, each once.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock())
+    }
+
+    pub(super) fn warn(&self, warning: String) {
+        self.warnings.lock().push(warning);
     }
 
     /// The session's state: functions, tables and planner, for running plans.
@@ -192,10 +216,7 @@ impl SqlSession {
             }
             Kind::Set { key, value } => self.set_statement(key.as_deref(), value.as_deref()),
             Kind::Reset { key } => {
-                match key {
-                    Some(key) => drop(self.conf.write().remove(key)),
-                    None => self.conf.write().clear(),
-                }
+                self.reset(key.as_deref());
                 Ok(StatementResult::Done(String::new()))
             }
             Kind::Explain(inner) => self.explain(inner, text).await,
@@ -373,14 +394,39 @@ impl SqlSession {
         rows(schema, vec![spaces, names, temporary])
     }
 
+    fn reset(&self, key: Option<&str>) {
+        let mut conf = self.conf.write();
+        match key {
+            None => conf.clone_from(&self.initial),
+            Some(key) => {
+                let _ = match self.initial.get(key) {
+                    Some(value) => conf.insert(key.to_owned(), value.clone()),
+                    None => conf.remove(key),
+                };
+            }
+        }
+    }
+
     fn set_statement(&self, key: Option<&str>, value: Option<&str>) -> Result<StatementResult, SqlError> {
         let pairs = match (key, value) {
+            (Some("-v"), None) => {
+                let mut columns = [const { Vec::new() }; 3];
+                for (name, default, meaning) in settings::listed() {
+                    let [keys, values, meanings] = &mut columns;
+                    keys.push(name.to_owned());
+                    values.push(self.conf(name).unwrap_or_else(|| default.to_owned()));
+                    meanings.push(meaning.to_owned());
+                }
+                let [keys, values, meanings] = columns;
+                return text_rows(&[("key", keys), ("value", values), ("meaning", meanings)]);
+            }
             (Some(key), Some(value)) => {
-                self.set(key, value);
+                self.set(key, value)?;
                 vec![(key.to_owned(), value.to_owned())]
             }
             (Some(key), None) => {
-                vec![(key.to_owned(), self.conf(key).unwrap_or_else(|| "<undefined>".to_owned()))]
+                let default = || settings::default_of(key).unwrap_or("<undefined>").to_owned();
+                vec![(key.to_owned(), self.conf(key).unwrap_or_else(default))]
             }
             (None, _) => self.conf.read().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         };

@@ -177,7 +177,7 @@ impl<'a> Cursor<'a> {
             "DROP" => self.drop_object(),
             "SHOW" => self.show(),
             "DESCRIBE" | "DESC" => self.describe(),
-            "SET" => Ok(self.set()),
+            "SET" => self.set(),
             "RESET" => {
                 self.at += 1;
                 Ok(Kind::Reset { key: self.remaining_text() })
@@ -411,15 +411,36 @@ impl<'a> Cursor<'a> {
         Ok(Kind::Describe { name: self.name()?, at })
     }
 
-    fn set(&mut self) -> Kind {
+    fn set(&mut self) -> Result<Kind, SqlError> {
         self.at += 1;
-        let Some(text) = self.remaining_text() else { return Kind::Set { key: None, value: None } };
+        let start = self.here();
+        if ["VAR", "VARIABLE", "CATALOG", "SCHEMA", "ROLE"].iter().any(|w| self.is(w))
+            && matches!(self.peek(1).map(|t| &t.token), Some(Token::Word(_)))
+        {
+            return Err(SqlError::unsupported("SET of variables, catalogs and roles").at(self.text, start, 1));
+        }
+        if self.take(&["TIME", "ZONE"]) {
+            let zone = match self.string() {
+                Ok(zone) => zone,
+                Err(_) => self.remaining_text().ok_or_else(|| self.unexpected("a time zone such as 'UTC'"))?,
+            };
+            return Ok(Kind::Set { key: Some("spark.sql.session.timeZone".to_owned()), value: Some(zone) });
+        }
+        let Some(text) = self.remaining_text() else { return Ok(Kind::Set { key: None, value: None }) };
         let (key, value) = match text.split_once('=') {
-            Some((key, value)) => (key, Some(value.trim())),
+            Some((key, value)) => (key.trim(), Some(value.trim())),
             None => (text.as_str(), None),
         };
-        let unquoted = |v: &str| v.trim_matches(|c| c == '`' || c == '\'' || c == '"').to_owned();
-        Kind::Set { key: Some(unquoted(key.trim())), value: value.map(unquoted) }
+        let quoted = |v: &str| ['`', '\'', '"'].into_iter().any(|c| v.len() > 1 && v.starts_with(c) && v.ends_with(c));
+        if key.is_empty() || (key.contains(char::is_whitespace) && !quoted(key)) {
+            let message = "Expected format is 'SET', 'SET key', or 'SET key=value'. If you want to include special characters in key, use backquotes, e.g., SET `key`=value.";
+            return Err(SqlError::new("INVALID_SET_SYNTAX", message).at(self.text, start, key.chars().count()));
+        }
+        let unquoted = |v: &str| match quoted(v) {
+            true => v.get(1..v.len() - 1).unwrap_or(v).to_owned(),
+            false => v.to_owned(),
+        };
+        Ok(Kind::Set { key: Some(unquoted(key)), value: value.map(unquoted) })
     }
 
     /// Everything up to the end as a query.
