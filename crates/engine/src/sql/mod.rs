@@ -7,6 +7,7 @@
 mod ast;
 mod catalog;
 mod connect;
+mod ctas;
 mod dialect;
 pub mod error;
 mod interval;

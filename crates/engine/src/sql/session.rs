@@ -190,7 +190,11 @@ impl SqlSession {
                 Some(query) => self.create_streaming_table(table, query, text).await,
                 None => Err(SqlError::parse("a streaming table needs AS SELECT")),
             },
-            Kind::CreateMaterializedView(table) | Kind::CreateView(table) => self.create_view(table, text).await,
+            Kind::CreateMaterializedView(table) => match &table.query {
+                Some(query) => self.create_from_query("materialized view", table, query, text).await,
+                None => Err(SqlError::parse("a materialized view needs AS SELECT")),
+            },
+            Kind::CreateView(table) => self.create_view(table, text).await,
             Kind::Insert { name, at, columns, overwrite, query } => {
                 let missing = || resolve::table_missing(name, &self.catalog).at(text, *at, name.len());
                 let entry = self.catalog.get(name).ok_or_else(missing)?;
@@ -323,14 +327,11 @@ impl SqlSession {
     }
 
     async fn create_table(&self, table: &CreateTable, text: &str) -> Result<StatementResult, SqlError> {
+        if let Some(query) = &table.query {
+            return self.create_from_query("table", table, query, text).await;
+        }
         if !self.check_new(table, text)? {
             return Ok(StatementResult::Done(format!("table {} exists already", table.name)));
-        }
-        if let Some(query) = &table.query {
-            let plan = self.plan_query(query, text).await?;
-            let (schema, batches) = self.collect(plan).await?;
-            self.register_batches(&table.name, schema, batches)?;
-            return Ok(StatementResult::Done(format!("created table {}", table.name)));
         }
         if let (Some(columns), None) = (&table.schema, &table.format) {
             let fields = parse_columns(columns).map_err(|e| SqlError::from_message(&e.to_string()))?;

@@ -226,6 +226,7 @@ impl<'a> Cursor<'a> {
             return Ok(Kind::CreateStreamingTable(table));
         }
         if self.take(&["MATERIALIZED", "VIEW"]) {
+            table.or_replace |= refresh;
             self.table_clauses(&mut table)?;
             if table.query.is_none() {
                 return Err(self.unexpected("AS SELECT of CREATE MATERIALIZED VIEW"));

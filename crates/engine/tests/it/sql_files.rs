@@ -42,3 +42,32 @@ async fn files_are_tables_by_their_path() {
     let error = run(&session, &format!("SELECT * FROM orc.`{here}/c`")).await.unwrap_err();
     assert_eq!(error.class, "UNSUPPORTED_DATASOURCE_FOR_DIRECT_QUERY");
 }
+
+#[tokio::test]
+async fn a_table_as_select_is_written_where_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().display();
+    let session = session(dir.path());
+    let script = format!(
+        "CREATE TABLE t USING json LOCATION '{here}/out' AS SELECT 1 AS a, 'x' AS b;
+         SELECT t.a, j.b FROM t JOIN json.`{here}/out` j ON t.a = j.a"
+    );
+    assert_eq!(run(&session, script).await.unwrap(), ["|1|x|"]);
+    let script = format!("CREATE TABLE p USING parquet AS SELECT 7 AS a; SELECT * FROM parquet.`{here}/p`");
+    assert_eq!(run(&session, script).await.unwrap(), ["|7|"]);
+    let error = run(&session, "CREATE OR REPLACE TABLE p USING parquet AS SELECT 8 AS a").await.unwrap_err();
+    assert_eq!(error.class, "LOCATION_ALREADY_EXISTS");
+    let error = run(&session, "CREATE TABLE k USING kafka AS SELECT 8 AS a").await.unwrap_err();
+    assert_eq!(error.class, "UNSUPPORTED_FEATURE");
+}
+
+#[tokio::test]
+async fn a_materialized_view_is_computed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path());
+    let script = "CREATE TABLE t (a BIGINT); INSERT INTO t VALUES (1);
+        CREATE MATERIALIZED VIEW m AS SELECT sum(a) AS s FROM t; INSERT INTO t VALUES (2); SELECT * FROM m";
+    assert_eq!(run(&session, script).await.unwrap(), ["|1|"]);
+    let script = "CREATE OR REFRESH MATERIALIZED VIEW m AS SELECT sum(a) AS s FROM t; SELECT * FROM m";
+    assert_eq!(run(&session, script).await.unwrap(), ["|3|"]);
+}
