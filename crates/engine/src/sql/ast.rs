@@ -505,6 +505,7 @@ fn rewrite_function(mut function: Function) -> Expr {
         ("weekofyear", [e]) => call("date_part", vec![string("week"), e.clone()]),
         ("dayofweek", [e]) => call("date_part", vec![string("dayofweek"), e.clone()]),
         ("array_sort", [_, Expr::Lambda(_)]) => rename(function, "__array_sort_by"),
+        ("locate", [part, whole]) => call("instr", vec![whole.clone(), part.clone()]),
         ("ucase", _) => rename(function, "upper"),
         ("lcase", _) => rename(function, "lower"),
         ("sign", _) => rename(function, "signum"),

@@ -246,6 +246,15 @@ fn explain(error: &DataFusionError, query: &Query, catalog: &Catalog, state: &Se
     if let Some(name) = between(&message, "Invalid function '", "'") {
         return unresolved_routine(name, query, state, text);
     }
+    if message.contains("must appear in the GROUP BY clause")
+        && let Some(shown) = between(&message, "column \"", "\"")
+    {
+        let name = shown.rsplit('.').next().unwrap_or(shown);
+        let message = format!(
+            "The non-aggregating expression \"{name}\" is based on columns which are not participating in the GROUP BY clause. Add the columns or the expression to the GROUP BY, aggregate the expression, or use \"any_value({name})\" if you do not care which of the values within a group is returned. SQLSTATE: 42803"
+        );
+        return place(SqlError::new("MISSING_AGGREGATION", message), query, name, text);
+    }
     let error = SqlError::from_message(&message);
     match between(&message, "No such struct field `", "`") {
         Some(field) => {
@@ -385,6 +394,11 @@ pub(crate) fn plain_message(error: &DataFusionError) -> String {
                 format!("[ARITHMETIC_OVERFLOW] {message}. SQLSTATE: 22003")
             }
             arrow::error::ArrowError::ArithmeticOverflow(message) => message.clone(),
+            arrow::error::ArrowError::CastError(message) if message.starts_with("Cannot cast string") => {
+                format!(
+                    "[CAST_INVALID_INPUT] {message}. Use `try_cast` to tolerate malformed input and return NULL instead. SQLSTATE: 22018"
+                )
+            }
             other => other.to_string(),
         },
         other => other.to_string(),
@@ -396,7 +410,11 @@ pub(crate) fn runtime_error(error: &DataFusionError) -> SqlError {
     if let Some(engine) = engine_error(error) {
         return engine.into();
     }
-    SqlError::from_message(&plain_message(error))
+    let message = plain_message(error);
+    if message.contains("does not support logical expression Exists") {
+        return SqlError::unsupported("EXISTS over a subquery that does not refer to the query around it");
+    }
+    SqlError::from_message(&message)
 }
 
 impl SqlError {

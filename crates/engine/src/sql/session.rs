@@ -334,8 +334,15 @@ impl SqlSession {
             return Ok(StatementResult::Done(format!("table {} exists already", table.name)));
         }
         if let (Some(columns), None) = (&table.schema, &table.format) {
+            let files = table.location.is_some() || !table.partitioned_by.is_empty() || !table.options.is_empty();
+            if files {
+                return Err(SqlError::unsupported("LOCATION, PARTITIONED BY or OPTIONS without USING")
+                    .hint("Say what the files are: USING parquet, json, csv or text."));
+            }
             let fields = parse_columns(columns).map_err(|e| SqlError::from_message(&e.to_string()))?;
-            self.register_batches(&table.name, Arc::new(Schema::new(fields)), Vec::new())?;
+            let rows = MemTable::try_new(Arc::new(Schema::new(fields)), vec![Vec::new()]);
+            let rows = Table::Memory(Arc::new(rows.map_err(|e| resolve::runtime_error(&e))?));
+            self.catalog.put(Entry { name: table.name.clone(), temporary: table.temporary, table: rows });
             return Ok(StatementResult::Done(format!("created table {}", table.name)));
         }
         let schema = match &table.schema {
@@ -375,7 +382,10 @@ impl SqlSession {
         if_exists: bool,
         text: &str,
     ) -> Result<StatementResult, SqlError> {
-        if self.catalog.remove(name).is_none() && !if_exists {
+        if self.catalog.remove(name).is_none() {
+            if if_exists {
+                return Ok(StatementResult::Done(format!("there is no {} {name}", what.to_lowercase())));
+            }
             return Err(resolve::table_missing(name, &self.catalog).at(text, at, name.len()));
         }
         Ok(StatementResult::Done(format!("dropped {} {name}", what.to_lowercase())))

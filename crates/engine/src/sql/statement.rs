@@ -396,6 +396,16 @@ impl<'a> Cursor<'a> {
         if self.take(&["FUNCTIONS"]) {
             return Ok(Kind::ShowFunctions);
         }
+        for what in
+            ["DATABASES", "SCHEMAS", "NAMESPACES", "CATALOGS", "COLUMNS", "CREATE", "PARTITIONS", "TBLPROPERTIES"]
+        {
+            if self.is(what) {
+                let error = SqlError::unsupported(format!("SHOW {what}"));
+                return Err(error
+                    .at(self.text, self.here(), what.len())
+                    .hint("There are SHOW TABLES, SHOW FUNCTIONS and DESCRIBE name."));
+            }
+        }
         Err(self.unexpected("TABLES or FUNCTIONS"))
     }
 
@@ -406,8 +416,12 @@ impl<'a> Cursor<'a> {
             return Ok(Kind::DescribeQuery(self.query()?));
         }
         self.take(&["TABLE"]);
-        self.take(&["EXTENDED"]);
-        self.take(&["FORMATTED"]);
+        for what in ["EXTENDED", "FORMATTED"] {
+            if self.is(what) && self.peek(1).is_some() {
+                let error = SqlError::unsupported(format!("DESCRIBE {what}"));
+                return Err(error.at(self.text, self.here(), what.len()).hint("DESCRIBE name shows the columns."));
+            }
+        }
         let at = self.here();
         Ok(Kind::Describe { name: self.name()?, at })
     }
@@ -507,6 +521,7 @@ fn parser_error(text: &str, tokens: &[TokenWithSpan], message: &str) -> SqlError
         None => (message, None),
     };
     let index = location.and_then(|l| tokens.iter().position(|t| t.span.start == l));
+    let said = said.strip_prefix("Expected an expression, found").map_or(said, |_| "an expression before this word");
     let expected = said.strip_prefix("Expected: ").and_then(|s| s.split(", found").next());
     let found = index.and_then(|i| tokens.get(i));
     let error = match (expected, found) {

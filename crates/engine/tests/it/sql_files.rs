@@ -71,3 +71,24 @@ async fn a_materialized_view_is_computed_once() {
     let script = "CREATE OR REFRESH MATERIALIZED VIEW m AS SELECT sum(a) AS s FROM t; SELECT * FROM m";
     assert_eq!(run(&session, script).await.unwrap(), ["|3|"]);
 }
+
+#[tokio::test]
+async fn mistakes_of_the_first_hour_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path());
+    let cases = [
+        ("SELECT g, id FROM VALUES (1, 'a') AS t(id, g) GROUP BY g", "MISSING_AGGREGATION"),
+        ("SELECT * FROM VALUES (1) AS t(id) WHERE id = 'x'", "CAST_INVALID_INPUT"),
+        ("SHOW DATABASES", "UNSUPPORTED_FEATURE"),
+        ("SET spark.sql.session.timeZone=Europe/Berlin", "UNSUPPORTED_FEATURE"),
+        ("SET TIME ZONE 'Europe/Berlin'", "UNSUPPORTED_FEATURE"),
+        ("SET two words", "INVALID_SET_SYNTAX"),
+        ("CREATE TABLE x (a INT) PARTITIONED BY (a)", "UNSUPPORTED_FEATURE"),
+    ];
+    for (sql, class) in cases {
+        let error = run(&session, sql).await.unwrap_err();
+        assert_eq!(error.class, class, "{sql}: {error}");
+    }
+    run(&session, "SET spark.sql.shufle.partitions=2").await.unwrap();
+    assert!(session.take_warnings()[0].contains("spark.sql.shuffle.partitions"));
+}
