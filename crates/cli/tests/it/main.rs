@@ -6,5 +6,7 @@ mod broker;
 mod commands;
 mod console;
 mod consumer_groups;
+#[cfg(feature = "engine")]
+mod football;
 mod server;
 mod topics;
