@@ -34,6 +34,9 @@ pub enum AppendError {
     TimestampTypeFromClient { log: TopicPartition },
     #[error("failed to append to {log}: {reason}")]
     InvalidRecord { log: TopicPartition, reason: String },
+    /// `records`: their places in the batch.
+    #[error("failed to append to {log}: it is compacted, and {} record(s) of the batch have no key", .records.len())]
+    KeyMissing { log: TopicPartition, records: Vec<i32> },
     #[error(
         "failed to append for producer {producer_id}: out of order sequence number {sequence}, the last one was {last_sequence}"
     )]
@@ -64,7 +67,7 @@ impl AppendError {
             AppendError::InvalidTimestamp { .. } | AppendError::TimestampTypeFromClient { .. } => {
                 ErrorCode::InvalidTimestamp
             }
-            AppendError::InvalidRecord { .. } => ErrorCode::InvalidRecord,
+            AppendError::InvalidRecord { .. } | AppendError::KeyMissing { .. } => ErrorCode::InvalidRecord,
             AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
             AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
             AppendError::InvalidTransactionState { .. } => ErrorCode::InvalidTxnState,

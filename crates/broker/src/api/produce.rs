@@ -202,7 +202,17 @@ fn rejection_of(partition: &Partition, error: &AppendError) -> Rejection {
     } else {
         tracing::debug!(partition = %partition.name, "{error}");
     }
-    Rejection::new(code, error.to_string())
+    let mut rejection = Rejection::new(code, error.to_string());
+    if let AppendError::KeyMissing { log, records } = error {
+        // Clients fail these records by name and the others of the batch because of them (KIP-467).
+        let message = format!("Compacted topic cannot accept message without key in topic partition {log}.");
+        let at_fault = |&batch_index: &i32| BatchIndexAndErrorMessage {
+            batch_index,
+            batch_index_error_message: Some(message.clone()),
+        };
+        rejection.records = records.iter().map(at_fault).collect();
+    }
+    rejection
 }
 
 /// Answers a request of version 0 to 2: the topics and partitions it names, each with an error.

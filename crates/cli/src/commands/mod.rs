@@ -43,12 +43,14 @@ enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Write the lines of the standard input as records
     Produce {
         #[command(flatten)]
         produce: produce::ProduceArgs,
         #[command(flatten)]
         server: Server,
     },
+    /// Print records as they come
     Consume {
         #[command(flatten)]
         consume: consume::ConsumeArgs,

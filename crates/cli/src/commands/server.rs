@@ -12,7 +12,7 @@ use crate::tools::cluster::Cluster;
 /// How long to wait for a broker before saying that there is none.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Options of every native command.
+// Options of every native command. (A doc comment here would become the help text of the commands that take them.)
 #[derive(Debug, Clone, Args)]
 pub struct Server {
     /// The brokers to connect to first

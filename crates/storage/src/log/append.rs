@@ -173,12 +173,14 @@ impl Log {
         if config.cleanup_compact {
             let batch = Batch { header: *header, bytes: Bytes::copy_from_slice(bytes) };
             let records = batch.records(DECOMPRESSED_LIMIT).map_err(|e| self.invalid(e.to_string()))?;
-            for (index, record) in records.iter().enumerate() {
-                let record = record.map_err(|e| self.invalid(e.to_string()))?;
-                if record.key.is_none() {
-                    let reason = format!("a compacted topic cannot accept record {index} of the batch: it has no key");
-                    return Err(self.invalid(reason));
+            let mut without_key = Vec::new();
+            for (index, record) in (0..).zip(records.iter()) {
+                if record.map_err(|e| self.invalid(e.to_string()))?.key.is_none() {
+                    without_key.push(index);
                 }
+            }
+            if !without_key.is_empty() {
+                return Err(AppendError::KeyMissing { log: self.topic_partition.clone(), records: without_key });
             }
         }
         Ok(())

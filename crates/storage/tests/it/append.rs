@@ -5,7 +5,7 @@ use std::sync::Arc;
 use caudal_protocol::ErrorCode;
 use caudal_protocol::batch::{BatchBuilder, BatchHeader, TimestampType, check_crc};
 use caudal_protocol::compression::Codec;
-use caudal_storage::{AppendOrigin, LogConfig, LogDir, LogDirConfig, OpenError, ReadError, RealDisk};
+use caudal_storage::{AppendError, AppendOrigin, LogConfig, LogDir, LogDirConfig, OpenError, ReadError, RealDisk};
 
 use crate::support::*;
 
@@ -131,6 +131,12 @@ fn bad_batches_are_refused_and_leave_nothing() {
         assert_eq!(code(&build(BatchBuilder::new(codec), 1, None)), ErrorCode::InvalidRecord, "no key, {codec}");
         log.append(&build(BatchBuilder::new(codec), 1, Some(b"k")), 0, AppendOrigin::Client).unwrap();
     }
+    let mut mixed = BatchBuilder::new(Codec::None);
+    for key in [Some(&b"k"[..]), None, Some(b"k"), None] {
+        mixed.append(1, key, Some(b"v"), &[]);
+    }
+    let refused = log.append(&mixed.build().unwrap(), 0, AppendOrigin::Client).unwrap_err();
+    assert!(matches!(&refused, AppendError::KeyMissing { records, .. } if records == &[1, 3]), "{refused}");
     assert_eq!(log.log_end_offset(), Codec::ALL.len() as i64);
     assert_eq!(
         BatchHeader::parse(&log.read(4, 1000, i64::MAX, true).unwrap().to_bytes().unwrap()).unwrap().base_offset,
