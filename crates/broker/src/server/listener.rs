@@ -26,7 +26,7 @@ pub enum BindError {
     )]
     Insecure(SocketAddr),
     #[error(
-        "failed to listen on {address}: the address is in use; stop the other program (`ss -ltnp 'sport = :{port}'` names it) or choose another port by listeners=PLAINTEXT://{ip}:PORT",
+        "failed to listen on {address}: the address is in use; stop the other program (`ss -ltnp 'sport = :{port}'` names it) or choose another port: `caudal up --port PORT`, or listeners=PLAINTEXT://{ip}:PORT in a properties file",
         port = address.port(), ip = address.ip()
     )]
     InUse { address: SocketAddr },

@@ -24,7 +24,7 @@ pub struct ConsumeArgs {
     #[arg(long, short)]
     group: Option<String>,
     /// End after so many records
-    #[arg(long, short = 'n', value_name = "N")]
+    #[arg(long, short = 'n', value_name = "N", visible_alias = "max-messages")]
     max: Option<u64>,
     /// End when no record has come for so many milliseconds
     #[arg(long, value_name = "MS")]

@@ -97,6 +97,7 @@ pub fn run() -> ExitCode {
         Command::InstallTools { dir, relative } => match install::install(&dir, relative) {
             Ok(names) => {
                 let count = names.len();
+                let dir = std::path::absolute(&dir).unwrap_or(dir);
                 println!(
                     "Linked {count} names in {}. To use them: export PATH=\"{}:$PATH\"",
                     dir.display(),

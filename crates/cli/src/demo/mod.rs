@@ -67,7 +67,8 @@ pub fn run(demo: Demo) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("caudal: {e}");
-            ExitCode::FAILURE
+            // What a shell reports of a program that SIGINT ended.
+            if e.is::<play::Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -32,6 +32,13 @@ const FRAME: Duration = Duration::from_millis(100);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// Ctrl-C, before the whistle.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; the match so far is kept in {}", kept.display())]
+pub struct Interrupted {
+    kept: PathBuf,
+}
+
 /// Plays a match to its end.
 pub fn play(options: &Football) -> Result<(), Failure> {
     let samples = samples(options)?;
@@ -165,7 +172,7 @@ impl Match {
         loop {
             tokio::select! {
                 done = &mut whole => return done,
-                _ = tokio::signal::ctrl_c() => return Err("interrupted; the match so far is kept".into()),
+                _ = tokio::signal::ctrl_c() => return Err(Interrupted { kept: self.dir.clone() }.into()),
                 _ = frames.tick() => {
                     if let Some(failed) = queries.iter().find_map(StreamingQuery::exception) {
                         return Err(failed.to_string().into());
@@ -278,8 +285,11 @@ impl Match {
             "  caudal sql -e 'SELECT player_id, round(sum(meters)) AS m, max(speed) AS top FROM parquet.`{}` GROUP BY player_id'",
             shown(&self.history())
         );
-        println!("  caudal up --data-dir {}", shown(&self.dir.join("broker")));
-        println!("  caudal consume {POSITIONS_TOPIC} --from-beginning --max-messages 5");
+        println!("  caudal up --port 9192 --data-dir {}", shown(&self.dir.join("broker")));
+        println!(
+            "  caudal consume {POSITIONS_TOPIC} --from-beginning --max-messages 5 --server 127.0.0.1:9192   # beside it"
+        );
+        println!("To be rid of it all: rm -r {}", shown(&self.dir));
     }
 
     fn to_json(&self) -> String {

@@ -30,7 +30,7 @@ pub struct Sql {
     #[arg(short, long, value_name = "TEXT")]
     execute: Option<String>,
     /// How rows are printed; json: one object per row
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
     /// A configuration key or a variable for ${name}; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -54,6 +54,10 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 pub fn run(options: Sql) -> ExitCode {
     match run_all(options) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads the rows has had enough.
+        Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(e) => {
             eprintln!("{e}");
             ExitCode::FAILURE
@@ -134,7 +138,12 @@ impl Runner {
     async fn execute(&mut self, statement: &caudal_engine::sql::Statement) -> Result<(), Failure> {
         match self.session.execute(statement).await? {
             StatementResult::Rows { schema, batches } => self.printer.rows(&schema, &batches)?,
-            StatementResult::Streaming(query) => self.queries.push(query),
+            StatementResult::Streaming(query) => {
+                let name = query.name().unwrap_or_default();
+                let note = "Ctrl-C stops it, the same statement goes on from there";
+                self.printer.message(&format!("streaming table {name} is running; {note}"));
+                self.queries.push(query);
+            }
             StatementResult::StreamingSelect(select) => {
                 let mode = select.output_mode;
                 self.queries.push(self.session.start(&select, self.printer.sink()?, mode, None, None).await?);

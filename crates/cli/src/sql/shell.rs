@@ -1,5 +1,6 @@
 //! The interactive shell: lines until a `;`, history, Ctrl-C stops what runs.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use rustyline::DefaultEditor;
@@ -17,17 +18,21 @@ fn history() -> Option<PathBuf> {
 /// Reads statements until the end of input, `quit` or `exit`.
 pub fn run(runtime: &Runtime, runner: &mut Runner) -> Result<(), Failure> {
     let mut editor = DefaultEditor::new()?;
-    let history = history();
+    // What a script pipes in is nobody's history.
+    let history = if std::io::stdin().is_terminal() { history() } else { None };
     if let Some(path) = &history {
         // There is none the first time.
         let _ = editor.load_history(path);
     }
-    println!("Spark SQL on Caudal. Statements end with ;  Ctrl-C stops a running query, Ctrl-D leaves.");
+    let typed = std::io::stdin().is_terminal();
+    if typed {
+        println!("Spark SQL on Caudal. Statements end with ;  Ctrl-C stops a running query, Ctrl-D or exit leaves.");
+    }
     let mut text = String::new();
     loop {
         match editor.readline(if text.is_empty() { "sql> " } else { "  -> " }) {
             Ok(line) => {
-                if text.is_empty() && matches!(line.trim(), "quit" | "exit") {
+                if text.is_empty() && matches!(line.trim().trim_end_matches(';').trim_end(), "quit" | "exit") {
                     break;
                 }
                 text.push_str(&line);

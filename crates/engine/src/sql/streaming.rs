@@ -14,7 +14,7 @@
 //! complete into memory; update otherwise.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use super::interval;
 use super::session::{SqlSession, StatementResult};
 use super::statement::{CreateTable, ParsedQuery};
 use crate::format::cell::utc;
+use crate::function::ddl::type_name;
 use crate::options::Options;
 use crate::plan::nodes::watermark_delay_ms;
 use crate::query::{StreamingQuery, StreamingQuerySpec, Trigger};
@@ -123,6 +124,9 @@ impl SqlSession {
         };
         let trigger = self.trigger(properties.get("trigger").map(String::as_str))?;
         let checkpoint = self.checkpoint(&table.name, properties.get("checkpointlocation"), target.durable);
+        if let Some(directory) = &checkpoint {
+            check_columns(&table.name, directory, &plan)?;
+        }
         let started = self.start_query(plan, target.sink, mode, trigger, Some(table.name.clone()), checkpoint).await?;
         if let Some(registered) = target.table {
             self.catalog.put(Entry { name: table.name.clone(), temporary: false, table: registered });
@@ -213,6 +217,33 @@ impl SqlSession {
         let update = has_aggregate(&plan);
         let output_mode = if update { OutputMode::Update } else { OutputMode::Append };
         StreamingSelect { plan, output_mode }
+    }
+}
+
+/// A table goes on only with the columns that it began with: `columns` in its checkpoint holds them, a name and a type on
+/// each line. Rows of other columns beside the old ones would be read as nulls.
+fn check_columns(table: &str, checkpoint: &Path, plan: &LogicalPlan) -> Result<(), SqlError> {
+    let file = checkpoint.join("columns");
+    let fields = plan.schema().as_arrow().fields();
+    let now: String = fields.iter().map(|f| format!("{} {}\n", f.name(), type_name(f.data_type()))).collect();
+    let failed = |e: std::io::Error| SqlError::new("CHECKPOINT_IO", format!("failed to use {}: {e}", file.display()));
+    match std::fs::read_to_string(&file) {
+        Ok(before) if before == now => Ok(()),
+        Ok(before) => {
+            let list = |text: &str| text.trim_end().replace('\n', ", ");
+            let message = format!(
+                "The streaming table `{table}` has the columns ({}), the query gives ({}).",
+                list(&before),
+                list(&now)
+            );
+            let hint =
+                format!("Choose another name, or remove the table's files and {} to begin anew.", checkpoint.display());
+            Err(SqlError::new("INCOMPATIBLE_STREAMING_TABLE", message).hint(hint))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(checkpoint).and_then(|()| std::fs::write(&file, now)).map_err(failed)
+        }
+        Err(e) => Err(failed(e)),
     }
 }
 
