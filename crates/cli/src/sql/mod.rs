@@ -18,6 +18,9 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use output::Format;
 use output::Printer;
 
+/// Address space, not memory: only what is used is taken.
+const STACK_BYTES: usize = 512 * 1024 * 1024;
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Run Spark SQL: a shell, a file, or one statement
@@ -52,7 +55,14 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 /// Runs what the arguments name.
 pub fn run(options: Sql) -> ExitCode {
-    match run_all(options) {
+    // Planning recurses over the statement: a sum of thousands of terms is as many frames deep.
+    let runner = std::thread::Builder::new().name("sql".into()).stack_size(STACK_BYTES).spawn(move || run_all(options));
+    let done = match runner.map(std::thread::JoinHandle::join) {
+        Ok(Ok(done)) => done,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(e) => Err(format!("failed to start a thread: {e}").into()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads the rows has had enough.
         Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => {
@@ -77,8 +87,7 @@ fn run_all(options: Sql) -> Result<(), Failure> {
         }
         (None, text) => text,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    // Plans are deep; the main thread's stack is as large as the system gives it.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()?;
     let session = SqlSession::new(SessionConfig { conf, warehouse: options.warehouse })?;
     let mut runner = Runner { session, printer: Printer::new(options.output), queries: Vec::new() };
     runner.warn();

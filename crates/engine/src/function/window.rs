@@ -18,6 +18,9 @@ fn window_fields() -> Fields {
     Fields::from(vec![Field::new("start", timestamp(), true), Field::new("end", timestamp(), true)])
 }
 
+/// Rows are multiplied by the number of windows that they fall into; beyond this it is a mistake in the units.
+const WINDOWS_PER_ROW_MAX: i64 = 100_000;
+
 /// The windows of a time: one struct when they tumble, a list of structs when they slide. All in microseconds.
 pub(crate) fn time_window(size: i64, slide: i64, start: i64) -> Result<ScalarUDF> {
     if size <= 0 || slide <= 0 {
@@ -28,6 +31,12 @@ pub(crate) fn time_window(size: i64, slide: i64, start: i64) -> Result<ScalarUDF
     if slide > size {
         return plan_err!(
             "[DATATYPE_MISMATCH.PARAMETER_CONSTRAINT_VIOLATION] The slide duration ({slide} microseconds) must not exceed the window duration ({size} microseconds)."
+        );
+    }
+    if size / slide > WINDOWS_PER_ROW_MAX {
+        return plan_err!(
+            "[INVALID_PARAMETER_VALUE.WINDOW] Each row would fall into {} windows: the slide duration ({slide} microseconds) is too short for the window duration ({size} microseconds). At most {WINDOWS_PER_ROW_MAX} windows for a row are allowed.",
+            size / slide
         );
     }
     if start.abs() >= slide {
