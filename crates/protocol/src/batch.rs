@@ -215,8 +215,9 @@ pub fn check_crc(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     Ok(header)
 }
 
-/// Everything a broker checks before it appends the batch at the start of `bytes`: size, magic, CRC-32C, codec, the
-/// record count against the last offset delta, timestamps and the producer's fields. No record is decoded.
+/// What a broker checks of the header before it appends the batch at the start of `bytes`: size, magic, CRC-32C, codec,
+/// the record count against the last offset delta, timestamps and the producer's fields. The records are looked at by
+/// [`record::check_records`].
 pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     let header = check_crc(bytes)?;
     let base_offset = header.base_offset;
@@ -237,6 +238,9 @@ pub fn validate(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     }
     if header.max_timestamp_ms < NO_TIMESTAMP || header.base_timestamp_ms < NO_TIMESTAMP {
         return invalid("a timestamp is negative");
+    }
+    if header.producer_id < NO_PRODUCER_ID {
+        return invalid("its producer id is below -1");
     }
     if header.has_producer_id() && !header.is_control() && header.base_sequence < 0 {
         return invalid("it has a producer id but no sequence number");
@@ -281,6 +285,14 @@ pub fn stamp_producer(batch: &mut [u8], producer_id: i64, producer_epoch: i16, b
     put(batch, PRODUCER_ID_AT + 10, &base_sequence.to_be_bytes());
     let crc = compute_crc(batch);
     put(batch, CRC_AT, &crc.to_be_bytes());
+}
+
+/// Stamps the time of the newest record where a producer gave another, and recomputes the CRC. `head` holds at least the
+/// header, `rest` what follows it.
+pub fn stamp_max_timestamp_parts(head: &mut [u8], rest: &[u8], max_timestamp_ms: i64) {
+    put(head, MAX_TIMESTAMP_AT, &max_timestamp_ms.to_be_bytes());
+    let crc = crc32c::crc32c_append(compute_crc(head), rest);
+    put(head, CRC_AT, &crc.to_be_bytes());
 }
 
 #[inline]

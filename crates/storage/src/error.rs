@@ -26,16 +26,17 @@ pub enum AppendError {
     BatchTooLarge { log: TopicPartition, size_bytes: usize, max_bytes: usize },
     #[error("failed to append to {log}: {size_bytes} bytes exceed segment.bytes={segment_bytes}")]
     LargerThanSegment { log: TopicPartition, size_bytes: usize, segment_bytes: u64 },
+    /// `timestamp_ms` is the first one at fault; `records`: the places in the batch of the first hundred, where known.
     #[error(
         "failed to append to {log}: timestamp {timestamp_ms} is out of range. It should be within [{from_ms}, {to_ms}]"
     )]
-    InvalidTimestamp { log: TopicPartition, timestamp_ms: i64, from_ms: i64, to_ms: i64 },
+    InvalidTimestamp { log: TopicPartition, timestamp_ms: i64, from_ms: i64, to_ms: i64, records: Vec<i32> },
     #[error("failed to append to {log}: producers must not set the timestamp type LogAppendTime")]
     TimestampTypeFromClient { log: TopicPartition },
     #[error("failed to append to {log}: {reason}")]
     InvalidRecord { log: TopicPartition, reason: String },
-    /// `records`: their places in the batch.
-    #[error("failed to append to {log}: it is compacted, and {} record(s) of the batch have no key", .records.len())]
+    /// `records`: the places in the batch of the first hundred.
+    #[error("failed to append to {log}: it is compacted, and record {} of the batch has no key", .records.first().unwrap_or(&0))]
     KeyMissing { log: TopicPartition, records: Vec<i32> },
     #[error(
         "failed to append for producer {producer_id}: out of order sequence number {sequence}, the last one was {last_sequence}"

@@ -5,6 +5,9 @@
 //! closes the connection, the only way to tell. Versions 0-2 are advertised (see [`super::api_versions`]) but answered with
 //! UNSUPPORTED_VERSION, where Kafka closes the connection.
 //!
+//! The records of uncompressed batches are checked one by one, those of compressed batches are passed on as they came
+//! (Kafka decompresses every batch): where a client compressed nonsense, readers get an error with its offset.
+//!
 //! Not served yet: transactions. A transactional batch is refused with INVALID_TXN_STATE.
 
 use std::sync::Arc;
@@ -203,15 +206,19 @@ fn rejection_of(partition: &Partition, error: &AppendError) -> Rejection {
         tracing::debug!(partition = %partition.name, "{error}");
     }
     let mut rejection = Rejection::new(code, error.to_string());
-    if let AppendError::KeyMissing { log, records } = error {
-        // Clients fail these records by name and the others of the batch because of them (KIP-467).
-        let message = format!("Compacted topic cannot accept message without key in topic partition {log}.");
-        let at_fault = |&batch_index: &i32| BatchIndexAndErrorMessage {
-            batch_index,
-            batch_index_error_message: Some(message.clone()),
-        };
-        rejection.records = records.iter().map(at_fault).collect();
-    }
+    // Clients fail these records by name and the others of the batch because of them (KIP-467).
+    let (records, message) = match error {
+        AppendError::KeyMissing { log, records } => {
+            (records, format!("Compacted topic cannot accept message without key in topic partition {log}."))
+        }
+        AppendError::InvalidTimestamp { records, .. } => (records, error.to_string()),
+        _ => return rejection,
+    };
+    let at_fault = |&batch_index: &i32| BatchIndexAndErrorMessage {
+        batch_index,
+        batch_index_error_message: Some(message.clone()),
+    };
+    rejection.records = records.iter().map(at_fault).collect();
     rejection
 }
 

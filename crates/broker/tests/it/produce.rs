@@ -121,7 +121,18 @@ fn what_is_wrong_with_a_batch_is_said() {
     let mut magic = batch(1, 10);
     magic[16] = 1;
     let cut = BytesMut::from(&batch(1, 10)[..65]);
-    let cases: [(&str, BytesMut, ErrorCode); 10] = [
+    let resealed = |at: usize, byte: u8| {
+        let mut records = batch(2, 10);
+        records[at] = byte;
+        let crc = crc32c::crc32c(&records[21..]);
+        records[17..21].copy_from_slice(&crc.to_be_bytes());
+        records
+    };
+    let cases: [(&str, BytesMut, ErrorCode); 14] = [
+        ("a record that is too long", resealed(61, 90), ErrorCode::InvalidRecord),
+        ("a record that is too short", resealed(61, 2), ErrorCode::InvalidRecord),
+        ("an offset that is not its place", resealed(64, 2), ErrorCode::InvalidRecord),
+        ("more records than counted", resealed(60, 1), ErrorCode::InvalidRecord),
         ("fits", fits, ErrorCode::None),
         ("too large", too_large, ErrorCode::MessageTooLarge),
         ("bad crc", bad_crc, ErrorCode::CorruptMessage),
@@ -144,6 +155,26 @@ fn what_is_wrong_with_a_batch_is_said() {
     acks.acks = 2;
     let response: ProduceResponse = client.ask(&acks, 12);
     assert_eq!(response.responses[0].partition_responses[0].error_code, ErrorCode::InvalidRequiredAcks.code());
+}
+
+#[test]
+fn records_at_fault_are_named() {
+    let broker = TestBroker::start();
+    broker.create_topic_with("times", 1, &[("message.timestamp.after.max.ms", "1000")]);
+    broker.create_topic_with("keys", 1, &[("cleanup.policy", "compact")]);
+    let mut client = broker.connect();
+    let now_ms = caudal_broker::clock::wall_ms();
+    let mut builder = BatchBuilder::new(Codec::None);
+    for n in 0..300 {
+        builder.append(if n > 1 { now_ms + 100_000 } else { now_ms }, None, Some(b"v"), &[]);
+    }
+    let records = builder.build().unwrap();
+    for (topic, code, first) in [("times", ErrorCode::InvalidTimestamp, 2), ("keys", ErrorCode::InvalidRecord, 0)] {
+        let answer = produce(&mut client, topic, 0, records.clone());
+        assert_eq!(ErrorCode::from_code(answer.error_code), code, "{:?}", answer.error_message);
+        let named: Vec<i32> = answer.record_errors.iter().map(|record| record.batch_index).collect();
+        assert_eq!(named, (first..first + 100).collect::<Vec<_>>(), "the first hundred are enough");
+    }
 }
 
 #[test]

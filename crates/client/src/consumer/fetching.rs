@@ -202,7 +202,7 @@ impl Consumer {
             state.high_watermark = Some(crate::fetch::request::visible_end(&data, isolation));
             let batched = batches(tp, offset, &mut data, isolation, check_crcs)?;
             if batched.next_offset > offset {
-                state.buffer(&batched.batches, batched.next_offset)?;
+                state.buffer(batched.batches, batched.next_offset);
             }
             return Ok(());
         }

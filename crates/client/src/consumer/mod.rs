@@ -242,6 +242,11 @@ impl Consumer {
             self.look_positions_up(now);
             let records = self.take_records();
             self.send_fetches(now);
+            if records.is_empty()
+                && let Some(error) = self.failure.take()
+            {
+                return Err(error);
+            }
             if !records.is_empty() || now >= deadline {
                 return Ok(records);
             }
@@ -293,7 +298,10 @@ impl Consumer {
         }
         for (i, tp) in order.iter().enumerate() {
             if let Some(partition) = self.partitions.get_mut(tp) {
-                partition.take(max, &mut records);
+                if let Err(error) = partition.take(max, &mut records) {
+                    // The next poll tells, unless this one has nothing else to tell; the other partitions go on.
+                    self.failure = Some(error);
+                }
                 if records.len() >= max {
                     // A partition that has more goes to the end of the line.
                     self.first = order.get((i + 1) % order.len()).cloned();

@@ -4,8 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-use caudal_protocol::batch::{self, Batch, BatchError, BatchHeader, HEADER_LEN, NO_TIMESTAMP, TimestampType};
+use caudal_protocol::batch::{self, BatchError, BatchHeader, HEADER_LEN, TimestampType};
 
 use super::{Log, LogEnd, Writer, wall_clock_ms};
 use crate::config::LogConfig;
@@ -37,19 +36,18 @@ pub struct AppendInfo {
     pub duplicate: bool,
 }
 
-/// Bounds the memory that checking the keys of a compressed batch may take.
-const DECOMPRESSED_LIMIT: usize = 256 << 20;
-
 /// What the first pass over the batches found, outside the lock.
 struct Checked {
     first: BatchHeader,
     count: usize,
     now_ms: i64,
+    /// The time of the newest record where the first batch's header gives another.
+    max_timestamp_ms: Option<i64>,
 }
 
 impl Log {
     /// Appends the batches in `batches` (whole ones, nothing else) as they are, but for the base offset, the leader
-    /// epoch and, where the topic says so, the time. No record is decoded unless the topic is compacted.
+    /// epoch and, where the topic says so, the time. Compressed records stay compressed unless the topic is compacted.
     ///
     /// The records are readable at once up to [`Log::log_end_offset`]; whoever acknowledges them waits for
     /// [`Flusher::notify_durable`](crate::Flusher::notify_durable) with `last_offset + 1`.
@@ -77,7 +75,7 @@ impl Log {
         let len = batches.len() as u64;
         let last_offset = self.last_offset(batches, first_offset, origin)?;
         let timestamp_ms = match config.timestamp_type {
-            TimestampType::CreateTime => checked.first.max_timestamp_ms,
+            TimestampType::CreateTime => checked.max_timestamp_ms.unwrap_or(checked.first.max_timestamp_ms),
             TimestampType::LogAppendTime => checked.now_ms,
         };
         let segment = self.segment_for(&mut writer, &config, len, last_offset, timestamp_ms, checked.now_ms)?;
@@ -104,29 +102,19 @@ impl Log {
         })
     }
 
-    fn invalid(&self, reason: String) -> AppendError {
-        AppendError::InvalidRecord { log: self.topic_partition.clone(), reason }
-    }
-
     /// Checks every batch, CRC included. Runs outside the writer's lock.
     fn check_batches(&self, batches: &[u8], origin: AppendOrigin, config: &LogConfig) -> Result<Checked, AppendError> {
         let now_ms = wall_clock_ms();
         let mut rest = batches;
         let mut first = None;
+        let mut max_timestamp_ms = None;
         let mut count = 0;
         while first.is_none() || !rest.is_empty() {
             let header = if origin == AppendOrigin::Client { batch::validate(rest)? } else { batch::check_crc(rest)? };
             let size = header.size_bytes();
             let (bytes, tail) = rest.split_at_checked(size).unwrap_or((rest, &[]));
-            if size > config.max_message_bytes && origin == AppendOrigin::Client {
-                return Err(AppendError::BatchTooLarge {
-                    log: self.topic_partition.clone(),
-                    size_bytes: size,
-                    max_bytes: config.max_message_bytes,
-                });
-            }
             if origin == AppendOrigin::Client {
-                self.check_client_batch(&header, bytes, config, now_ms)?;
+                max_timestamp_ms = self.check_client_batch(&header, bytes, config, now_ms)?;
             }
             first.get_or_insert(header);
             count += 1;
@@ -141,49 +129,10 @@ impl Log {
             });
         }
         let first = first.ok_or(BatchError::Truncated { have_bytes: 0, need_bytes: HEADER_LEN })?;
-        if origin == AppendOrigin::Client && count > 1 && first.has_producer_id() {
-            return Err(self.invalid("an idempotent producer sends one batch at a time".to_owned()));
+        if origin == AppendOrigin::Client && count > 1 {
+            return Err(self.invalid("a client sends one batch at a time".to_owned()));
         }
-        Ok(Checked { first, count, now_ms })
-    }
-
-    fn check_client_batch(
-        &self,
-        header: &BatchHeader,
-        bytes: &[u8],
-        config: &LogConfig,
-        now_ms: i64,
-    ) -> Result<(), AppendError> {
-        if header.is_control() {
-            return Err(self.invalid("clients are not allowed to write control records".to_owned()));
-        }
-        if header.timestamp_type() == TimestampType::LogAppendTime {
-            return Err(AppendError::TimestampTypeFromClient { log: self.topic_partition.clone() });
-        }
-        if config.timestamp_type == TimestampType::CreateTime {
-            let from_ms = now_ms.saturating_sub(config.timestamp_before_max_ms);
-            let to_ms = now_ms.saturating_add(config.timestamp_after_max_ms);
-            for timestamp_ms in [header.base_timestamp_ms, header.max_timestamp_ms] {
-                if timestamp_ms != NO_TIMESTAMP && !(from_ms..=to_ms).contains(&timestamp_ms) {
-                    let log = self.topic_partition.clone();
-                    return Err(AppendError::InvalidTimestamp { log, timestamp_ms, from_ms, to_ms });
-                }
-            }
-        }
-        if config.cleanup_compact {
-            let batch = Batch { header: *header, bytes: Bytes::copy_from_slice(bytes) };
-            let records = batch.records(DECOMPRESSED_LIMIT).map_err(|e| self.invalid(e.to_string()))?;
-            let mut without_key = Vec::new();
-            for (index, record) in (0..).zip(records.iter()) {
-                if record.map_err(|e| self.invalid(e.to_string()))?.key.is_none() {
-                    without_key.push(index);
-                }
-            }
-            if !without_key.is_empty() {
-                return Err(AppendError::KeyMissing { log: self.topic_partition.clone(), records: without_key });
-            }
-        }
-        Ok(())
+        Ok(Checked { first, count, now_ms, max_timestamp_ms })
     }
 
     /// The answer for a batch that was appended before, or whether its producer may append it now.
@@ -261,6 +210,11 @@ impl Log {
         };
         let mut head = *head;
         stamp(&mut head, rest, &mut header, (base_offset, leader_epoch), origin, config, checked.now_ms);
+        if let Some(max_timestamp_ms) = checked.max_timestamp_ms {
+            // Retention and lookups by time go by the header.
+            batch::stamp_max_timestamp_parts(&mut head, rest, max_timestamp_ms);
+            header.max_timestamp_ms = max_timestamp_ms;
+        }
         let position = segment.size();
         let buffers = &mut [IoSlice::new(&head), IoSlice::new(rest)];
         segment.write(buffers, bytes.len() as u64).map_err(|error| self.write_failed(error.source, error.cut_back))?;

@@ -1,10 +1,12 @@
 //! The log of one partition: its segments, one writer at a time, readers that never wait for it.
 //!
 //! Readers take a snapshot of the segment list and of the end offset; the writer publishes bytes by moving the end
-//! after they are in the file. `append.rs` writes, `read.rs` reads, `flush.rs` makes durable, `recover.rs` opens,
+//! after they are in the file. `check.rs` judges
+//! what clients send, `append.rs` writes, `read.rs` reads, `flush.rs` makes durable, `recover.rs` opens,
 //! `retention.rs` deletes.
 
 mod append;
+mod check;
 mod flush;
 mod read;
 pub(crate) mod recover;

@@ -13,5 +13,6 @@ mod damage;
 mod group_commit;
 mod kafka;
 mod lookup;
+mod records;
 mod retention;
 mod support;
