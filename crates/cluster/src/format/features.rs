@@ -78,8 +78,12 @@ impl MetadataVersion {
     /// The version of a feature level.
     pub fn of_level(level: i16) -> Result<MetadataVersion, FormatError> {
         let found = METADATA_VERSIONS.iter().find(|(l, _)| *l == level);
-        let (level, name) =
-            found.ok_or_else(|| FormatError::Terse(format!("No MetadataVersion with feature level {level}")))?;
+        let (level, name) = found.ok_or_else(|| {
+            let [lowest, highest] = [METADATA_VERSIONS.first(), METADATA_VERSIONS.last()].map(|v| v.map_or(0, |v| v.0));
+            FormatError::Terse(format!(
+                "No MetadataVersion with feature level {level}. Valid feature levels are from {lowest} to {highest}."
+            ))
+        })?;
         Ok(MetadataVersion { level: *level, name })
     }
 }

@@ -137,6 +137,9 @@ pub fn format(disk: &dyn Disk, config: &StaticConfig, options: &FormatOptions) -
     if layout.node_id < 0 {
         return terse("You must specify a valid non-negative node ID.");
     }
+    if let Some(release) = &options.release_version {
+        MetadataVersion::of_release(release)?;
+    }
     if layout.static_voters && matches!(options.quorum, Quorum::Standalone | Quorum::Initial(_)) {
         return terse(
             "You cannot specify controller.quorum.voters and format the node with --initial-controllers or \

@@ -36,19 +36,16 @@ pub fn run(parsed: &Parsed) -> Result<(), Stop> {
     lines.iter().try_for_each(|line| say!("{line}"))
 }
 
+/// What the command line says of the controllers; at most one of the three options is given.
 fn quorum(parsed: &Parsed) -> Result<Quorum, Stop> {
-    let exclusive = ["standalone", "no-initial-controllers", "initial-controllers"];
-    let given: Vec<&str> = exclusive.into_iter().filter(|o| parsed.has(o)).collect();
-    match given.as_slice() {
-        [] => Ok(Quorum::Configured),
-        ["standalone"] => Ok(Quorum::Standalone),
-        ["no-initial-controllers"] => Ok(Quorum::NoInitial),
-        ["initial-controllers"] => {
-            let list = parsed.text("initial-controllers")?.unwrap_or_default();
-            InitialController::parse_list(list).map(Quorum::Initial).map_err(failed)
-        }
-        _ => Err(Stop::Failed(
-            "Only one of --standalone, --no-initial-controllers and --initial-controllers can be given".to_owned(),
-        )),
+    if parsed.has("standalone") {
+        return Ok(Quorum::Standalone);
+    }
+    if parsed.has("no-initial-controllers") {
+        return Ok(Quorum::NoInitial);
+    }
+    match parsed.text("initial-controllers")? {
+        Some(list) => InitialController::parse_list(list).map(Quorum::Initial).map_err(failed),
+        None => Ok(Quorum::Configured),
     }
 }
