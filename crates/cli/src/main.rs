@@ -5,6 +5,7 @@ mod commands;
 #[cfg(feature = "engine")]
 mod demo;
 mod install;
+mod logging;
 mod serve;
 #[cfg(feature = "engine")]
 mod sql;

@@ -17,6 +17,7 @@ use crate::config::ClientConfig;
 use crate::connection::{ConnectOptions, Connection};
 use crate::error::{Error, Result, check};
 use crate::metadata::{Cluster, Node, TopicMetadata};
+use crate::outage::Outage;
 use crate::request::Request;
 
 /// No cap on the version of a request.
@@ -51,6 +52,7 @@ struct Inner {
     options: ConnectOptions,
     bootstrap: Vec<(String, u16)>,
     reconnect: Backoff,
+    outage: Outage,
     cluster: RwLock<Cluster>,
     slots: Mutex<HashMap<(i32, Lane), Arc<Slot>>>,
     coordinators: Mutex<HashMap<(String, i8), i32>>,
@@ -155,6 +157,7 @@ impl Client {
                 options,
                 bootstrap,
                 reconnect,
+                outage: Outage::default(),
                 cluster: RwLock::default(),
                 slots: Mutex::default(),
                 coordinators: Mutex::default(),
@@ -268,12 +271,14 @@ impl Client {
         match Connection::open(&host, port, &self.inner.options).await {
             Ok(connection) => {
                 *failures = Failures::default();
+                self.inner.outage.is_over();
                 let connection = Arc::new(connection);
                 *slot.current.lock() = Some(Arc::clone(&connection));
                 Ok(connection)
             }
             Err(error) => {
                 failures.count += 1;
+                self.inner.outage.failed(&error);
                 failures.retry_at = Some(Instant::now() + self.inner.reconnect.wait(failures.count));
                 Err(error)
             }

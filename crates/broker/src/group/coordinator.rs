@@ -373,7 +373,8 @@ impl Coordinator {
         groups.iter().flat_map(|g| self.tombstones(g, |t, _, _| t == topic)).collect()
     }
 
-    /// Forgets offsets of groups that have had no members for the retention time, and such groups themselves (KIP-211).
+    /// Forgets offsets of groups that have had no members for the retention time (KIP-211), and groups that have neither
+    /// members nor offsets, as console consumers leave them.
     pub fn expire_offsets(&mut self, wall_ms: i64) -> Vec<GroupRecord> {
         let retention_ms = self.config.offsets_retention_ms;
         let mut records = Vec::new();
@@ -390,7 +391,6 @@ impl Coordinator {
             .groups
             .values()
             .filter(|g| g.is_empty() && g.pending.is_empty() && !self.offsets.contains_key(&g.id))
-            .filter(|g| g.generation == 0 || g.state_since_ms + retention_ms <= wall_ms)
             .map(|g| g.id.clone())
             .collect();
         for id in idle {

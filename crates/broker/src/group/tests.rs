@@ -295,6 +295,16 @@ fn offsets_expire_once_the_group_is_empty() {
     assert!(!w.coordinator.exists("g"));
 }
 
+#[test]
+fn groups_without_members_and_offsets_go_at_the_next_look() {
+    let mut w = World::pair();
+    w.leave("m1");
+    assert!(w.coordinator.expire_offsets(w.now_ms).is_empty(), "there is a member");
+    w.leave("m2");
+    assert_eq!(w.coordinator.expire_offsets(w.now_ms).len(), 1);
+    assert!(!w.coordinator.exists("g"));
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Join(usize, bool),

@@ -11,13 +11,14 @@ use super::output::Output;
 use super::server::Server;
 use crate::tools::cluster::CallError;
 use crate::tools::consumer::{Source, Wanted};
-use crate::tools::{Stop, interrupted, java, tell};
+use crate::tools::{Stop, briefly, interrupted, java, tell};
 
 /// Read the records of a topic
 #[derive(Debug, Args)]
 pub struct ConsumeArgs {
+    /// The topic to read
     topic: String,
-    /// Begin with the first record there is, in place of what is yet to come
+    /// Begin with the first record there is; without it only what is yet to come is shown
     #[arg(long, short = 'b', visible_alias = "from-beginning")]
     beginning: bool,
     /// Read as a member of this group: where it left off, sharing the partitions
@@ -51,8 +52,16 @@ pub async fn run(server: &Server, consume: ConsumeArgs) -> Result<(), Stop> {
         done = read(&mut source, &consume, server.output) => done,
         code = interrupted() => Err(Stop::Exit(code)),
     };
-    if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(5), source.close()).await {
-        tell!("failed to leave the group: {error}");
+    match briefly(source.close()).await {
+        Some(Err(error)) => {
+            tell!("failed to leave the group: {error}");
+        }
+        None if consume.group.is_some() => {
+            tell!(
+                "The group was not told: what was read last may come again, and its members wait a while for this one."
+            );
+        }
+        _ => {}
     }
     done
 }

@@ -20,9 +20,13 @@ pub enum Group {
     #[command(visible_alias = "ls")]
     List,
     /// Show a group's members, offsets and lag
-    Describe { name: String },
+    Describe {
+        /// The group
+        name: String,
+    },
     /// Move the offsets of a group without members
     Reset {
+        /// The group
         name: String,
         /// The topic; all topics of the group without it
         #[arg(long, short)]
@@ -36,7 +40,8 @@ pub enum Group {
     /// Delete groups with their offsets
     #[command(visible_alias = "rm")]
     Delete {
-        #[arg(required = true)]
+        /// The groups
+        #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
 }
@@ -66,7 +71,7 @@ pub async fn run(server: &Server, group: Group) -> Result<(), Stop> {
             let mut groups = consumer_groups(&cluster).await?;
             groups.sort_by(|a, b| a.group_id.cmp(&b.group_id));
             let row = |g: &caudal_protocol::messages::list_groups_response::ListedGroup| json!({"group": g.group_id, "state": g.group_state, "type": g.group_type});
-            Ok(output::rows(server.output, &groups.iter().map(row).collect::<Vec<Value>>())?)
+            Ok(output::rows(server.output, &groups.iter().map(row).collect::<Vec<Value>>(), "There are no groups.")?)
         }
         Group::Describe { name } => describe(server, &cluster, &name).await,
         Group::Reset { name, topic, to, execute } => reset(server, &cluster, &name, topic, &to, execute).await,
@@ -75,7 +80,7 @@ pub async fn run(server: &Server, group: Group) -> Result<(), Stop> {
                 let name = &result.group_id;
                 check(result.error_code, None)
                     .map_err(|e| Stop::Failed(format!("failed to delete group '{name}': {e}")))?;
-                say!("Deleted {name}.")?;
+                output::done(server.output, &json!({"deleted": name}), &format!("Deleted {name}."))?;
             }
             Ok(())
         }
@@ -111,7 +116,7 @@ async fn describe(server: &Server, cluster: &Cluster, name: &str) -> Result<(), 
     if server.output == output::Output::Table {
         say!("{name}: {}, {} member(s)", group.state, group.members.len())?;
     }
-    Ok(output::rows(server.output, &rows)?)
+    Ok(output::rows(server.output, &rows, "It has no offsets.")?)
 }
 
 async fn reset(
@@ -162,7 +167,7 @@ async fn reset(
         cluster.commit(name, &plan).await?;
     }
     let row = |(tp, o): (&TopicPartition, &OffsetAndMetadata)| json!({"topic": tp.topic, "partition": tp.partition, "offset": o.offset});
-    output::rows(server.output, &plan.iter().map(row).collect::<Vec<Value>>())?;
+    output::rows(server.output, &plan.iter().map(row).collect::<Vec<Value>>(), "There is nothing to reset.")?;
     if !execute && server.output == output::Output::Table {
         say!("Nothing was changed; --execute does it.")?;
     }

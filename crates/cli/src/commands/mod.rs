@@ -9,16 +9,14 @@ mod server;
 mod topic;
 mod up;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use self::server::Server;
-use crate::install;
 use crate::tools::{Stop, run_async};
+use crate::{install, logging};
 pub use up::start;
 
 /// Kafka broker and Spark Structured Streaming engine in one binary.
@@ -86,14 +84,15 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
-    log_if_asked();
     match Cli::parse().command {
         Command::Up(up) => up.run(),
         Command::Broker(broker) => broker.run(),
-        Command::Topic { topic, server } => finish(run_async(topic::run(&server, topic))),
-        Command::Produce { produce, server } => finish(run_async(produce::run(&server, produce))),
-        Command::Consume { consume, server } => finish(run_async(consume::run(&server, consume))),
-        Command::Group { group, server } => finish(run_async(group::run(&server, group))),
+        Command::Topic { topic, server } => client(topic::run(&server, topic), "Ctrl-C gives up"),
+        Command::Produce { produce, server } => {
+            client(produce::run(&server, produce), "Ctrl-C gives up the lines that are not written yet")
+        }
+        Command::Consume { consume, server } => client(consume::run(&server, consume), "Ctrl-C ends"),
+        Command::Group { group, server } => client(group::run(&server, group), "Ctrl-C gives up"),
         Command::InstallTools { dir, relative } => match install::install(&dir, relative) {
             Ok(names) => {
                 let count = names.len();
@@ -109,33 +108,22 @@ pub fn run() -> ExitCode {
         },
         #[cfg(feature = "engine")]
         Command::Sql(sql) => {
-            log("warn");
+            logging::start_waiting("warn", "Ctrl-C stops, and the same statement goes on from its checkpoint");
             crate::sql::run(sql)
         }
         #[cfg(feature = "engine")]
         Command::Demo(demo) => {
-            log("error");
+            logging::start("error");
             crate::demo::run(demo)
         }
         Command::Completions { shell } => completions::print(shell),
     }
 }
 
-/// Logs if `CAUDAL_LOG` asks for it: for tools and commands, which otherwise print what they have to say.
-pub fn log_if_asked() {
-    if std::env::var_os("CAUDAL_LOG").is_some() {
-        log("off");
-    }
-}
-
-/// Logs to standard error, at `CAUDAL_LOG` or else `level`.
-fn log(level: &str) {
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("CAUDAL_LOG").unwrap_or_else(|_| EnvFilter::new(level)))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .try_init()
-        .unwrap_or_default();
+/// Runs a command that talks to a cluster; `interrupt`: what Ctrl-C does while it waits for one.
+fn client(command: impl Future<Output = Result<(), Stop>>, interrupt: &'static str) -> ExitCode {
+    logging::start_waiting("off", interrupt);
+    finish(run_async(command))
 }
 
 /// The exit code of a command that has ended, with what there is to say about it on standard error.

@@ -7,26 +7,37 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde_json::Value;
 
+use crate::tools::{Stop, say, tell};
+
 /// `--output`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Output {
-    /// Columns
+    /// Text for people
     #[default]
     Table,
-    /// A JSON array of one object per row
+    /// JSON for scripts: an array of rows; of `consume` one object per record
     Json,
 }
 
-/// Prints rows of equal objects. Their keys are the columns.
-pub fn rows(output: Output, rows: &[Value]) -> std::io::Result<()> {
+/// Prints rows of equal objects; their keys are the columns. To people `none` says that there are no rows.
+pub fn rows(output: Output, rows: &[Value], none: &str) -> std::io::Result<()> {
     let text = match output {
         Output::Json => serde_json::to_string_pretty(rows).unwrap_or_default(),
+        Output::Table if rows.is_empty() => {
+            tell!("{none}");
+            return Ok(());
+        }
         Output::Table => table(rows),
     };
-    if text.is_empty() {
-        return Ok(());
-    }
     std::io::stdout().write_all(format!("{text}\n").as_bytes())
+}
+
+/// Tells what was done: a sentence, or an object.
+pub fn done(output: Output, row: &Value, sentence: &str) -> Result<(), Stop> {
+    match output {
+        Output::Json => say!("{row}"),
+        Output::Table => say!("{sentence}"),
+    }
 }
 
 fn table(rows: &[Value]) -> String {

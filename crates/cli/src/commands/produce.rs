@@ -1,20 +1,25 @@
 //! `caudal produce TOPIC`: a record for each line of standard input.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use caudal_client::{Producer, Record};
 use clap::Args;
+use serde_json::json;
 
+use super::output::Output;
 use super::server::Server;
 use crate::tools::cluster::CallError;
 use crate::tools::producer::{LineReader, blocks, lines};
-use crate::tools::{Stop, interrupted, tell};
+use crate::tools::{Stop, briefly, interrupted, say, tell};
 
 /// Write the lines of standard input to a topic
 #[derive(Debug, Args)]
 pub struct ProduceArgs {
+    /// The topic to write to
     topic: String,
-    /// Lines begin with a key, up to this separator
+    /// Lines begin with a key, up to this separator; a tab if none is given
     #[arg(long, short, value_name = "SEPARATOR", num_args = 0..=1, default_missing_value = "\t")]
     key: Option<String>,
     /// Lines that equal this (or keys) are null
@@ -39,31 +44,45 @@ pub async fn run(server: &Server, produce: ProduceArgs) -> Result<(), Stop> {
     }
     properties.extend(produce.null.map(|null| ("null.marker".to_owned(), null)));
     let mut reader = LineReader::new(&properties).map_err(Stop::Failed)?;
-    let sending = send(&producer, &mut reader, &produce.topic);
-    let (count, stop) = tokio::select! {
-        done = sending => match done {
-            Ok(count) => (Some(count), None),
-            Err(stop) => (None, Some(stop)),
-        },
-        code = interrupted() => (None, Some(Stop::Exit(code))),
+    let tally = Arc::new(Tally::default());
+    let done = tokio::select! {
+        done = send(&producer, &mut reader, &produce.topic, &tally) => done,
+        code = interrupted() => Err(Stop::Exit(code)),
     };
-    producer.close().await;
-    if let Some(count) = count {
-        tell!("{count} record(s) written to {}", produce.topic);
+    match &done {
+        Ok(()) => producer.close().await,
+        Err(_) => _ = briefly(producer.close()).await,
     }
-    stop.map_or(Ok(()), Err)
+    let [sent, written] = [&tally.sent, &tally.written].map(|count| count.load(Ordering::Relaxed));
+    match server.output {
+        Output::Json => say!("{}", json!({"topic": produce.topic, "records": written}))?,
+        Output::Table => {
+            tell!("{written} record(s) written to {}", produce.topic);
+        }
+    }
+    if sent > written {
+        tell!("{} record(s) were not acknowledged: they are lost, or written without our knowing", sent - written);
+    }
+    done
+}
+
+/// Records handed to the producer, and those of them that the cluster has.
+#[derive(Debug, Default)]
+struct Tally {
+    sent: AtomicU64,
+    written: AtomicU64,
 }
 
 /// Sends all lines; the first record that fails is the error.
-async fn send(producer: &Producer, reader: &mut LineReader, topic: &str) -> Result<u64, Stop> {
+async fn send(producer: &Producer, reader: &mut LineReader, topic: &str, tally: &Arc<Tally>) -> Result<(), Stop> {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<caudal_client::Delivery>();
+    let count = Arc::clone(tally);
     let written = tokio::spawn(async move {
-        let mut count = 0;
         while let Some(delivery) = receiver.recv().await {
             delivery.await?;
-            count += 1;
+            count.written.fetch_add(1, Ordering::Relaxed);
         }
-        Ok::<u64, caudal_client::Error>(count)
+        Ok::<(), caudal_client::Error>(())
     });
     let mut input = blocks();
     while let Some(block) = input.recv().await {
@@ -72,6 +91,7 @@ async fn send(producer: &Producer, reader: &mut LineReader, topic: &str) -> Resu
             let line = reader.read(line).map_err(Stop::Failed)?;
             let record = Record { headers: &line.headers, ..Record::new(topic, line.key, line.value) };
             let delivery = producer.send(record).await.map_err(|e| Stop::Failed(e.to_string()))?;
+            tally.sent.fetch_add(1, Ordering::Relaxed);
             if sender.send(delivery).is_err() {
                 // A record failed; the task says why.
                 break;
@@ -84,7 +104,7 @@ async fn send(producer: &Producer, reader: &mut LineReader, topic: &str) -> Resu
     drop(sender);
     producer.flush().await;
     match written.await {
-        Ok(Ok(count)) => Ok(count),
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Stop::Failed(error.to_string())),
         Err(error) => Err(Stop::Failed(error.to_string())),
     }

@@ -12,19 +12,22 @@ use super::output;
 use super::server::Server;
 use super::up::setting;
 use crate::tools::cluster::{CallError, Cluster};
-use crate::tools::{Stop, java, options, say};
+use crate::tools::{Stop, java, options};
+
+const NO_TOPICS: &str = "There are no topics; `caudal topic create NAME` makes one.";
 
 /// Create, list, describe, change and delete topics
 #[derive(Debug, Subcommand)]
 pub enum Topic {
     /// Create a topic
     Create {
+        /// The name of the new topic
         name: String,
         /// How many partitions; the broker's default without it
-        #[arg(long, short, value_parser = clap::value_parser!(i32).range(1..))]
+        #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
         partitions: Option<i32>,
         /// How many replicas of each partition; the broker's default without it
-        #[arg(long, short, value_parser = clap::value_parser!(i16).range(1..))]
+        #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(i16).range(1..))]
         replicas: Option<i16>,
         /// A configuration, for example retention.ms=3600000; may be given several times
         #[arg(long = "config", short, value_name = "K=V", value_parser = setting)]
@@ -42,13 +45,15 @@ pub enum Topic {
     },
     /// Show the partitions of topics
     Describe {
-        #[arg(required = true)]
+        /// The topics; all of them without it
+        #[arg(value_name = "NAME")]
         names: Vec<String>,
     },
     /// Delete topics with their records
     #[command(visible_alias = "rm")]
     Delete {
-        #[arg(required = true)]
+        /// The topics
+        #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         /// A topic that is missing is no error
         #[arg(long)]
@@ -56,12 +61,15 @@ pub enum Topic {
     },
     /// Give a topic more partitions; keys may then map to other partitions than before
     Alter {
+        /// The topic
         name: String,
-        #[arg(long, short, value_parser = clap::value_parser!(i32).range(1..))]
+        /// How many partitions it is to have in all
+        #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
         partitions: i32,
     },
     /// Show or change the configuration of a topic
     Config {
+        /// The topic
         name: String,
         /// Set a configuration; may be given several times
         #[arg(long = "set", value_name = "K=V", value_parser = setting)]
@@ -87,17 +95,25 @@ pub async fn run(server: &Server, topic: Topic) -> Result<(), Stop> {
                 ..Default::default()
             };
             match cluster.create_topic(topic).await {
-                Ok(made) => say!("Created {name} with {} partition(s).", made.num_partitions),
+                Ok(made) => {
+                    let row =
+                        json!({"topic": name, "partitions": made.num_partitions, "replicas": made.replication_factor});
+                    output::done(
+                        server.output,
+                        &row,
+                        &format!("Created {name} with {} partition(s).", made.num_partitions),
+                    )
+                }
                 Err(e) if if_not_exists && e.code == Some(ErrorCode::TopicAlreadyExists) => Ok(()),
                 Err(e) => Err(e.into()),
             }
         }
         Topic::List { all } => list(server, &cluster, all).await,
-        Topic::Describe { names } => describe(server, &cluster, &names).await,
+        Topic::Describe { names } => describe(server, &cluster, names).await,
         Topic::Delete { names, if_exists } => {
             for name in names {
                 match cluster.delete_topics(std::slice::from_ref(&name)).await {
-                    Ok(()) => say!("Deleted {name}.")?,
+                    Ok(()) => output::done(server.output, &json!({"deleted": name}), &format!("Deleted {name}."))?,
                     Err(e) if if_exists && e.code == Some(ErrorCode::UnknownTopicOrPartition) => {}
                     Err(e) => return Err(missing(&cluster, &name, e).await),
                 }
@@ -107,7 +123,11 @@ pub async fn run(server: &Server, topic: Topic) -> Result<(), Stop> {
         Topic::Alter { name, partitions } => {
             let change = CreatePartitionsTopic { name: name.clone(), count: partitions, assignments: None };
             match cluster.create_partitions(vec![change]).await {
-                Ok(()) => say!("{name} has {partitions} partitions now."),
+                Ok(()) => output::done(
+                    server.output,
+                    &json!({"topic": name, "partitions": partitions}),
+                    &format!("{name} has {partitions} partitions now."),
+                ),
                 Err(e) => Err(missing(&cluster, &name, e).await),
             }
         }
@@ -149,12 +169,17 @@ async fn list(server: &Server, cluster: &Cluster, all: bool) -> Result<(), Stop>
             json!({"topic": name, "partitions": topic.partitions.len(), "replicas": replicas, "records": records})
         })
         .collect();
-    Ok(output::rows(server.output, &rows)?)
+    Ok(output::rows(server.output, &rows, NO_TOPICS)?)
 }
 
-async fn describe(server: &Server, cluster: &Cluster, names: &[String]) -> Result<(), Stop> {
+async fn describe(server: &Server, cluster: &Cluster, names: Vec<String>) -> Result<(), Stop> {
+    let mut names = names;
+    if names.is_empty() {
+        names = cluster.topic_names().await?;
+        names.retain(|name| !java::is_internal(name));
+    }
     let mut rows = Vec::new();
-    for name in names {
+    for name in &names {
         let topics = match cluster.describe_topics(std::slice::from_ref(name)).await {
             Ok(topics) => topics,
             Err(e) => return Err(missing(cluster, name, e).await),
@@ -178,7 +203,7 @@ async fn describe(server: &Server, cluster: &Cluster, names: &[String]) -> Resul
             }));
         }
     }
-    Ok(output::rows(server.output, &rows)?)
+    Ok(output::rows(server.output, &rows, NO_TOPICS)?)
 }
 
 async fn config(
@@ -213,5 +238,5 @@ async fn config(
         .filter(|e| all || e.config_source != DEFAULT)
         .map(|e| json!({"name": e.name, "value": e.value, "set_by": source(e.config_source)}))
         .collect();
-    Ok(output::rows(server.output, &rows)?)
+    Ok(output::rows(server.output, &rows, "Nothing is set; --all shows the defaults.")?)
 }

@@ -7,8 +7,8 @@ use caudal_broker::BrokerConfig;
 use caudal_cluster::config::Properties;
 use clap::Args;
 
-use super::{fail, log};
-use crate::serve;
+use super::fail;
+use crate::{logging, serve};
 
 /// Run everything on loopback, with nothing to configure
 #[derive(Debug, Args)]
@@ -72,7 +72,7 @@ fn add(properties: &mut Properties, settings: Vec<(String, String)>) {
 
 /// Runs a broker until it is told to stop. `announce` is printed beside the `ready` line.
 pub fn start(properties: &Properties, formats: bool, announce: &str) -> ExitCode {
-    log("info");
+    logging::start("info");
     match BrokerConfig::from_properties(properties) {
         Ok((mut config, warnings)) => {
             for warning in warnings {

@@ -19,6 +19,9 @@ use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
 /// How long a tool waits for a broker that does not answer yet, as Kafka's admin client does by default.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a broker is waited for without a word.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// Why a call failed: the sentence that Kafka's tools print, and the code when a broker gave one.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -76,18 +79,23 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Connects by Kafka's client properties. While no broker answers it tries again for `patience`, saying so once on
-    /// standard error, so that a tool may be started together with the broker.
+    /// Connects by Kafka's client properties. While no broker answers it tries again for `patience`, so that a tool may be
+    /// started together with the broker; when that lasts, it says so once on standard error.
     pub async fn connect(config: ClientConfig, patience: Duration) -> Result<Cluster, CallError> {
-        let deadline = Instant::now() + patience;
-        let mut is_told = false;
+        let start = Instant::now();
+        let deadline = start + patience;
+        // Whoever gives up soon says it all then.
+        let mut is_told = patience < SILENCE * 2;
         loop {
             match Admin::connect(config.clone()).await {
                 Ok(admin) => return Ok(Cluster { admin }),
                 // A name that nobody knows is more likely a typo than a host to come.
                 Err(error) if error.is_retriable() && !is_lookup(&error) && Instant::now() < deadline => {
-                    if !is_told {
-                        super::tell!("Waiting for a broker: {error}");
+                    if !is_told && start.elapsed() >= SILENCE {
+                        super::tell!(
+                            "Waiting for a broker, {} seconds at most: {error}\n`caudal up` starts one; Ctrl-C gives up.",
+                            patience.as_secs()
+                        );
                         is_told = true;
                     }
                     tokio::time::sleep(Duration::from_millis(200)).await;

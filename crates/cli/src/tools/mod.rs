@@ -25,6 +25,9 @@ use caudal_cluster::config::Properties;
 use cluster::Cluster;
 use options::{Opt, OptionError, Parsed};
 
+/// How long the end of a tool may be held up by a broker that is gone.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// One of Kafka's command-line tools.
 #[derive(Debug)]
 pub struct Tool {
@@ -102,7 +105,7 @@ pub fn find(program: &str) -> Option<&'static Tool> {
 impl Tool {
     /// Runs the tool with the arguments after its name.
     pub fn run(&self, args: Vec<String>) -> ExitCode {
-        crate::commands::log_if_asked();
+        crate::logging::start_if_asked();
         match (self.run)(self, args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(stop) => self.stop(stop),
@@ -233,5 +236,19 @@ pub async fn interrupted() -> u8 {
     tokio::select! {
         code = wait(SignalKind::interrupt(), 130) => code,
         code = wait(SignalKind::terminate(), 143) => code,
+    }
+}
+
+/// Waits for a goodbye to the cluster: not for long, and not when the user insists. `None`: it did not come through.
+pub async fn briefly<T>(goodbye: impl Future<Output = T>) -> Option<T> {
+    let insists = async {
+        // One Ctrl-C may arrive twice: from the terminal, and from a program that runs this one.
+        tokio::time::sleep(GOODBYE / 10).await;
+        interrupted().await
+    };
+    tokio::select! {
+        done = goodbye => Some(done),
+        _ = insists => None,
+        () = tokio::time::sleep(GOODBYE) => None,
     }
 }

@@ -1,4 +1,6 @@
-use crate::broker::{Broker, run};
+use std::time::{Duration, Instant};
+
+use crate::broker::{Broker, CAUDAL, run, signal, wait};
 
 #[test]
 fn topics_records_and_groups() {
@@ -24,6 +26,17 @@ fn topics_records_and_groups() {
     assert!(broker.caudal(&["topic", "config", "t", "--set", "retention.ms=5"], "").ok().contains("retention.ms"));
     broker.caudal(&["topic", "alter", "t", "-p", "3"], "").ok();
     assert_eq!(broker.caudal(&["topic", "delete", "t"], "").ok(), "Deleted t.\n");
+    let json = |args: &[&str]| broker.caudal(&[args, &["-o", "json"]].concat(), "one\n").ok();
+    assert_eq!(json(&["topic", "create", "t"]), "{\"topic\":\"t\",\"partitions\":1,\"replicas\":1}\n");
+    assert_eq!(json(&["produce", "t"]), "{\"topic\":\"t\",\"records\":1}\n");
+    assert_eq!(json(&["topic", "alter", "t", "-p", "2"]), "{\"topic\":\"t\",\"partitions\":2}\n");
+    assert_eq!(json(&["topic", "describe"]).matches("\"topic\": \"t\"").count(), 2);
+    assert_eq!(json(&["topic", "delete", "t"]), "{\"deleted\":\"t\"}\n");
+    assert_eq!((json(&["topic", "list"]), json(&["group", "list"])), ("[]\n".to_owned(), "[]\n".to_owned()));
+    assert_eq!(
+        broker.caudal(&["topic", "list"], "").err,
+        "There are no topics; `caudal topic create NAME` makes one.\n"
+    );
 }
 
 #[test]
@@ -50,4 +63,28 @@ fn links_and_completions() {
         let script = run(&["completions", shell], "").ok();
         assert!(script.contains("under-replicated-partitions") && script.contains("install-tools"), "{shell}");
     }
+}
+
+#[test]
+fn a_broker_that_goes_away_is_waited_for_aloud() {
+    use std::io::{BufRead, BufReader};
+    let broker = Broker::start();
+    broker.caudal(&["topic", "create", "t"], "").ok();
+    let mut child = std::process::Command::new(CAUDAL)
+        .args(["consume", "t", "--group", "g", "--server", &broker.address])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !broker.caudal(&["group", "describe", "g"], "").out.contains("Stable") {
+        assert!(Instant::now() < deadline, "the consumer does not join");
+    }
+    let address = broker.address.clone();
+    broker.terminate();
+    let mut said = || lines.next().unwrap().unwrap();
+    assert!(said().starts_with(&format!("Waiting for a broker: broker {address} is not reachable")));
+    assert_eq!(said(), "`caudal up` starts one; Ctrl-C ends.");
+    signal(&child, "INT");
+    assert_eq!(wait(&mut child), Some(130));
 }

@@ -91,3 +91,25 @@ fn regular_expressions() {
     let ran = crate::broker::run(&["kafka-consumer-groups", "--validate-regex", "a["], "");
     assert_eq!(ran.ok(), "The regular expression `a[` is invalid: missing closing ].\n");
 }
+
+/// The others of a group would wait for a member that was on its way in.
+#[test]
+fn a_member_that_is_interrupted_while_it_joins_is_forgotten() {
+    let data = tempfile::tempdir().unwrap();
+    let settings = ["up", "--port", "0", "--set", "group.initial.rebalance.delay.ms=30000"];
+    let broker = Broker::start_in(data.path(), &settings);
+    broker.caudal(&["topic", "create", "t"], "").ok();
+    let mut child = Command::new(CAUDAL)
+        .args(["consume", "t", "--group", "g", "--server", &broker.address])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let shown = || broker.caudal(&["group", "describe", "g"], "").out;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !shown().contains("1 member(s)") {
+        assert!(Instant::now() < deadline, "{}", shown());
+    }
+    signal(&child, "INT");
+    assert_eq!(wait(&mut child), Some(130));
+    assert_eq!(shown(), "g: Empty, 0 member(s)\n");
+}

@@ -56,5 +56,5 @@ fn an_id_and_the_features_of_releases() {
         run(&["kafka-storage", "feature-dependencies", "-f", "group.version=1"], "").ok(),
         "group.version=1 has no dependencies.\n"
     );
-    run(&["kafka-storage", "fromat"], "").fails(1, "Did you mean: format");
+    run(&["kafka-storage", "fromat"], "").fails(1, "Did you mean:\n\tformat");
 }

@@ -2,6 +2,7 @@
 //! the outcome is decided in [`super::membership`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use caudal_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use caudal_protocol::messages::{JoinGroupResponse, consumer_protocol_assignment, consumer_protocol_subscription};
 use caudal_protocol::wire::{Message, Reader};
 use caudal_protocol::{ErrorCode, TopicPartition};
+use parking_lot::Mutex;
 
 use super::assignor::{Assignor, Subscriber};
 use super::offsets::commit;
@@ -68,6 +70,8 @@ pub(super) struct JoinPlan {
     pub owned: Vec<TopicPartition>,
     /// Committed before the join, while the old generation is still in force.
     pub commit: Vec<(TopicPartition, OffsetAndMetadata)>,
+    /// The id that the group has given on the way, for a goodbye before the join is through.
+    pub given_id: Arc<Mutex<String>>,
 }
 
 /// A generation that this consumer is part of.
@@ -136,6 +140,7 @@ async fn try_join(client: &Client, config: &GroupConfig, plan: &JoinPlan, member
     let response = client.send_on(node, Lane::Join, &request, ANY_VERSION, timeout).await?;
     if response.error_code == ErrorCode::MemberIdRequired.code() {
         member.member_id.clone_from(&response.member_id);
+        plan.given_id.lock().clone_from(&response.member_id);
     }
     crate::error::check(response.error_code, None, || format!("join group '{}'", config.group_id))?;
     member.member_id.clone_from(&response.member_id);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use caudal_protocol::{ErrorCode, TopicPartition};
+use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use super::group::{GroupMember, HeartbeatEnd, JoinPlan, Joined, PollClock, heartbeats, join, leave, topic_sizes};
@@ -29,6 +30,8 @@ enum Phase {
 pub(super) struct Membership {
     phase: Phase,
     member: GroupMember,
+    /// The id that a first join was given and has not come back with yet.
+    given_id: Arc<Mutex<String>>,
     /// Tells answers of an abandoned task from those of the present one.
     round: u64,
     clock: Arc<PollClock>,
@@ -189,7 +192,9 @@ impl Consumer {
         self.membership.stop();
         self.membership.lost = false;
         self.membership.rejoin = false;
-        let plan = JoinPlan { member, topics: names, owned: self.assignment(), commit };
+        let given_id = Arc::new(Mutex::new(member.member_id.clone()));
+        self.membership.given_id = Arc::clone(&given_id);
+        let plan = JoinPlan { member, topics: names, owned: self.assignment(), commit, given_id };
         let (client, round, clock) = (self.client.clone(), self.membership.round, Arc::clone(&self.membership.clock));
         let events = self.events.clone();
         // One task for both, so that heartbeats begin even when the next poll is long in coming. The receiver lives as
@@ -327,8 +332,12 @@ impl Consumer {
 
     /// Says goodbye to the group, if there is one.
     pub(super) async fn leave_group(&mut self) {
-        let member = self.membership.member.clone();
+        let mut member = self.membership.member.clone();
         let in_group = !matches!(self.membership.phase, Phase::Outside);
+        if matches!(self.membership.phase, Phase::Joining(_)) {
+            // A member that has an id holds up the others' rebalance until its session ends.
+            member.member_id.clone_from(&self.membership.given_id.lock());
+        }
         self.membership.stop();
         self.membership.seen = None;
         if let Some(config) = self.group_config.clone().filter(|_| in_group) {

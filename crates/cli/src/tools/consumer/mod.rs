@@ -17,7 +17,7 @@ pub use options::Options;
 pub use source::{Source, Wanted};
 
 use super::cluster::{CallError, Cluster, PATIENCE};
-use super::{Stop, Tool, client_config, interrupted, run_async, say, tell};
+use super::{Stop, Tool, briefly, client_config, interrupted, run_async, say, tell};
 
 pub static TOOL: Tool = Tool {
     name: "kafka-console-consumer",
@@ -42,9 +42,7 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
             done = reading.run(options.max_messages, options.timeout) => done,
             code = interrupted() => Err(Stop::Exit(code)),
         };
-        // A broker that is gone must not hold the end up.
-        let closed = tokio::time::timeout(Duration::from_secs(5), reading.source.close()).await;
-        if let Ok(Err(error)) = closed {
+        if let Some(Err(error)) = briefly(reading.source.close()).await {
             tell!("ERROR Failed to close the consumer: {error}");
         }
         tell!("Processed a total of {} messages", reading.count);

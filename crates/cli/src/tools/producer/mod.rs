@@ -4,7 +4,6 @@ mod line;
 mod stdin;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use caudal_client::{Delivery, Producer, Record};
 use tokio::sync::mpsc;
@@ -15,7 +14,8 @@ pub use stdin::{Blocks, blocks};
 use super::cluster::{CallError, Cluster, PATIENCE};
 use super::options::{NO_ZOOKEEPER, Opt, Parsed, flag, former, gone, value};
 use super::{
-    Stop, Tool, check_servers, client_config, interrupted, key_values, load_properties, require, run_async, say, tell,
+    Stop, Tool, briefly, check_servers, client_config, interrupted, key_values, load_properties, require, run_async,
+    say, tell,
 };
 
 pub static TOOL: Tool = Tool {
@@ -95,7 +95,7 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
             code = interrupted() => code,
         };
         // What was typed is still sent, if the cluster takes it at once.
-        let _ = tokio::time::timeout(Duration::from_secs(5), producer.close()).await;
+        briefly(producer.close()).await;
         Err(Stop::Exit(code))
     })
 }

@@ -195,12 +195,7 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
     };
     let parsed = command.parse(rest)?;
     if parsed.has("help") {
-        return say!(
-            "{}\n\n{}\n\n{}",
-            command.usage(),
-            command.about,
-            options::help(command.options).trim_end()
-        );
+        return say!("{}\n\n{}\n\n{}", command.usage(), command.about, options::help(command.options).trim_end());
     }
     (command.run)(&parsed)
 }
