@@ -34,6 +34,17 @@ def build(engine=False):
     return TARGET / "release/caudal"
 
 
+def touch_page_cache(where, size):
+    """Has the kernel take, and give back, as many pages as the next load will fill. On a virtual machine whose host takes back free memory
+    (balloon with page reporting) the first touch of a page costs 1 to 2.5 CPU-s/GB, whoever touches it; what was freed within the last
+    second costs nothing. Without this the figures of all sides swing by that much from round to round."""
+    file, chunk = where / "touched", os.urandom(1 << 20)
+    with open(file, "wb", buffering=0) as f:
+        for _ in range(size >> 20):
+            f.write(chunk)
+    file.unlink()
+
+
 def compile_c(name, *libs):
     source = need(SHARED / "peers/load" / f"{name}.c", "the load generators lie in shared/peers/load")
     out = TARGET / "bench" / name

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use caudal_engine::query::StreamingQuery;
+use caudal_engine::query::{StreamingQuery, StreamingQueryProgress};
 use caudal_engine::sql::{SessionConfig, SqlSession, StatementResult};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +41,9 @@ pub struct Sql {
     /// When batches of streaming queries start: default, availableNow, once, or an interval such as '1 second'
     #[arg(long, value_name = "TRIGGER")]
     trigger: Option<String>,
+    /// Print each batch's progress to stderr: Spark's StreamingQueryProgress, one JSON object per line
+    #[arg(long)]
+    progress: bool,
     /// Where tables without a place of their own live
     #[arg(long, value_name = "DIR", default_value = "spark-warehouse")]
     warehouse: PathBuf,
@@ -88,12 +91,21 @@ fn run_all(options: Sql) -> Result<(), Failure> {
         (None, text) => text,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()?;
-    let session = SqlSession::new(SessionConfig { conf, warehouse: options.warehouse })?;
+    let mut session = SqlSession::new(SessionConfig { conf, warehouse: options.warehouse })?;
+    if options.progress {
+        session.queries_mut().add_listener(print_progress);
+    }
     let mut runner = Runner { session, printer: Printer::new(options.output), queries: Vec::new() };
     runner.warn();
     match text {
         Some(text) => runtime.block_on(runner.run_script(&text)),
         None => shell::run(&runtime, &mut runner),
+    }
+}
+
+fn print_progress(progress: &StreamingQueryProgress) {
+    if let Ok(line) = serde_json::to_string(progress) {
+        eprintln!("{line}");
     }
 }
 
@@ -155,7 +167,8 @@ impl Runner {
             }
             StatementResult::StreamingSelect(select) => {
                 let mode = select.output_mode;
-                self.queries.push(self.session.start(&select, self.printer.sink()?, mode, None, None).await?);
+                let query = self.session.start(&select, self.printer.sink()?, mode, None, None).await?;
+                self.queries.push(query);
             }
             StatementResult::Done(message) => self.printer.message(&message),
         }

@@ -1,7 +1,8 @@
 //! The leaf that a cached physical plan reads: whatever the current micro-batch put into its slot.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
@@ -23,11 +24,42 @@ use parking_lot::Mutex;
 pub struct BatchSlot {
     partitions: Mutex<Vec<Vec<RecordBatch>>>,
     count: usize,
+    /// The columns that planned scans read, of the table's schema.
+    used: Mutex<BTreeSet<usize>>,
+    /// The columns that the batches in the slot have, when the source was narrowed.
+    narrowed: OnceLock<Vec<usize>>,
 }
 
 impl BatchSlot {
     pub fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self { partitions: Mutex::new(vec![Vec::new(); count]), count })
+        Arc::new(Self {
+            partitions: Mutex::new(vec![Vec::new(); count]),
+            count,
+            used: Mutex::default(),
+            narrowed: OnceLock::new(),
+        })
+    }
+
+    /// The columns of the table's schema that the plans made so far read, ascending.
+    pub fn used_columns(&self) -> Vec<usize> {
+        self.used.lock().iter().copied().collect()
+    }
+
+    /// From now on the slot is filled with these columns of the table's schema only.
+    pub fn narrow(&self, columns: Vec<usize>) {
+        // Sources are narrowed once, before their first read.
+        let _ = self.narrowed.set(columns);
+    }
+
+    /// Where the table's columns are in the batches of the slot.
+    fn locate(&self, columns: &[usize]) -> Result<Vec<usize>> {
+        let Some(narrowed) = self.narrowed.get() else { return Ok(columns.to_vec()) };
+        let place = |column| {
+            narrowed.binary_search(column).map_err(|_| {
+                DataFusionError::Internal(format!("column {column} of a stream is read but was not asked for"))
+            })
+        };
+        columns.iter().map(place).collect()
     }
 
     /// Fills the slot for the next execution. The rows keep their order; each partition gets a contiguous share of
@@ -114,8 +146,14 @@ impl BatchSourceExec {
         projection: Option<Vec<usize>>,
     ) -> Result<Self> {
         let schema = match &projection {
-            Some(columns) => Arc::new(schema.project(columns)?),
-            None => Arc::clone(schema),
+            Some(columns) => {
+                slot.used.lock().extend(columns);
+                Arc::new(schema.project(columns)?)
+            }
+            None => {
+                slot.used.lock().extend(0..schema.fields().len());
+                Arc::clone(schema)
+            }
         };
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(schema),
@@ -167,7 +205,7 @@ impl ExecutionPlan for BatchSourceExec {
 
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let schema = self.schema();
-        let projection = self.projection.clone();
+        let projection = self.projection.as_ref().map(|columns| self.slot.locate(columns)).transpose()?;
         let output_schema = Arc::clone(&schema);
         let batches = self.slot.take(partition).into_iter().map(move |batch| {
             let batch = match &projection {

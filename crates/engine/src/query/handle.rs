@@ -1,6 +1,7 @@
 //! The handle on a running query.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,6 +14,24 @@ use crate::error::EngineError;
 /// How many progress reports a query keeps (`spark.sql.streaming.numRecentProgressUpdates`).
 const RECENT_PROGRESS: usize = 100;
 
+type OnProgress = Arc<dyn Fn(&StreamingQueryProgress) + Send + Sync>;
+
+/// Who is told of every batch.
+#[derive(Clone, Default)]
+pub(super) struct Listeners(Vec<OnProgress>);
+
+impl Listeners {
+    pub fn add(&mut self, listener: OnProgress) {
+        self.0.push(listener);
+    }
+}
+
+impl fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Listeners({})", self.0.len())
+    }
+}
+
 /// What the query's task and its handles share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -21,6 +40,7 @@ pub(super) struct Shared {
     pub name: Option<String>,
     recent: Mutex<VecDeque<Arc<StreamingQueryProgress>>>,
     events: broadcast::Sender<Arc<StreamingQueryProgress>>,
+    listeners: Listeners,
     status: Mutex<StreamingQueryStatus>,
     exception: Mutex<Option<Arc<EngineError>>>,
     pub stopping: watch::Sender<bool>,
@@ -32,7 +52,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(id: String, run_id: String, name: Option<String>) -> Arc<Self> {
+    pub fn new(id: String, run_id: String, name: Option<String>, listeners: Listeners) -> Arc<Self> {
         let status = StreamingQueryStatus {
             message: "Initializing sources".to_owned(),
             is_data_available: false,
@@ -44,6 +64,7 @@ impl Shared {
             name,
             recent: Mutex::default(),
             events: broadcast::channel(256).0,
+            listeners,
             status: Mutex::new(status),
             exception: Mutex::default(),
             stopping: watch::channel(false).0,
@@ -64,6 +85,9 @@ impl Shared {
     }
 
     pub fn report(&self, progress: StreamingQueryProgress) {
+        for listener in &self.listeners.0 {
+            listener(&progress);
+        }
         let progress = Arc::new(progress);
         let mut recent = self.recent.lock();
         if recent.len() == RECENT_PROGRESS {

@@ -4,20 +4,28 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use super::handle::StreamingQuery;
+use super::handle::{Listeners, StreamingQuery};
+use super::progress::StreamingQueryProgress;
 use super::spec::StreamingQuerySpec;
-use super::start::start;
+use super::start::start_with;
 use crate::error::EngineError;
 
 /// Starts queries and knows which are running; their names are unique.
 #[derive(Debug, Clone, Default)]
 pub struct QueryManager {
     queries: Arc<Mutex<Vec<StreamingQuery>>>,
+    listeners: Listeners,
 }
 
 impl QueryManager {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Has `on_progress` called after every batch of every query that is started from now on, on the query's own task:
+    /// it must not block (Spark's `StreamingQueryListener.onQueryProgress`).
+    pub fn add_listener(&mut self, on_progress: impl Fn(&StreamingQueryProgress) + Send + Sync + 'static) {
+        self.listeners.add(Arc::new(on_progress));
     }
 
     /// Starts a query. Must be called on a tokio runtime, which then carries the query's waiting and network I/O.
@@ -36,7 +44,7 @@ impl QueryManager {
                 ),
             });
         }
-        let query = start(spec).await?;
+        let query = start_with(spec, self.listeners.clone()).await?;
         queries.push(query.clone());
         Ok(query)
     }

@@ -9,7 +9,7 @@ use datafusion::logical_expr::LogicalPlan;
 
 use super::durability::StateSync;
 use super::execution::{Execution, SourceRun, StageRun};
-use super::handle::{Shared, StreamingQuery};
+use super::handle::{Listeners, Shared, StreamingQuery};
 use super::spec::StreamingQuerySpec;
 use crate::checkpoint::{Checkpoint, OffsetRecord};
 use crate::error::EngineError;
@@ -34,6 +34,14 @@ const MIN_DELTAS_FOR_SNAPSHOT: &str = "spark.sql.streaming.stateStore.minDeltasF
 /// Starts a query on the current tokio runtime. What can be refused is refused here: the plan, the output mode, the
 /// checkpoint, sources that cannot be opened.
 pub async fn start(spec: StreamingQuerySpec) -> Result<StreamingQuery, EngineError> {
+    start_with(spec, Listeners::default()).await
+}
+
+/// As [`start`], with those who are told of every batch.
+pub(super) async fn start_with(
+    spec: StreamingQuerySpec,
+    listeners: Listeners,
+) -> Result<StreamingQuery, EngineError> {
     let pool = CpuPool::shared()?;
     let StreamingQuerySpec { name, plan, output_mode, mut sink, trigger, checkpoint, session, conf } = spec;
     let plan = analyse(&plan, &session)?;
@@ -69,7 +77,7 @@ pub async fn start(spec: StreamingQuerySpec) -> Result<StreamingQuery, EngineErr
         WatermarkTracker::new(settings.policy, watermarks.iter().map(|watermark| watermark.delay_ms).collect());
     tracker.restore(resume.watermark_ms);
     let run_id = uuid::Uuid::new_v4().to_string();
-    let shared = Shared::new(checkpoint.query_id().to_owned(), run_id, name);
+    let shared = Shared::new(checkpoint.query_id().to_owned(), run_id, name, listeners);
     let execution = Execution {
         shared: Arc::clone(&shared),
         pool,
@@ -152,6 +160,10 @@ async fn open_sources(
         let dir = checkpoint.source_dir(index);
         std::fs::create_dir_all(&dir).map_err(|source| crate::state::io_error("create", &dir, source))?;
         let mut source = input.factory.open(Some(&dir)).await?;
+        let columns = input.slot.used_columns();
+        if columns.len() < input.factory.schema().fields().len() && source.project(&columns) {
+            input.slot.narrow(columns);
+        }
         let position = match resume.positions.get(index).cloned().flatten() {
             Some(position) => position,
             None => source.initial_offset().await?,

@@ -126,6 +126,10 @@ impl SqlSession {
         &self.queries
     }
 
+    pub fn queries_mut(&mut self) -> &mut QueryManager {
+        &mut self.queries
+    }
+
     /// Names that a shell may complete: tables and functions.
     pub fn completions(&self) -> Vec<String> {
         let mut names = self.catalog.names();
