@@ -32,6 +32,8 @@ pub(crate) enum Lane {
     Produce,
     /// Fetches that ask for data which is there.
     Fetch,
+    /// Fetches of large ranges, over several connections so that several cores receive.
+    Read(usize),
     /// Fetches that wait for data.
     Wait,
     /// Joins and syncs, which wait for other members.

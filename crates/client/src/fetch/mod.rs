@@ -4,6 +4,7 @@ pub(crate) mod request;
 pub(crate) mod visible;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use caudal_protocol::batch::Batch;
@@ -29,6 +30,10 @@ const PARTITION_BYTES: i32 = 4 * 1024 * 1024;
 const ANSWER_BYTES: i32 = 16 * 1024 * 1024;
 /// Chunks that are fetched ahead of the caller.
 const CHUNKS_AHEAD: usize = 4;
+/// From this many records on, ranges are read over several connections.
+const PARALLEL_RECORDS: i64 = 20_000;
+/// Connections over which ranges are read, at most.
+const MOST_LANES: usize = 4;
 
 /// Offsets `start..end` (end exclusive) of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,15 +137,17 @@ impl Fetcher {
     /// come in order.
     pub fn read(&self, ranges: Vec<OffsetRange>) -> ChunkStream {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let fetcher = self.clone();
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            if let Err(error) = fetcher.read_all(ranges, &sender).await {
-                // The receiver may have gone: then nobody wants to know.
-                drop(sender.send(Err(error)).await);
-            }
-        });
-        ChunkStream { receiver, _task: task }
+        let mut tasks = JoinSet::new();
+        for (lane, ranges) in into_lanes(ranges).into_iter().enumerate() {
+            let (fetcher, sender) = (self.clone(), sender.clone());
+            tasks.spawn(async move {
+                if let Err(error) = fetcher.read_all(ranges, Lane::Read(lane), &sender).await {
+                    // The receiver may have gone: then nobody wants to know.
+                    drop(sender.send(Err(error)).await);
+                }
+            });
+        }
+        ChunkStream { receiver, _tasks: tasks }
     }
 
     /// As [`Fetcher::read`], collected: all batches of each range, in the order of the ranges.
@@ -156,7 +163,12 @@ impl Fetcher {
         Ok(all)
     }
 
-    async fn read_all(&self, ranges: Vec<OffsetRange>, sender: &mpsc::Sender<Result<Chunk>>) -> Result<()> {
+    async fn read_all(
+        &self,
+        ranges: Vec<OffsetRange>,
+        lane: Lane,
+        sender: &mpsc::Sender<Result<Chunk>>,
+    ) -> Result<()> {
         let mut open: BTreeMap<TopicPartition, OffsetRange> = BTreeMap::new();
         for mut range in ranges {
             if let Some(chunk) = self.take_ahead(&mut range)
@@ -177,7 +189,7 @@ impl Fetcher {
         let mut attempts = self.client.api_attempts("read records");
         while !open.is_empty() {
             let before: i64 = open.values().map(|r| r.start).sum::<i64>();
-            let (chunks, failure) = self.read_round(&mut open).await?;
+            let (chunks, failure) = self.read_round(&mut open, lane).await?;
             let progressed = !chunks.is_empty() || open.values().map(|r| r.start).sum::<i64>() != before;
             for chunk in chunks {
                 if sender.send(Ok(chunk)).await.is_err() {
@@ -206,9 +218,10 @@ impl Fetcher {
     async fn read_round(
         &self,
         open: &mut BTreeMap<TopicPartition, OffsetRange>,
+        lane: Lane,
     ) -> Result<(Vec<Chunk>, Option<Error>)> {
         let wanted: Vec<(TopicPartition, i64)> = open.values().map(|r| (r.partition.clone(), r.start)).collect();
-        let (mut answers, mut failure) = self.ask_leaders(&wanted, Lane::Fetch).await;
+        let (mut answers, mut failure) = self.ask_leaders(&wanted, lane).await;
         let mut chunks = Vec::new();
         while let Some(answer) = answers.join_next().await {
             let answer = match answer.map_err(|_| Error::Closed { what: "read records" })? {
@@ -333,6 +346,22 @@ impl Fetcher {
     }
 }
 
+/// Shares ranges out over connections when there is much to read; ranges of one partition stay together.
+fn into_lanes(ranges: Vec<OffsetRange>) -> Vec<Vec<OffsetRange>> {
+    let records: i64 = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let lanes = if records < PARALLEL_RECORDS { 1 } else { cores.min(MOST_LANES).min(ranges.len()).max(1) };
+    let mut shared: Vec<Vec<OffsetRange>> = vec![Vec::new(); lanes];
+    for range in ranges {
+        let lane = usize::try_from(range.partition.partition).unwrap_or(0) % lanes;
+        if let Some(ranges) = shared.get_mut(lane) {
+            ranges.push(range);
+        }
+    }
+    shared.retain(|ranges| !ranges.is_empty());
+    shared
+}
+
 /// Cuts what was read to the range and moves the range's start.
 fn chunk(range: &mut OffsetRange, batched: Batched) -> Chunk {
     let mut batches = batched.batches;
@@ -386,7 +415,7 @@ async fn fetch(
 #[derive(Debug)]
 pub struct ChunkStream {
     receiver: mpsc::Receiver<Result<Chunk>>,
-    _task: JoinSet<()>,
+    _tasks: JoinSet<()>,
 }
 
 impl ChunkStream {

@@ -2,8 +2,13 @@
 
 /// Microseconds since 1970 of a text such as `2024-05-01T10:20:30.123456Z`: what Spark's cast and JSON reader accept
 /// (`yyyy`, `yyyy-MM`, `yyyy-MM-dd`, then `T` or a blank and `HH:mm[:ss[.fraction]]`, then a zone). Without a zone: UTC.
-#[expect(clippy::indexing_slicing, reason = "every index is checked against the length just before")]
+#[inline]
 pub(crate) fn parse_timestamp(text: &[u8]) -> Option<i64> {
+    parse_usual(text).or_else(|| parse_any(text))
+}
+
+#[expect(clippy::indexing_slicing, reason = "every index is checked against the length just before")]
+fn parse_any(text: &[u8]) -> Option<i64> {
     let (negative, mut at) = match text.first()? {
         b'-' => (true, 1),
         b'+' => (false, 1),
@@ -36,6 +41,37 @@ pub(crate) fn parse_timestamp(text: &[u8]) -> Option<i64> {
         offset = zone_offset_micros(&text[at..])?;
     }
     days.checked_mul(86_400_000_000)?.checked_add(micros)?.checked_sub(offset)
+}
+
+/// `yyyy-MM-ddTHH:mm:ss[.fraction]Z`, the form that most producers write, with all digits at their places; none for any
+/// other form, which may be right all the same.
+#[inline]
+fn parse_usual(text: &[u8]) -> Option<i64> {
+    let (head, rest) = text.split_first_chunk::<19>()?;
+    let fraction = match rest {
+        [b'Z'] => 0,
+        [b'.', fraction @ .., b'Z'] if fraction.len() <= 6 => {
+            let mut value = 0;
+            for c in fraction {
+                value = value * 10 + i64::from(digit(*c)?);
+            }
+            value * [1_000_000, 100_000, 10_000, 1_000, 100, 10, 1].get(fraction.len())?
+        }
+        _ => return None,
+    };
+    let two = |at: usize| Some(i64::from(digit(*head.get(at)?)?) * 10 + i64::from(digit(*head.get(at + 1)?)?));
+    let [_, _, _, _, b'-', _, _, b'-', _, _, b'T', _, _, b':', _, _, b':', _, _] = head else { return None };
+    let (hour, minute, second) = (two(11)?, two(14)?, two(17)?);
+    if hour >= 24 || minute >= 60 || second >= 60 {
+        return None;
+    }
+    let days = days_from_civil(two(0)? * 100 + two(2)?, two(5)?, two(8)?)?;
+    Some(days * 86_400_000_000 + (hour * 3600 + minute * 60 + second) * 1_000_000 + fraction)
+}
+
+#[inline]
+fn digit(c: u8) -> Option<u8> {
+    Some(c.wrapping_sub(b'0')).filter(|d| *d < 10)
 }
 
 /// Between `least` and `most` digits, and how many there were.
@@ -202,6 +238,18 @@ pub(crate) fn parse_with_format(text: &[u8], format: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_usual_form_is_read_as_any_other(
+            text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9x]{0,7})?Z?"
+        ) {
+            if let Some(micros) = parse_usual(text.as_bytes()) {
+                prop_assert_eq!(Some(micros), parse_any(text.as_bytes()), "{}", text);
+            }
+        }
+    }
 
     #[test]
     fn timestamps_in_all_forms() {

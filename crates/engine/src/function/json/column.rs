@@ -179,6 +179,22 @@ impl Column {
         })
     }
 
+    /// Makes room for as many records, at the top and in structs; lists and maps grow as they need.
+    pub(super) fn reserve(&mut self, rows: usize) {
+        match self {
+            Column::Bool(values, _) => values.reserve(rows),
+            Column::Int(ints) => ints.values.reserve(rows),
+            Column::Float { values, .. } => values.reserve(rows),
+            Column::Decimal { values, .. } => values.reserve(rows),
+            Column::Text(texts) => texts.ends.reserve(rows),
+            Column::Date(values, _) => values.reserve(rows),
+            Column::Timestamp { values, .. } => values.reserve(rows),
+            Column::Struct(structs) => structs.columns.iter_mut().for_each(|column| column.reserve(rows)),
+            Column::List(_) | Column::Map(_) | Column::Null(_) => {}
+        }
+    }
+
+    #[inline]
     pub(super) fn len(&self) -> usize {
         match self {
             Column::Bool(_, v) | Column::Date(_, v) => v.len(),

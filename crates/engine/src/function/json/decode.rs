@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Fields};
 use datafusion::common::{Result, exec_err, plan_err};
 
 use super::column::{Column, Maps, Structs};
-use super::scan::{Bad, Scanner, parse_float, parse_int, unescape};
+use super::scan::{Bad, Scanner, append, begins_with, parse_float, parse_int, plain_float, unescape};
 use crate::function::time;
 
 /// What to do with a malformed record.
@@ -74,6 +74,7 @@ pub(crate) fn decode(texts: &StringArray, ty: &DataType, options: &JsonOptions) 
     let (decoded_type, corrupt) = without_corrupt_column(ty, &options.corrupt_column);
     let mut decoder = Decoder { options, partial: false };
     let mut column = Column::new(&decoded_type)?;
+    column.reserve(texts.len());
     let mut corrupted: Vec<Option<&str>> = Vec::new();
     for row in 0..texts.len() {
         if texts.is_null(row) {
@@ -214,7 +215,8 @@ impl Decoder<'_> {
                 s.at += 1;
                 if !s.eat(b']') {
                     loop {
-                        self.tolerant(s, &mut lists.values)?;
+                        let before = lists.values.len();
+                        self.tolerant(s, &mut lists.values, before)?;
                         if !s.eat(b',') {
                             s.expect(b']')?;
                             break;
@@ -243,10 +245,14 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// As [`Self::value`]; a value of the wrong type is skipped, becomes null and marks the record.
+    /// As [`Self::value`] for a column of `before` values; a value of the wrong type is skipped, becomes null and marks the record.
     #[inline]
-    fn tolerant(&mut self, s: &mut Scanner<'_>, column: &mut Column) -> std::result::Result<(), Bad> {
-        let before = column.len();
+    fn tolerant(
+        &mut self,
+        s: &mut Scanner<'_>,
+        column: &mut Column,
+        before: usize,
+    ) -> std::result::Result<(), Bad> {
         match self.value(s, column) {
             Err(Bad::Type) => {
                 self.partial = true;
@@ -270,7 +276,7 @@ impl Decoder<'_> {
                     return Err(Bad::Syntax);
                 }
                 let guessed =
-                    structs.quoted.get(guess).is_some_and(|q| s.text.get(s.at..).is_some_and(|t| t.starts_with(q)));
+                    structs.quoted.get(guess).is_some_and(|q| s.text.get(s.at..).is_some_and(|t| begins_with(t, q)));
                 let index = if guessed {
                     s.at += structs.quoted.get(guess).map_or(0, Vec::len);
                     Some(guess)
@@ -281,8 +287,10 @@ impl Decoder<'_> {
                 match index.and_then(|i| structs.columns.get_mut(i)) {
                     Some(column) => {
                         // The last of several fields of one name counts.
-                        column.truncate(row);
-                        self.tolerant(s, column)?;
+                        if column.len() > row {
+                            column.truncate(row);
+                        }
+                        self.tolerant(s, column, row)?;
                         guess = index.map_or(guess, |i| i + 1);
                     }
                     None => s.skip()?,
@@ -312,7 +320,8 @@ impl Decoder<'_> {
                 text(s, quote, &mut maps.keys.bytes)?;
                 maps.keys.end(true);
                 s.expect(b':')?;
-                self.tolerant(s, &mut maps.values)?;
+                let before = maps.values.len();
+                self.tolerant(s, &mut maps.values, before)?;
                 if !s.eat(b',') {
                     s.expect(b'}')?;
                     break;
@@ -396,6 +405,10 @@ fn boolean(s: &mut Scanner<'_>, first: u8) -> std::result::Result<bool, Bad> {
 #[inline]
 fn float(s: &mut Scanner<'_>, first: u8) -> std::result::Result<f64, Bad> {
     let start = s.at;
+    if let Some((value, used)) = s.text.get(start..).and_then(plain_float) {
+        s.at += used;
+        return Ok(value);
+    }
     let value = match first {
         b'-' | b'0'..=b'9' | b'N' | b'I' => parse_float(s.number()?.text),
         b'"' | b'\'' => match s.raw_string()?.0 {
@@ -420,7 +433,8 @@ fn text(s: &mut Scanner<'_>, first: u8, out: &mut Vec<u8>) -> std::result::Resul
         if escaped {
             return unescape(raw, out);
         }
-        out.extend_from_slice(raw);
+        let end = s.at - 1;
+        append(out, s.text, end - raw.len(), end);
         return Ok(());
     }
     let start = s.at;

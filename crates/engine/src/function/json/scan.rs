@@ -2,8 +2,6 @@
 
 #![expect(clippy::indexing_slicing, reason = "the hot loop of the decoder; every index is below a checked bound")]
 
-use memchr::memchr2;
-
 /// Why a record cannot be decoded further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bad {
@@ -81,21 +79,34 @@ impl<'a> Scanner<'a> {
     pub(super) fn raw_string(&mut self) -> Result<(&'a [u8], bool), Bad> {
         let quote = self.text[self.at];
         let start = self.at + 1;
-        let mut from = start;
+        let mut at = start;
         let mut escaped = false;
         loop {
-            let Some(hit) = memchr2(quote, b'\\', &self.text[from..]) else { return Err(Bad::Syntax) };
-            let at = from + hit;
-            if self.text[at] == quote {
-                self.at = at + 1;
-                let raw = &self.text[start..at];
-                let control = raw.iter().fold(false, |found, b| found | (*b < 0x20));
-                return if control { Err(Bad::Syntax) } else { Ok((raw, escaped)) };
+            // Eight bytes at a time up to the first that ends the string or means something.
+            while let Some(word) = self.text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+                let found = special_bytes(u64::from_le_bytes(*word), quote);
+                if found != 0 {
+                    at += (found.trailing_zeros() / 8) as usize;
+                    break;
+                }
+                at += 8;
             }
-            escaped = true;
-            from = at + 2;
-            if from > self.text.len() {
-                return Err(Bad::Syntax);
+            match self.text.get(at) {
+                Some(byte) if *byte == quote => {
+                    self.at = at + 1;
+                    return Ok((&self.text[start..at], escaped));
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    // What follows is a control character at most once: the scan goes on behind it.
+                    if self.text.get(at + 1).is_none_or(|byte| *byte < 0x20) {
+                        return Err(Bad::Syntax);
+                    }
+                    at += 2;
+                }
+                Some(byte) if *byte < 0x20 => return Err(Bad::Syntax),
+                Some(_) => at += 1,
+                None => return Err(Bad::Syntax),
             }
         }
     }
@@ -208,6 +219,45 @@ impl<'a> Scanner<'a> {
     }
 }
 
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// The high bit of each byte that is the quote, a backslash or a control character; bytes behind the first such one may
+/// be marked wrongly.
+#[inline]
+const fn special_bytes(word: u64, quote: u8) -> u64 {
+    let quotes = word ^ (ONES * quote as u64);
+    let slashes = word ^ (ONES * b'\\' as u64);
+    let is_quote = quotes.wrapping_sub(ONES) & !quotes;
+    let is_slash = slashes.wrapping_sub(ONES) & !slashes;
+    let is_control = word.wrapping_sub(ONES * 0x20) & !word;
+    (is_quote | is_slash | is_control) & HIGHS
+}
+
+/// Whether `text` begins with `name`, without a call for the short names of fields.
+#[inline]
+pub(super) fn begins_with(text: &[u8], name: &[u8]) -> bool {
+    let Some(text) = text.get(..name.len()) else { return false };
+    let (head, tail) = text.as_chunks::<8>();
+    let (name_head, name_tail) = name.as_chunks::<8>();
+    head.iter().zip(name_head).all(|(a, b)| u64::from_le_bytes(*a) == u64::from_le_bytes(*b))
+        && tail.iter().zip(name_tail).all(|(a, b)| a == b)
+}
+
+/// Appends a string of a record, `text[start..end]`. Most are shorter than sixteen bytes: those are stored whole and cut.
+#[inline]
+pub(super) fn append(out: &mut Vec<u8>, text: &[u8], start: usize, end: usize) {
+    let len = end - start;
+    match text.get(start..).and_then(<[u8]>::first_chunk::<16>) {
+        Some(block) if len <= 16 => {
+            let before = out.len();
+            out.extend_from_slice(block);
+            out.truncate(before + len);
+        }
+        _ => out.extend_from_slice(&text[start..end]),
+    }
+}
+
 /// Appends a string with its escapes resolved.
 pub(super) fn unescape(raw: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
     let mut at = 0;
@@ -263,6 +313,42 @@ pub(super) fn parse_int(text: &[u8]) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
+/// A plain decimal at the start of `text` - sign, digits, a point and digits - with its length, when it is short enough
+/// to be exact and nothing but a blank or the end of a value follows. Others go the long way.
+#[inline]
+pub(super) fn plain_float(text: &[u8]) -> Option<(f64, usize)> {
+    let negative = text.first() == Some(&b'-');
+    let start = usize::from(negative);
+    let mut at = start;
+    let mut mantissa = 0u64;
+    while let Some(digit) = text.get(at).map(|b| b.wrapping_sub(b'0')).filter(|d| *d < 10) {
+        mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit));
+        at += 1;
+    }
+    let whole = at - start;
+    let mut decimals = 0;
+    if text.get(at) == Some(&b'.') {
+        at += 1;
+        let point = at;
+        while let Some(digit) = text.get(at).map(|b| b.wrapping_sub(b'0')).filter(|d| *d < 10) {
+            mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit));
+            at += 1;
+        }
+        decimals = at - point;
+        if decimals == 0 {
+            return None;
+        }
+    }
+    let leading_zero = whole > 1 && text.get(start) == Some(&b'0');
+    let ended = matches!(text.get(at), None | Some(b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t'));
+    // Eighteen digits cannot have wrapped around.
+    if whole == 0 || leading_zero || !ended || whole + decimals > 18 || mantissa >= 1 << 53 {
+        return None;
+    }
+    let value = mantissa as f64 / POWERS[decimals];
+    Some((if negative { -value } else { value }, at))
+}
+
 const POWERS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
     1e21, 1e22,
@@ -307,6 +393,51 @@ mod tests {
         fn floats_are_the_nearest_doubles(v in any::<f64>().prop_filter("finite", |v| v.is_finite()), short in -1e6..1e6f64) {
             for text in [v.to_string(), format!("{short:.6}"), format!("{v:e}")] {
                 prop_assert_eq!(parse_float(text.as_bytes()), text.parse().ok(), "{}", text);
+            }
+        }
+
+        #[test]
+        fn plain_floats_are_what_the_long_way_gives(v in "-?[0-9]{0,12}(\\.[0-9]{0,12})?(e1)?[,} x]?") {
+            let text = v.as_bytes();
+            if let Some((value, used)) = plain_float(text) {
+                let mut scanner = Scanner::new(text);
+                let number = scanner.number().unwrap();
+                prop_assert_eq!((Some(value), used), (parse_float(number.text), number.text.len()), "{}", v);
+            }
+        }
+
+        #[test]
+        fn strings_end_where_a_bytewise_scan_says(
+            text in proptest::collection::vec(prop_oneof![6 => 0x20u8..=255, 1 => Just(b'"'), 1 => Just(b'\\'), 1 => 0u8..0x20], 0..40)
+        ) {
+            let quoted = [&[b'"'], text.as_slice()].concat();
+            let mut at = 1;
+            let expected = loop {
+                match quoted.get(at) {
+                    None => break None,
+                    Some(b'"') => break Some(at),
+                    Some(b'\\') if quoted.get(at + 1).is_some_and(|b| *b >= 0x20) => at += 2,
+                    Some(b'\\' | 0..0x20) => break None,
+                    Some(_) => at += 1,
+                }
+            };
+            let mut scanner = Scanner::new(&quoted);
+            let found = scanner.raw_string().ok().map(|(raw, _)| raw.len() + 1);
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn names_and_appended_strings(text in proptest::collection::vec(any::<u8>(), 0..40), at in 0usize..40, len in 0usize..40) {
+            let start = at.min(text.len());
+            let end = (start + len).min(text.len());
+            let mut out = b"before".to_vec();
+            append(&mut out, &text, start, end);
+            prop_assert_eq!(&out, &[b"before", &text[start..end]].concat());
+            prop_assert!(begins_with(&text[start..], &text[start..end]));
+            let mut other = text[start..end].to_vec();
+            if let Some(last) = other.last_mut() {
+                *last ^= 1;
+                prop_assert!(!begins_with(&text[start..], &other));
             }
         }
 
