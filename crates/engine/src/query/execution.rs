@@ -22,7 +22,7 @@ use crate::operator::{Aggregation, AggregationBatch, AggregationMetrics};
 use crate::plan::batch_input::BatchSlot;
 use crate::plan::fragment::Fragment;
 use crate::plan::watermark::{EventTimeProbe, EventTimeStats, WatermarkTracker};
-use crate::pool::CpuPool;
+use crate::pool::{CpuPool, join_error};
 use crate::sink::{OutputMode, Sink};
 use crate::source::{Source, SourceOffset};
 
@@ -225,28 +225,20 @@ impl Execution {
         let shared = Arc::clone(&self.shared);
         shared.set_status("Processing new data", true, true);
         let Planned { id, record, latest, replayed } = planned;
-        if !replayed {
-            let phase = Instant::now();
+        // Made durable beside the reading and the computing: only the sink must not see a batch that is not on record.
+        let logged = (!replayed).then(|| {
             let (checkpoint, record) = (Arc::clone(&self.checkpoint), record.clone());
-            self.pool.run_blocking(move || checkpoint.write_offsets(id, &record)).await?;
-            clock.add("walCommit", phase);
-        }
+            self.pool.spawn_blocking(move || checkpoint.write_offsets(id, &record))
+        });
+        let computed = self.compute(id, &record, &mut clock).await;
         let phase = Instant::now();
-        let mut stopping = shared.stopping.subscribe();
-        let read = tokio::select! {
-            read = self.read_sources(&record) => read?,
-            _ = stopping.wait_for(|stopping| *stopping) => return Ok(Outcome::Stopped),
-        };
-        clock.add("getBatch", phase);
+        if let Some(logged) = logged {
+            logged.await.map_err(join_error)??;
+        }
+        clock.add("walCommit", phase);
+        let Some(Computed { read, metrics, written, results }) = computed? else { return Ok(Outcome::Stopped) };
 
         let phase = Instant::now();
-        let watermark_ms = record.metadata.batch_watermark_ms;
-        self.batch_timestamp.store(record.metadata.batch_timestamp_ms, std::sync::atomic::Ordering::Release);
-        let rows: u64 = read.iter().sum();
-        let parallel = rows >= PARALLEL_ROWS as u64;
-        let late_ms = record.metadata.late_events_watermark_ms.unwrap_or(watermark_ms);
-        let (metrics, written) = self.run_stages(id, watermark_ms, late_ms, parallel).await?;
-        let results: Vec<RecordBatch> = self.output.run(self.pool, parallel, Ok).await?;
         let schema = Arc::clone(self.output.schema());
         let output_rows = self.sink.add_batch(id, self.mode, schema, results).await?;
         clock.add("addBatch", phase);
@@ -268,12 +260,41 @@ impl Execution {
         clock.add("commitOffsets", phase);
         clock.add("triggerExecution", trigger_start);
 
+        let watermark_ms = record.metadata.batch_watermark_ms;
         self.late_ms = watermark_ms;
         self.last_batch_watermark_ms = Some(watermark_ms);
         self.next_batch_id = id + 1;
         let report = BatchReport { id, record, starts, latest, read, seen, metrics, output_rows, clock, trigger_start };
         shared.report(self.progress(report));
         Ok(Outcome::Ran)
+    }
+
+    /// Reads a batch and runs the plan over it, up to the rows for the sink; none when the query is to stop.
+    async fn compute(
+        &mut self,
+        id: i64,
+        record: &OffsetRecord,
+        clock: &mut Clock,
+    ) -> Result<Option<Computed>, EngineError> {
+        let phase = Instant::now();
+        let shared = Arc::clone(&self.shared);
+        let mut stopping = shared.stopping.subscribe();
+        let read = tokio::select! {
+            read = self.read_sources(record) => read?,
+            _ = stopping.wait_for(|stopping| *stopping) => return Ok(None),
+        };
+        clock.add("getBatch", phase);
+
+        let phase = Instant::now();
+        let watermark_ms = record.metadata.batch_watermark_ms;
+        self.batch_timestamp.store(record.metadata.batch_timestamp_ms, std::sync::atomic::Ordering::Release);
+        let rows: u64 = read.iter().sum();
+        let parallel = rows >= PARALLEL_ROWS as u64;
+        let late_ms = record.metadata.late_events_watermark_ms.unwrap_or(watermark_ms);
+        let (metrics, written) = self.run_stages(id, watermark_ms, late_ms, parallel).await?;
+        let results: Vec<RecordBatch> = self.output.run(self.pool, parallel, Ok).await?;
+        clock.add("addBatch", phase);
+        Ok(Some(Computed { read, metrics, written, results }))
     }
 
     /// Reads the batch into the sources' slots; the number of rows of each.
@@ -415,6 +436,16 @@ impl Execution {
         }
         times
     }
+}
+
+/// What a batch came to before the sink has it.
+struct Computed {
+    /// Rows of each source.
+    read: Vec<u64>,
+    metrics: Vec<AggregationMetrics>,
+    /// State files, not yet durable.
+    written: Vec<PathBuf>,
+    results: Vec<RecordBatch>,
 }
 
 struct BatchReport {
