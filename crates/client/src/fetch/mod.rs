@@ -163,12 +163,7 @@ impl Fetcher {
         Ok(all)
     }
 
-    async fn read_all(
-        &self,
-        ranges: Vec<OffsetRange>,
-        lane: Lane,
-        sender: &mpsc::Sender<Result<Chunk>>,
-    ) -> Result<()> {
+    async fn read_all(&self, ranges: Vec<OffsetRange>, lane: Lane, sender: &mpsc::Sender<Result<Chunk>>) -> Result<()> {
         let mut open: BTreeMap<TopicPartition, OffsetRange> = BTreeMap::new();
         for mut range in ranges {
             if let Some(chunk) = self.take_ahead(&mut range)

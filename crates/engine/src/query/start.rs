@@ -38,10 +38,7 @@ pub async fn start(spec: StreamingQuerySpec) -> Result<StreamingQuery, EngineErr
 }
 
 /// As [`start`], with those who are told of every batch.
-pub(super) async fn start_with(
-    spec: StreamingQuerySpec,
-    listeners: Listeners,
-) -> Result<StreamingQuery, EngineError> {
+pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -> Result<StreamingQuery, EngineError> {
     let pool = CpuPool::shared()?;
     let StreamingQuerySpec { name, plan, output_mode, mut sink, trigger, checkpoint, session, conf } = spec;
     let plan = analyse(&plan, &session)?;

@@ -247,12 +247,7 @@ impl Decoder<'_> {
 
     /// As [`Self::value`] for a column of `before` values; a value of the wrong type is skipped, becomes null and marks the record.
     #[inline]
-    fn tolerant(
-        &mut self,
-        s: &mut Scanner<'_>,
-        column: &mut Column,
-        before: usize,
-    ) -> std::result::Result<(), Bad> {
+    fn tolerant(&mut self, s: &mut Scanner<'_>, column: &mut Column, before: usize) -> std::result::Result<(), Bad> {
         match self.value(s, column) {
             Err(Bad::Type) => {
                 self.partial = true;

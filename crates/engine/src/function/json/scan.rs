@@ -410,7 +410,7 @@ mod tests {
         fn strings_end_where_a_bytewise_scan_says(
             text in proptest::collection::vec(prop_oneof![6 => 0x20u8..=255, 1 => Just(b'"'), 1 => Just(b'\\'), 1 => 0u8..0x20], 0..40)
         ) {
-            let quoted = [&[b'"'], text.as_slice()].concat();
+            let quoted = [b"\"", text.as_slice()].concat();
             let mut at = 1;
             let expected = loop {
                 match quoted.get(at) {
