@@ -122,6 +122,8 @@ struct State {
     ops: Vec<Op>,
     space_left: Option<u64>,
     sync_fails: bool,
+    /// The error number for those who open a file whose name ends so.
+    open_fails: Option<(String, i32)>,
 }
 
 /// The disk. Clones share it.
@@ -148,6 +150,12 @@ impl CrashDisk {
     /// From now on fsync fails, or works again.
     pub fn set_sync_fails(&self, fails: bool) {
         self.state.lock().sync_fails = fails;
+    }
+
+    /// From now on opening a file whose name ends with `ending` fails with the error of this number, as of errno(3); `None` ends
+    /// that.
+    pub fn set_open_fails(&self, ending: Option<(&str, i32)>) {
+        self.state.lock().open_fails = ending.map(|(ending, errno)| (ending.to_owned(), errno));
     }
 
     /// Changes a byte of a file behind everybody's back, as a failing medium does.
@@ -314,6 +322,11 @@ impl CrashDisk {
 
 impl Disk for CrashDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        if let Some((ending, errno)) = &self.state.lock().open_fails
+            && path.to_string_lossy().ends_with(ending.as_str())
+        {
+            return Err(io::Error::from_raw_os_error(*errno));
+        }
         let file = match (self.node(path), mode) {
             (Some(Node::Dir), _) => return Err(io::ErrorKind::IsADirectory.into()),
             (Some(Node::File(file)), _) => file,

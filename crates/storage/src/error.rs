@@ -17,6 +17,14 @@ pub struct Offline {
     pub reason: String,
 }
 
+/// Whether an operation failed because the process has no file descriptors or memory left: it did not reach the disk, and
+/// may succeed the next time.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
+    exhausted.contains(&error.raw_os_error())
+}
+
 /// Why an append was refused. Nothing of it was stored.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
@@ -48,6 +56,10 @@ pub enum AppendError {
     InvalidTransactionState { producer_id: i64 },
     #[error("failed to append to {log}: the disk of {dir} is full. Free space and retry")]
     DiskFull { log: TopicPartition, dir: PathBuf },
+    #[error(
+        "failed to append to {log}: the process has no memory or file descriptors left ({reason}). Raise `ulimit -n`"
+    )]
+    Exhausted { log: TopicPartition, reason: String },
     #[error("failed to append to {log}: {source}")]
     Io { log: TopicPartition, source: io::Error },
     #[error("failed to append: {0}")]
@@ -72,9 +84,10 @@ impl AppendError {
             AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
             AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
             AppendError::InvalidTransactionState { .. } => ErrorCode::InvalidTxnState,
-            AppendError::DiskFull { .. } | AppendError::Io { .. } | AppendError::Offline(_) => {
-                ErrorCode::KafkaStorageError
-            }
+            AppendError::DiskFull { .. }
+            | AppendError::Exhausted { .. }
+            | AppendError::Io { .. }
+            | AppendError::Offline(_) => ErrorCode::KafkaStorageError,
             AppendError::Closed { .. } => ErrorCode::NotLeaderOrFollower,
         }
     }
@@ -114,6 +127,9 @@ pub enum FlushError {
     Offline(#[from] Offline),
     #[error("failed to flush {log}: the log was closed or deleted")]
     Closed { log: TopicPartition },
+    /// Nothing is lost; the next flush makes up for it.
+    #[error("failed to flush {log}: the process has no memory or file descriptors left ({reason}). Raise `ulimit -n`")]
+    Exhausted { log: TopicPartition, reason: String },
 }
 
 /// Why a log directory or a log in it could not be opened, created or closed.

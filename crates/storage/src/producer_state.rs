@@ -30,7 +30,19 @@ pub(crate) struct BatchMetadata {
     pub timestamp_ms: i64,
 }
 
+/// Headers of batches by producer id, ascending by offset.
+pub(crate) type EarlierBatches = HashMap<i64, Vec<BatchHeader>>;
+
 impl BatchMetadata {
+    fn of(header: &BatchHeader) -> BatchMetadata {
+        BatchMetadata {
+            last_sequence: header.last_sequence(),
+            last_offset: header.last_offset(),
+            offset_delta: header.last_offset_delta,
+            timestamp_ms: header.max_timestamp_ms,
+        }
+    }
+
     pub fn first_sequence(&self) -> i32 {
         if self.last_sequence == NO_SEQUENCE {
             return NO_SEQUENCE;
@@ -177,16 +189,31 @@ impl ProducerState {
         if entry.batches.len() == BATCHES_KEPT {
             entry.batches.pop_front();
         }
-        entry.batches.push_back(BatchMetadata {
-            last_sequence: header.last_sequence(),
-            last_offset: header.last_offset(),
-            offset_delta: header.last_offset_delta,
-            timestamp_ms: header.max_timestamp_ms,
-        });
+        entry.batches.push_back(BatchMetadata::of(header));
         if header.is_transactional() && entry.transaction_first_offset.is_none() {
             entry.transaction_first_offset = Some(header.base_offset);
             self.open_transactions.insert(header.base_offset);
         }
+    }
+
+    /// Puts batches that were appended in front of those that are known, as far as they are of the same epoch. False when
+    /// a producer that wrote at `first_offset` or later may have written more of the five before that.
+    pub fn add_earlier(&mut self, earlier: &EarlierBatches, first_offset: i64) -> bool {
+        let mut complete = true;
+        for (producer_id, entry) in &mut self.producers {
+            // Without a batch the producer may go on anywhere.
+            let Some(last) = entry.batches.back().copied() else { continue };
+            let headers = earlier.get(producer_id).map(Vec::as_slice).unwrap_or_default();
+            let same_epoch = headers.iter().filter(|header| header.producer_epoch == entry.epoch);
+            let mut batches: VecDeque<BatchMetadata> =
+                same_epoch.filter(|header| header.last_offset() < last.last_offset).map(BatchMetadata::of).collect();
+            batches.push_back(last);
+            batches.drain(..batches.len().saturating_sub(BATCHES_KEPT));
+            let begins = batches.front().is_some_and(|first| first.first_sequence() == 0);
+            complete &= begins || batches.len() == BATCHES_KEPT || last.last_offset < first_offset;
+            entry.batches = batches;
+        }
+        complete || first_offset == i64::MIN
     }
 
     /// Forgets producers that wrote nothing since `expired_before_ms` and have no open transaction.

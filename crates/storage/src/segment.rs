@@ -268,6 +268,13 @@ impl Segment {
         Ok(entry.map_or(0, |entry| u64::from(entry.position)))
     }
 
+    /// The start of a batch at `position` or before it.
+    pub fn floor_of_position(&self, position: u64) -> io::Result<u64> {
+        // Not kept open: this is asked once, when the log is opened.
+        let entry = self.index.read().offsets.floor(|entry| u64::from(entry.position) <= position)?;
+        Ok(entry.map_or(0, |entry| u64::from(entry.position)))
+    }
+
     /// The first batch whose last offset is `offset` or more, below `end_position`.
     pub fn find(&self, offset: i64, end_position: u64) -> Result<Option<Found>, LookupError> {
         let start = self.floor_position(offset)?;

@@ -8,9 +8,9 @@ use caudal_protocol::batch::{self, BatchError, BatchHeader, HEADER_LEN, Timestam
 
 use super::{Log, LogEnd, Writer, wall_clock_ms};
 use crate::config::LogConfig;
-use crate::error::AppendError;
+use crate::error::{AppendError, is_exhausted};
 use crate::producer_state::snapshot_path;
-use crate::segment::Segment;
+use crate::segment::{INDEX_SUFFIX, LOG_SUFFIX, Segment, TIME_INDEX_SUFFIX, file_path};
 
 /// Who appends; clients are trusted least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,6 +278,9 @@ impl Log {
             let dir = self.health.dir().to_owned();
             return AppendError::DiskFull { log: self.topic_partition.clone(), dir };
         }
+        if is_exhausted(&source) {
+            return AppendError::Exhausted { log: self.topic_partition.clone(), reason: source.to_string() };
+        }
         self.health.fail(format!("a write to {} failed: {source}", self.dir.display()));
         AppendError::Io { log: self.topic_partition.clone(), source }
     }
@@ -352,7 +355,13 @@ impl Log {
             }
         }
         self.write_producer_snapshot(writer, end.offset)?;
-        let segment = Arc::new(Segment::create(&self.disk, &self.dir, end.offset, now_ms)?);
+        let created = Segment::create(&self.disk, &self.dir, end.offset, now_ms);
+        let segment = Arc::new(created.inspect_err(|_| {
+            // The log goes on in the old segment: an empty one must not be found behind it.
+            if segments.iter().all(|old| old.base_offset != end.offset) {
+                self.remove_half_made(end.offset);
+            }
+        })?);
         self.names_dirty.store(true, Ordering::Release);
         let mut list = Vec::with_capacity(segments.len() + 1);
         // An empty segment at the same offset (its offsets would overflow) gives way to the new one.
@@ -363,6 +372,18 @@ impl Log {
         let end = LogEnd { offset: end.offset, segment_base: end.offset, position: 0 };
         self.publish(end);
         Ok(segment)
+    }
+
+    fn remove_half_made(&self, base_offset: i64) {
+        for suffix in [LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX] {
+            let path = file_path(&self.dir, base_offset, suffix);
+            match self.disk.remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "an empty file stays behind; the next start removes it");
+                }
+                _ => {}
+            }
+        }
     }
 
     pub(super) fn write_producer_snapshot(&self, writer: &mut Writer, offset: i64) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use super::Log;
 use crate::checkpoint::PARTITION_METADATA;
 use crate::config::LogConfig;
 use crate::disk::OpenMode;
-use crate::error::{AppendError, FlushError};
+use crate::error::{AppendError, FlushError, is_exhausted};
 use crate::producer_state::snapshot_path;
 
 impl Log {
@@ -35,14 +36,15 @@ impl Log {
             }
         }
         if self.names_dirty.swap(false, Ordering::AcqRel) {
-            if self.topic_id().is_some() {
-                let path = self.dir.join(PARTITION_METADATA);
-                let synced = self.disk.open(&path, OpenMode::Read).and_then(|file| file.sync());
-                synced.map_err(|error| fail(&path.display().to_string(), error))?;
-            }
-            self.disk.sync_dir(&self.dir).map_err(|error| fail(&self.dir.display().to_string(), error))?;
-            let parent = self.health.dir();
-            self.disk.sync_dir(parent).map_err(|error| fail(&parent.display().to_string(), error))?;
+            self.sync_names().map_err(|(path, error)| {
+                self.names_dirty.store(true, Ordering::Release);
+                if is_exhausted(&error) {
+                    // No file was opened, so nothing was lost either.
+                    let reason = error.to_string();
+                    return FlushError::Exhausted { log: self.topic_partition.clone(), reason };
+                }
+                fail(&path.display().to_string(), error)
+            })?;
         }
         if end.offset > synced {
             self.synced_offset.store(end.offset, Ordering::Release);
@@ -56,6 +58,19 @@ impl Log {
         }
         *self.last_flush.lock() = Instant::now();
         Ok(self.synced_offset())
+    }
+
+    /// Makes the names of the log's files durable; where that failed, the path.
+    fn sync_names(&self) -> Result<(), (PathBuf, io::Error)> {
+        if self.topic_id().is_some() {
+            let path = self.dir.join(PARTITION_METADATA);
+            let synced = self.disk.open(&path, OpenMode::Read).and_then(|file| file.sync());
+            synced.map_err(|error| (path, error))?;
+        }
+        for dir in [self.dir.as_path(), self.health.dir()] {
+            self.disk.sync_dir(dir).map_err(|error| (dir.to_owned(), error))?;
+        }
+        Ok(())
     }
 
     /// Obeys `flush.ms` where acknowledgements do not wait for fsync anyway.
@@ -84,6 +99,7 @@ impl Log {
     /// Flushes, then makes indexes and producer state durable too, so that recovery may begin behind what is there
     /// now. Returns the new recovery point.
     pub(crate) fn checkpoint(&self) -> Result<i64, AppendError> {
+        let _not_deleted = self.upkeep.lock();
         if self.deleted.load(Ordering::Acquire) {
             return Err(AppendError::Closed { log: self.topic_partition.clone() });
         }
@@ -107,6 +123,7 @@ impl Log {
         self.flush().map_err(|error| match error {
             FlushError::Offline(offline) => AppendError::Offline(offline),
             FlushError::Closed { log } => AppendError::Closed { log },
+            FlushError::Exhausted { log, reason } => AppendError::Exhausted { log, reason },
         })?;
         for segment in self.snapshot().iter() {
             segment.sync_index().map_err(|error| self.io_failed(error))?;
@@ -147,7 +164,8 @@ impl Log {
     /// Refuses appends from now on: the log is being deleted.
     pub(crate) fn shut(&self) {
         self.writer.lock().closed = true;
-        // A flush that is under way ends before the directory goes; none begins behind it.
+        // A checkpoint, a deletion or a flush that is under way ends before the directory goes; none begins behind it.
+        let _no_upkeep = self.upkeep.lock();
         let _none_under_way = self.flushing.lock();
         self.deleted.store(true, Ordering::Release);
     }

@@ -8,6 +8,7 @@
 mod append;
 mod check;
 mod flush;
+mod in_flight;
 mod read;
 pub(crate) mod recover;
 mod retention;
@@ -109,6 +110,8 @@ pub struct Log {
     epochs: Mutex<LeaderEpochs>,
     /// Held by the one that flushes.
     flushing: Mutex<()>,
+    /// Held while files are written or removed outside of appends: a log is not deleted meanwhile. Taken before `writer`.
+    upkeep: Mutex<()>,
     /// When the last flush ended, for `flush.ms`.
     last_flush: Mutex<Instant>,
     /// Names were created that a power loss might take away.

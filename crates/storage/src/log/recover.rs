@@ -20,10 +20,11 @@ use caudal_protocol::{TopicPartition, Uuid};
 use parking_lot::{Mutex, RwLock};
 
 use super::append::roll_jitter_ms;
+use super::in_flight::complete_batches;
 use super::{DirHealth, Log, LogEnd, Writer, wall_clock_ms};
 use crate::checkpoint;
 use crate::config::LogConfig;
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::OpenError;
 use crate::flusher::{FlushQueue, Waiters};
 use crate::index::{IndexFile, OffsetEntry, TimeEntry};
@@ -174,6 +175,7 @@ impl Log {
             writer: Mutex::new(parts.writer),
             epochs: Mutex::new(parts.epochs),
             flushing: Mutex::new(()),
+            upkeep: Mutex::new(()),
             last_flush: Mutex::new(Instant::now()),
             names_dirty: AtomicBool::new(parts.recovery_point < 0),
             deleted: AtomicBool::new(false),
@@ -199,7 +201,7 @@ impl Opening<'_> {
     }
 
     fn open(&mut self, checkpoints: Checkpoints, config: &LogConfig) -> io::Result<Parts> {
-        let bases = self.list_segments()?;
+        let bases = self.drop_overtaken(self.list_segments()?)?;
         // After a clean stop without a checkpoint of its own a log has nothing to recover.
         let trusted = match checkpoints.recovery_point {
             Some(point) => point,
@@ -263,6 +265,23 @@ impl Opening<'_> {
             }
         }
         Ok(bases.into_iter().collect())
+    }
+
+    /// Drops empty segments that are not where the one before ends: rolling failed half-way, and the log went on in the old
+    /// segment.
+    fn drop_overtaken(&mut self, mut bases: Vec<i64>) -> io::Result<Vec<i64>> {
+        let mut at = 1;
+        while let (Some(&before), Some(&base)) = (bases.get(at - 1), bases.get(at)) {
+            let open = |base| self.disk().open(&file_path(self.dir, base, LOG_SUFFIX), OpenMode::Read);
+            if open(base)?.size()? == 0 && reaches(open(before)?.as_ref(), base)? {
+                tracing::warn!(dir = %self.dir.display(), base, "an empty segment is removed: the one before goes on behind it");
+                self.drop_segments(&[base])?;
+                bases.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        Ok(bases)
     }
 
     fn drop_segments(&mut self, bases: &[i64]) -> io::Result<()> {
@@ -418,6 +437,7 @@ impl Opening<'_> {
             self.disk().sync_dir(self.dir)?;
             snapshots.pop();
         }
+        complete_batches(segments, from, end, &mut producers)?;
         for segment in segments.iter().filter(|_| from < end) {
             replay_producers(segment, from, &mut producers)?;
         }
@@ -437,6 +457,9 @@ fn behind_damage(
     trusted: i64,
 ) -> io::Result<Option<CorruptRange>> {
     let below_recovery_point = expected < trusted && trusted < i64::MAX;
+    if following.is_none() && expected >= trusted && is_torn_batch(segment, (start, len), expected, next_valid)? {
+        return Ok(None);
+    }
     let (end_position, next_offset) = match (next_valid, following) {
         (Some((position, header)), _) => (position, header.base_offset),
         // The next segment was created after this one was synced: this is no torn tail.
@@ -449,6 +472,24 @@ fn behind_damage(
         return Ok(None);
     }
     Ok(Some(CorruptRange { start_position: start, end_position, first_offset: expected, next_offset }))
+}
+
+/// Whether a batch that goes on behind the end of the file begins at `start`. What looks like a batch behind its header is a
+/// part of its records then, unless it continues the log where this one would end: in that case the length is damaged.
+fn is_torn_batch(
+    segment: &Segment,
+    (start, len): (u64, u64),
+    expected: i64,
+    next_valid: Option<(u64, BatchHeader)>,
+) -> io::Result<bool> {
+    let mut bytes = [0; HEADER_LEN];
+    let read = segment.file.read_at(&mut bytes, start)?;
+    let Ok(header) = BatchHeader::parse(bytes.get(..read).unwrap_or_default()) else { return Ok(false) };
+    let plausible = header.base_offset == expected
+        && fits(segment, &header, expected)
+        && i64::from(header.record_count) == i64::from(header.last_offset_delta) + 1;
+    let continued = next_valid.is_some_and(|(_, next)| next.base_offset == header.next_offset());
+    Ok(plausible && header.size_bytes() as u64 > len - start && !continued)
 }
 
 struct Outcome {
@@ -566,6 +607,19 @@ fn is_lost_write(segment: &Segment, start: u64, end: u64) -> io::Result<bool> {
         sector += SECTOR;
     }
     Ok(false)
+}
+
+/// Whether a file of batches holds one that begins at `offset` or behind it.
+fn reaches(file: &dyn DiskFile, offset: i64) -> io::Result<bool> {
+    let mut scan = HeaderScan::new(file, 0, file.size()?);
+    loop {
+        match scan.next() {
+            Ok(Some((_, header))) if header.base_offset >= offset => return Ok(true),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(ScanError::Batch { .. }) => return Ok(false),
+            Err(ScanError::Io(error)) => return Err(error),
+        }
+    }
 }
 
 fn replay_producers(segment: &Segment, from: i64, producers: &mut ProducerState) -> io::Result<()> {

@@ -22,8 +22,13 @@ impl Log {
                 end: durable,
             });
         }
+        let _not_deleted = self.upkeep.lock();
         let mut writer = self.writer.lock();
         self.health.check()?;
+        if self.deleted.load(Ordering::Acquire) {
+            let source = io::Error::new(io::ErrorKind::NotFound, "the log was deleted");
+            return Err(ReadError::Io { log: self.topic_partition.clone(), source });
+        }
         self.log_start_offset.fetch_max(offset, Ordering::AcqRel);
         let deleted = self.delete_oldest(&mut writer.snapshots, |_, next| next <= offset);
         deleted.map_err(|source| ReadError::Io { log: self.topic_partition.clone(), source })?;
@@ -45,6 +50,10 @@ impl Log {
             };
             config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms
         };
+        let _not_deleted = self.upkeep.lock();
+        if self.deleted.load(Ordering::Acquire) {
+            return Err(AppendError::Closed { log: self.topic_partition.clone() });
+        }
         let segments = self.snapshot();
         // Only when nothing younger is left does the active segment go too.
         if segments.iter().all(|segment| segment.size() > 0 && expired(segment)) {
