@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Int64Array, StringArray, StringBuilder, TimestampMicrosecondArray,
+    new_null_array,
 };
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Date32Type, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType};
@@ -66,6 +67,9 @@ pub(crate) fn convert(array: &ArrayRef, to: &DataType, lenient: bool) -> Result<
     let from = array.data_type();
     if from == to {
         return Ok(Arc::clone(array));
+    }
+    if *from == DataType::Null {
+        return Ok(new_null_array(to, array.len()));
     }
     let result = match (from, to) {
         (_, DataType::Utf8) => to_text(array)?,

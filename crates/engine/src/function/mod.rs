@@ -16,6 +16,7 @@ pub(crate) mod field;
 pub(crate) mod generator;
 pub(crate) mod json;
 pub(crate) mod lambda;
+pub(crate) mod sum;
 pub(crate) mod text;
 pub(crate) mod time;
 pub(crate) mod udf;
@@ -37,17 +38,9 @@ pub fn register_all(registry: &mut dyn FunctionRegistry) -> Result<()> {
 }
 
 fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
-    let mut functions = vec![
-        arithmetic::divide(),
-        arithmetic::div(),
-        arithmetic::remainder(),
-        cast::cast(),
-        cast::try_cast(),
-        field::field(),
-        field::item(),
-        field::element_at(),
-        window::window_time(),
-    ];
+    let mut functions =
+        vec![cast::cast(), cast::try_cast(), field::field(), field::item(), field::element_at(), window::window_time()];
+    functions.extend(arithmetic::functions());
     functions.extend(array::functions());
     functions.extend(datetime::functions());
     functions.extend(json::functions());
@@ -55,8 +48,52 @@ fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     functions
 }
 
+/// Functions that fail for some values, beside those of [`arithmetic`].
+const FALLIBLE: &[&str] = &[
+    "__cast",
+    "__item",
+    "element_at",
+    "to_timestamp",
+    "to_timestamp_ltz",
+    "to_timestamp_ntz",
+    "to_date",
+    "to_unix_timestamp",
+    "unix_timestamp",
+    "to_number",
+    "make_date",
+    "make_timestamp",
+    "make_interval",
+    "make_dt_interval",
+    "raise_error",
+    "assert_true",
+    "round",
+    "bround",
+    "ceil",
+    "floor",
+    "date_add",
+    "date_sub",
+    "add_months",
+    "next_day",
+    "sequence",
+    "parse_url",
+    "elt",
+    "map",
+    "map_from_arrays",
+    "repeat",
+    "lpad",
+    "rpad",
+    "space",
+];
+
+/// Whether the function of this name has no value for some rows, but an error.
+pub(crate) fn can_fail(name: &str) -> bool {
+    arithmetic::is_fallible(name) || FALLIBLE.contains(&name)
+}
+
 fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
-    extremum::functions()
+    let mut functions = extremum::functions();
+    functions.extend(sum::functions());
+    functions
 }
 
 fn higher_order_functions() -> Vec<Arc<HigherOrderUDF>> {

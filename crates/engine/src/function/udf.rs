@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, new_empty_array};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::{
@@ -61,7 +61,6 @@ pub(crate) struct Call {
     pub args: Vec<ArrayRef>,
     /// The arguments that are constants.
     pub scalars: Vec<Option<ScalarValue>>,
-    pub rows: usize,
     pub return_type: DataType,
 }
 
@@ -165,6 +164,10 @@ impl ScalarUDFImpl for Udf {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        // What no row asks for must not fail: `CASE WHEN false THEN CAST('x' AS INT) END`.
+        if args.number_rows == 0 {
+            return Ok(ColumnarValue::Array(new_empty_array(args.return_field.data_type())));
+        }
         let constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_))) && !args.args.is_empty();
         let rows = if constant { 1 } else { args.number_rows };
         let scalars = args
@@ -176,7 +179,7 @@ impl ScalarUDFImpl for Udf {
             })
             .collect();
         let arrays = args.args.iter().map(|a| a.to_array(rows)).collect::<Result<Vec<_>>>()?;
-        let call = Call { args: arrays, scalars, rows, return_type: args.return_field.data_type().clone() };
+        let call = Call { args: arrays, scalars, return_type: args.return_field.data_type().clone() };
         let result = (self.function.run)(&call)?;
         if constant {
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?));

@@ -20,6 +20,7 @@ use super::bucket::BucketKey;
 use super::groups::stable_hash;
 use crate::error::EngineError;
 use crate::plan::fragment::evaluate_all;
+use crate::plan::guard::guard_expression;
 use crate::plan::nodes::{is_time_window, watermark_delay_ms};
 use crate::plan::watermark::{from_ms, raw_event_time};
 
@@ -91,11 +92,13 @@ impl Exchange {
                             .to_owned(),
                 });
             }
-            keys.push(create_physical_expr(expr, input, properties, &context)?);
+            let expr = guard_expression(expr.clone(), input, false)?.data;
+            keys.push(create_physical_expr(&expr, input, properties, &context)?);
         }
         let (mut functions, mut args, mut filters) = (Vec::new(), Vec::new(), Vec::new());
         for expr in &aggregate.aggr_expr {
-            let lowered = LoweredAggregateBuilder::new(expr, input, input.as_arrow(), properties, &context).build()?;
+            let expr = guard_expression(expr.clone(), input, false)?.data;
+            let lowered = LoweredAggregateBuilder::new(&expr, input, input.as_arrow(), properties, &context).build()?;
             if lowered.aggregate.order_sensitivity().hard_requires() {
                 return Err(EngineError::Invalid {
                     class: "UNSUPPORTED_FEATURE",

@@ -16,6 +16,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 use futures::StreamExt;
 
 use super::batch_input::BatchSourceExec;
+use super::guard::guard;
 use super::nodes::EventTimeWatermark;
 use super::split::StageOutput;
 use super::watermark::EventTimeWatermarkExec;
@@ -45,7 +46,7 @@ pub struct Fragment {
 impl Fragment {
     /// Optimises and plans `logical` in a session made by [`fragment_session`].
     pub async fn plan(logical: &LogicalPlan, session: &SessionState) -> Result<Self, EngineError> {
-        let optimised = session.optimize(logical)?;
+        let optimised = guard(session.optimize(logical)?)?;
         let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(StreamPlanner)]);
         let plan = planner.create_physical_plan(&optimised, session).await?;
         Ok(Self {

@@ -4,6 +4,7 @@
 pub mod batch_input;
 pub mod check;
 pub mod fragment;
+pub mod guard;
 pub mod nodes;
 pub mod split;
 pub mod timestamp;

@@ -5,13 +5,15 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::{
     AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
-    Subscript, TableAlias, TableFactor, TableWithJoins, TypedString, Value, VisitMut, VisitorMut,
-    WildcardAdditionalOptions,
+    FunctionArguments, GroupByExpr, Ident, LimitClause, NamedWindowDefinition, NamedWindowExpr, ObjectName, OrderBy,
+    OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, Subscript, TableAlias, TableFactor,
+    TableWithJoins, TypedString, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut, WildcardAdditionalOptions,
+    WindowFrameBound, WindowSpec, WindowType,
 };
 
 use super::error::SqlError;
 use super::naming::column_name;
+use super::number;
 use super::token::{RelationMark, marked};
 
 /// What a marked relation stands for; the planner of relations looks it up by index.
@@ -79,20 +81,50 @@ impl VisitorMut for Rewriter<'_> {
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
         let qualifiers = qualifiers(select);
         name_columns(select, &qualifiers);
+        keep_ordinals(select);
         self.struct_wildcards(select, &qualifiers);
         self.time_window(select)?;
         self.lateral_views(select)?;
         self.generators(select)
     }
 
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        if let Some(OrderBy { kind: OrderByKind::Expressions(list), .. }) = &mut query.order_by {
+            list.iter_mut().for_each(|e| number::keep(&mut e.expr));
+        }
+        match &mut query.limit_clause {
+            Some(LimitClause::LimitOffset { limit, offset, .. }) => {
+                limit.iter_mut().for_each(number::keep);
+                offset.iter_mut().for_each(|o| number::keep(&mut o.value));
+            }
+            Some(LimitClause::OffsetCommaLimit { offset, limit }) => {
+                number::keep(offset);
+                number::keep(limit);
+            }
+            None => {}
+        }
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        if let Expr::Function(Function { over: Some(WindowType::WindowSpec(spec)), .. }) = expr {
+            each_bound(spec, number::keep);
+        }
         if let Expr::Lambda(lambda) = expr {
             self.lambdas.push(lambda.params.iter().map(|p| p.name.value.clone()).collect());
         }
         ControlFlow::Continue(())
     }
 
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
+        each_named_bound(select, number::plain);
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        if let Expr::Function(Function { over: Some(WindowType::WindowSpec(spec)), .. }) = expr {
+            each_bound(spec, number::plain);
+        }
         if matches!(expr, Expr::Lambda(_)) {
             self.lambdas.pop();
             return ControlFlow::Continue(());
@@ -290,6 +322,12 @@ impl Rewriter<'_> {
                 Err(error) => return Self::fail(error),
             },
             Expr::BinaryOp { left, op: BinaryOperator::MyIntegerDivide, right } => call("div", vec![*left, *right]),
+            Expr::Value(ValueWithSpan { value: Value::Number(text, false), .. }) => number::carry(&text),
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match number::text_of(&expr) {
+                Some(text) if !text.starts_with('-') => number::carry(&format!("-{text}")),
+                _ if matches!(*expr, Expr::Interval(_)) => Expr::UnaryOp { op: UnaryOperator::Minus, expr },
+                _ => call("negative", vec![*expr]),
+            },
             Expr::BinaryOp { left, op: BinaryOperator::Spaceship, right } => Expr::IsNotDistinctFrom(left, right),
             Expr::RLike { negated, expr, pattern, .. } => {
                 let matched = call("rlike", vec![*expr, *pattern]);
@@ -400,6 +438,31 @@ fn name_columns(select: &mut Select, qualifiers: &[String]) {
     }
 }
 
+/// The numbers of `GROUP BY 1` and of window frames are no literals of Spark's types.
+fn keep_ordinals(select: &mut Select) {
+    if let GroupByExpr::Expressions(list, _) = &mut select.group_by {
+        list.iter_mut().for_each(number::keep);
+    }
+    each_named_bound(select, number::keep);
+}
+
+fn each_named_bound(select: &mut Select, change: fn(&mut Expr)) {
+    for NamedWindowDefinition(_, definition) in &mut select.named_window {
+        if let NamedWindowExpr::WindowSpec(spec) = definition {
+            each_bound(spec, change);
+        }
+    }
+}
+
+fn each_bound(spec: &mut WindowSpec, change: fn(&mut Expr)) {
+    let Some(frame) = &mut spec.window_frame else { return };
+    for bound in std::iter::once(&mut frame.start_bound).chain(&mut frame.end_bound) {
+        if let WindowFrameBound::Preceding(Some(e)) | WindowFrameBound::Following(Some(e)) = bound {
+            change(e);
+        }
+    }
+}
+
 fn exclude_from_wildcard(projection: &mut [SelectItem], names: &[String]) {
     for item in projection {
         if let SelectItem::Wildcard(options) = item
@@ -462,17 +525,11 @@ fn rewrite_function(mut function: Function) -> Expr {
     function.name = ObjectName::from(vec![ident_like(&function.name, &name)]);
     let args = arguments(&function);
     let plain = function.over.is_none() && function.filter.is_none();
+    guard_filtered(&mut function);
     match (name.as_str(), args.as_slice()) {
         ("struct", _) => named_struct(args),
         ("count_if", [condition]) => {
-            let when = sqlparser::ast::CaseWhen { condition: condition.clone(), result: number("1") };
-            let case = Expr::Case {
-                case_token: sqlparser::ast::helpers::attached_token::AttachedToken::empty(),
-                end_token: sqlparser::ast::helpers::attached_token::AttachedToken::empty(),
-                operand: None,
-                conditions: vec![when],
-                else_result: None,
-            };
+            let case = case_when(condition.clone(), plain_number("1"));
             set_arguments(&mut function, vec![case]);
             rename(function, "count")
         }
@@ -504,16 +561,45 @@ fn rewrite_function(mut function: Function) -> Expr {
         ("dayofyear", [e]) => call("date_part", vec![string("doy"), e.clone()]),
         ("weekofyear", [e]) => call("date_part", vec![string("week"), e.clone()]),
         ("dayofweek", [e]) => call("date_part", vec![string("dayofweek"), e.clone()]),
+        ("row_number" | "rank" | "dense_rank" | "ntile", _) if function.over.is_some() => {
+            call("__cast", vec![Expr::Function(function), string("INT")])
+        }
         ("array_sort", [_, Expr::Lambda(_)]) => rename(function, "__array_sort_by"),
         ("locate", [part, whole]) => call("instr", vec![whole.clone(), part.clone()]),
         ("ucase", _) => rename(function, "upper"),
         ("lcase", _) => rename(function, "lower"),
         ("sign", _) => rename(function, "signum"),
         ("now", _) => rename(function, "current_timestamp"),
+        ("positive", [e]) => e.clone(),
         ("reduce", _) => rename(function, "aggregate"),
         ("cardinality", _) => rename(function, "size"),
         ("regexp" | "regexp_like", _) => rename(function, "rlike"),
         _ => Expr::Function(function),
+    }
+}
+
+/// `sum(y / x) FILTER (WHERE x <> 0)` divides where the filter holds only: the argument becomes a `CASE` of it, which
+/// is null, and so not counted, elsewhere.
+fn guard_filtered(function: &mut Function) {
+    let Some(filter) = function.filter.clone() else { return };
+    let FunctionArguments::List(list) = &mut function.args else { return };
+    for arg in &mut list.args {
+        if let FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) = arg
+            && matches!(e, Expr::Function(_) | Expr::Case { .. } | Expr::BinaryOp { .. })
+        {
+            let value = std::mem::replace(e, string(""));
+            *e = case_when(filter.as_ref().clone(), value);
+        }
+    }
+}
+
+fn case_when(condition: Expr, result: Expr) -> Expr {
+    Expr::Case {
+        case_token: sqlparser::ast::helpers::attached_token::AttachedToken::empty(),
+        end_token: sqlparser::ast::helpers::attached_token::AttachedToken::empty(),
+        operand: None,
+        conditions: vec![sqlparser::ast::CaseWhen { condition, result }],
+        else_result: None,
     }
 }
 
@@ -573,7 +659,7 @@ pub(crate) fn string(text: &str) -> Expr {
     Expr::Value(Value::SingleQuotedString(text.to_owned()).into())
 }
 
-fn number(text: &str) -> Expr {
+fn plain_number(text: &str) -> Expr {
     Expr::Value(Value::Number(text.to_owned(), false).into())
 }
 

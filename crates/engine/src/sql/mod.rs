@@ -12,6 +12,7 @@ mod dialect;
 pub mod error;
 mod interval;
 mod naming;
+mod number;
 mod planner;
 mod resolve;
 mod rewrite;

@@ -128,7 +128,7 @@ fn literal(value: &Value) -> String {
         Value::SingleQuotedString(s) | Value::DoubleQuotedString(s) => s.clone(),
         Value::Null => "NULL".to_owned(),
         Value::Boolean(b) => b.to_string(),
-        Value::Number(n, _) => n.clone(),
+        Value::Number(n, _) => super::number::shown(n),
         other => other.to_string(),
     }
 }

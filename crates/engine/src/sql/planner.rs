@@ -3,21 +3,25 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::{Column, DFSchema, DataFusionError, Result, TableReference, UnnestOptions, plan_err};
+use datafusion::common::{
+    Column, DFSchema, DataFusionError, Result, ScalarValue, TableReference, UnnestOptions, plan_err,
+};
 use datafusion::datasource::{TableProvider, provider_as_source};
 use datafusion::logical_expr::planner::{
     ExprPlanner, PlannedRelation, PlannerResult, RawBinaryExpr, RawFieldAccessExpr, RelationPlanner,
     RelationPlannerContext, RelationPlanning, TypePlanner,
 };
-use datafusion::logical_expr::{Expr, GetFieldAccess, LogicalPlan, LogicalPlanBuilder, lit};
+use datafusion::logical_expr::{Expr, ExprSchemable, GetFieldAccess, LogicalPlan, LogicalPlanBuilder, lit};
 use sqlparser::ast::{self, BinaryOperator, ObjectNamePart, TableFactor};
 
 use super::ast::{Generator, RelationSpec};
 use super::catalog::Catalog;
 use super::interval;
+use super::number;
 use super::token::unmark;
 use crate::format::cell::utc;
 use crate::function;
+use crate::function::arithmetic::Operation;
 use crate::options::Options;
 use crate::plan::{EventTimeWatermark, nodes::WATERMARK_DELAY_KEY};
 use crate::source::bounded::BoundedTable;
@@ -238,7 +242,7 @@ fn generate(plan: LogicalPlan, generator: &Generator, context: &mut dyn Relation
 /// Adds the fields of a struct as columns.
 fn struct_fields(plan: LogicalPlan, argument: Expr, generator: &Generator) -> Result<LogicalPlan> {
     let schema = Arc::clone(plan.schema());
-    let DataType::Struct(fields) = datafusion::logical_expr::ExprSchemable::get_type(&argument, &schema)? else {
+    let DataType::Struct(fields) = ExprSchemable::get_type(&argument, &schema)? else {
         return plan_err!(
             "[CANNOT_RESOLVE_STAR_EXPAND] Cannot resolve {argument}.*: it is neither a table nor a struct. SQLSTATE: 42704"
         );
@@ -300,11 +304,12 @@ fn duration_micros(arg: &ast::Expr) -> Result<i64> {
     let parsed = match arg {
         ast::Expr::Value(value) => match &value.value {
             ast::Value::SingleQuotedString(s) | ast::Value::DoubleQuotedString(s) => interval::parse_text(s),
-            ast::Value::Number(n, _) => {
-                n.parse().ok().map(|micros| interval::Interval { micros, ..Default::default() })
-            }
             _ => None,
         },
+        ast::Expr::Array(_) => {
+            let micros = number::text_of(arg).and_then(|n| n.parse().ok());
+            micros.map(|micros| interval::Interval { micros, ..Default::default() })
+        }
         ast::Expr::Interval(interval) => match interval.value.as_ref() {
             ast::Expr::Value(value) => match &value.value {
                 ast::Value::SingleQuotedString(s) => interval::parse_text(s),
@@ -327,11 +332,14 @@ pub(crate) struct SparkExpressions;
 
 impl ExprPlanner for SparkExpressions {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
-        let udf = match expr.op {
-            BinaryOperator::Divide => function::arithmetic::divide(),
-            BinaryOperator::Modulo => function::arithmetic::remainder(),
+        let operation = match expr.op {
+            BinaryOperator::Plus => Operation::Add,
+            BinaryOperator::Minus => Operation::Subtract,
+            BinaryOperator::Multiply => Operation::Multiply,
+            BinaryOperator::Divide => Operation::Divide,
+            BinaryOperator::Modulo => Operation::Remainder,
             BinaryOperator::StringConcat => {
-                let ty = datafusion::logical_expr::ExprSchemable::get_type(&expr.left, schema)?;
+                let ty = ExprSchemable::get_type(&expr.left, schema)?;
                 if matches!(ty, DataType::List(_)) {
                     return Ok(PlannerResult::Original(expr));
                 }
@@ -342,7 +350,18 @@ impl ExprPlanner for SparkExpressions {
             }
             _ => return Ok(PlannerResult::Original(expr)),
         };
-        Ok(PlannerResult::Planned(udf.call(vec![expr.left, expr.right])))
+        arithmetic(operation, expr, schema)
+    }
+
+    /// Number literals arrive as arrays of one text (see [`super::number`]).
+    fn plan_array_literal(&self, exprs: Vec<Expr>, _schema: &DFSchema) -> Result<PlannerResult<Vec<Expr>>> {
+        match exprs.as_slice() {
+            [Expr::Literal(ScalarValue::Utf8(Some(text)), _)] => match number::value(text) {
+                Ok(value) => Ok(PlannerResult::Planned(Expr::Literal(value, None))),
+                Err(error) => plan_err!("[{}] {}", error.class, error.message),
+            },
+            _ => Ok(PlannerResult::Original(exprs)),
+        }
     }
 
     fn plan_field_access(
@@ -373,6 +392,51 @@ impl ExprPlanner for SparkExpressions {
             nested_names.iter().fold(column, |e, name| function::field::field().call(vec![e, lit(name.as_str())]));
         Ok(PlannerResult::Planned(access))
     }
+}
+
+/// Arithmetic of numbers has Spark's types; that of dates and times is left to DataFusion, but for whole days.
+fn arithmetic(
+    operation: Operation,
+    mut expr: RawBinaryExpr,
+    schema: &DFSchema,
+) -> Result<PlannerResult<RawBinaryExpr>> {
+    let types = |e: &Expr| ExprSchemable::get_type(e, schema);
+    let (left, right) = (types(&expr.left)?, types(&expr.right)?);
+    let temporal = |ty: &DataType| ty.is_temporal() || matches!(ty, DataType::Interval(_));
+    match (&left, &right, operation) {
+        (DataType::Date32, days, Operation::Add | Operation::Subtract) if days.is_integer() => {
+            let add = operation == Operation::Add;
+            let udf = if add {
+                datafusion_spark::function::datetime::date_add()
+            } else {
+                datafusion_spark::function::datetime::date_sub()
+            };
+            return Ok(PlannerResult::Planned(udf.call(vec![expr.left, expr.right])));
+        }
+        (days, DataType::Date32, Operation::Add) if days.is_integer() => {
+            return Ok(PlannerResult::Planned(
+                datafusion_spark::function::datetime::date_add().call(vec![expr.right, expr.left]),
+            ));
+        }
+        (l, r, _) if temporal(l) || temporal(r) => return Ok(PlannerResult::Original(expr)),
+        _ => {}
+    }
+    // What is wrong with the types is told with the operator's sides.
+    function::arithmetic::operands(operation, operation.symbol(), &[left.clone(), right.clone()])?;
+    for (side, own, other) in [(&mut expr.left, &left, &right), (&mut expr.right, &right, &left)] {
+        if let Expr::Literal(value, _) = side
+            && matches!(other, DataType::Decimal128(_, _))
+            && let Some(narrow) = number::narrow_decimal(value)
+        {
+            *side = Expr::Literal(narrow, None);
+        }
+        if own.is_string() && *other != DataType::Null {
+            let to = function::ddl::type_name(&function::arithmetic::text_operand(other));
+            *side = function::cast::cast().call(vec![side.clone(), lit(to)]);
+        }
+    }
+    let udf = function::arithmetic::operator(operation);
+    Ok(PlannerResult::Planned(udf.call(vec![expr.left, expr.right])))
 }
 
 /// SQL types that are left after casts became functions (`CREATE TABLE` schemas go through the DDL parser).

@@ -246,7 +246,7 @@ impl Rewriter<'_> {
         true
     }
 
-    /// `1.5D`, `2S`, `3Y`, `1F`, `1.5BD` and `1e3`, which is a double in Spark: they become casts.
+    /// `1.5D`, `2S`, `3Y`, `1F`, `1.5BD`, `10L`: the suffix becomes part of the number (see [`super::number`]).
     fn typed_number(&mut self, token: &TokenWithSpan) -> bool {
         let Token::Number(text, long) = &token.token else { return false };
         let suffix = match self.peek(1) {
@@ -255,29 +255,13 @@ impl Rewriter<'_> {
             }
             _ => String::new(),
         };
-        let ty = match suffix.as_str() {
-            "D" => "DOUBLE",
-            "F" => "FLOAT",
-            "S" => "SMALLINT",
-            "Y" => "TINYINT",
-            "BD" => "DECIMAL",
-            "" if *long => "BIGINT",
-            "" if text.contains(['e', 'E']) => "DOUBLE",
+        let typed = match suffix.as_str() {
+            "D" | "F" | "S" | "Y" | "BD" => suffix,
+            "" if *long => "L".to_owned(),
             _ => return false,
         };
-        let span = token.span;
-        let mut push = |token| self.output.push(TokenWithSpan::new(token, span));
-        if ty == "DECIMAL" || ty == "BIGINT" {
-            push(Token::Number(text.clone(), false));
-        } else {
-            push(Token::make_keyword("CAST"));
-            push(Token::LParen);
-            push(Token::SingleQuotedString(text.clone()));
-            push(Token::make_keyword("AS"));
-            push(Token::make_keyword(ty));
-            push(Token::RParen);
-        }
-        self.at += 1 + usize::from(!suffix.is_empty());
+        self.output.push(TokenWithSpan::new(Token::Number(format!("{text}{typed}"), false), token.span));
+        self.at += 1 + usize::from(!*long);
         true
     }
 
@@ -434,10 +418,7 @@ mod tests {
 
     #[test]
     fn literals_are_normalised() {
-        assert_eq!(
-            rewritten("SELECT 1.5D, 10L, exists(a, x -> x)").0,
-            "SELECT CAST ( '1.5' AS DOUBLE ) , 10 , exists ( a , x -> x )"
-        );
+        assert_eq!(rewritten("SELECT 1.5D, 10L, exists(a, x -> x)").0, "SELECT 1.5D , 10L , exists ( a , x -> x )");
         assert_eq!(rewritten("INTERVAL 1 DAY").0, "INTERVAL '0 months 1 days 0.000000 seconds'");
     }
 }

@@ -26,6 +26,7 @@ use crate::format::cell::utc;
 use crate::function;
 use crate::function::ddl::{parse_columns, type_name};
 use crate::plan::SourceFactory;
+use crate::plan::guard::GuardedPlanner;
 use crate::query::{QueryManager, StreamingQuery};
 
 /// How a session starts.
@@ -464,8 +465,11 @@ fn session_state(catalog: &Arc<Catalog>) -> Result<SessionState, datafusion::err
     options.execution.enable_ansi_mode = true;
     let spark = MemoryCatalogProvider::new();
     spark.register_schema("default", Arc::new(CatalogSchema(Arc::clone(catalog))))?;
-    let mut builder =
-        SessionStateBuilder::new().with_config(config).with_default_features().with_type_planner(Arc::new(SparkTypes));
+    let mut builder = SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .with_query_planner(Arc::new(GuardedPlanner))
+        .with_type_planner(Arc::new(SparkTypes));
     let planners = builder.expr_planners().get_or_insert_default();
     planners.insert(0, Arc::new(datafusion_spark::planner::SparkFunctionPlanner));
     planners.insert(0, Arc::new(SparkExpressions));

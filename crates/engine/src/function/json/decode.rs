@@ -71,36 +71,42 @@ impl JsonOptions {
 
 /// Decodes each text into a value of type `ty` (a struct, an array or a map).
 pub(crate) fn decode(texts: &StringArray, ty: &DataType, options: &JsonOptions) -> Result<ArrayRef> {
+    let (array, good) = decode_records(texts, ty, options)?;
+    if options.mode == Mode::FailFast
+        && let Some(row) = good.iter().position(|good| !good)
+    {
+        let text = texts.value(row);
+        return exec_err!(
+            "[MALFORMED_RECORD_IN_PARSING.WITHOUT_SUGGESTION] Malformed records are detected in record parsing: {text}. Parse Mode: FAILFAST. To process malformed records as null result, try setting the option 'mode' as 'PERMISSIVE'. SQLSTATE: 22023"
+        );
+    }
+    Ok(array)
+}
+
+/// The decoded values, whatever the mode, and which of the texts were well formed and fit the type.
+pub(crate) fn decode_records(
+    texts: &StringArray,
+    ty: &DataType,
+    options: &JsonOptions,
+) -> Result<(ArrayRef, Vec<bool>)> {
     let (decoded_type, corrupt) = without_corrupt_column(ty, &options.corrupt_column);
     let mut decoder = Decoder { options, partial: false };
     let mut column = Column::new(&decoded_type)?;
     column.reserve(texts.len());
-    let mut corrupted: Vec<Option<&str>> = Vec::new();
+    let mut good = Vec::with_capacity(texts.len());
     for row in 0..texts.len() {
         if texts.is_null(row) {
             column.push_null();
-            corrupted.push(None);
+            good.push(true);
             continue;
         }
-        let text = texts.value(row);
         decoder.partial = false;
-        let good = decoder.record(text.as_bytes(), &mut column, row);
-        if !good && options.mode == Mode::FailFast {
-            return exec_err!(
-                "[MALFORMED_RECORD_IN_PARSING.WITHOUT_SUGGESTION] Malformed records are detected in record parsing: {text}. Parse Mode: FAILFAST. To process malformed records as null result, try setting the option 'mode' as 'PERMISSIVE'. SQLSTATE: 22023"
-            );
-        }
-        if corrupt.is_some() {
-            corrupted.push((!good).then_some(text));
-        }
+        good.push(decoder.record(texts.value(row).as_bytes(), &mut column, row));
     }
     let array = column.finish()?;
-    match (corrupt, ty) {
-        (Some(index), DataType::Struct(fields)) => {
-            with_corrupt_column(&array, index, fields, Arc::new(StringArray::from(corrupted)))
-        }
-        _ => Ok(array),
-    }
+    let (Some(index), DataType::Struct(fields)) = (corrupt, ty) else { return Ok((array, good)) };
+    let corrupted: StringArray = texts.iter().zip(&good).map(|(text, good)| text.filter(|_| !good)).collect();
+    Ok((with_corrupt_column(&array, index, fields, Arc::new(corrupted))?, good))
 }
 
 fn without_corrupt_column(ty: &DataType, name: &str) -> (DataType, Option<usize>) {

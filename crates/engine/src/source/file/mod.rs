@@ -2,6 +2,7 @@
 //! order of its modification time. The log of files seen lies under the query's `sources/<n>`, so that a replayed batch
 //! reads the same files.
 
+mod json;
 mod list;
 pub mod path;
 mod read;
@@ -60,6 +61,8 @@ struct Limits {
     latest_first: bool,
     /// Milliseconds that a file may be older than the newest one seen.
     max_age_ms: i64,
+    /// Files of the same name in other directories are the same file.
+    name_only: bool,
 }
 
 impl FileTable {
@@ -119,6 +122,7 @@ impl FileTable {
         let limits = Limits {
             max_files,
             latest_first,
+            name_only: options.bool("fileNameOnly")?.unwrap_or(false),
             // Old files come last on purpose then, so age must not drop them.
             max_age_ms: if latest_first && max_files.is_some() {
                 i64::MAX
@@ -145,7 +149,11 @@ impl FileTable {
             table: self.clone(),
             columns: None,
             batches: Vec::new(),
-            seen: SeenFiles { max_age_ms: self.limits.max_age_ms, ..SeenFiles::default() },
+            seen: SeenFiles {
+                max_age_ms: self.limits.max_age_ms,
+                name_only: self.limits.name_only,
+                ..SeenFiles::default()
+            },
             log,
             watch: Watch::default(),
         };
@@ -184,7 +192,10 @@ fn check_options(format: FileFormat, options: &Options) -> Result<(), EngineErro
             known.extend(CsvDialect::OPTIONS);
             known.extend(["inferSchema", "mode", "enforceSchema"]);
         }
-        FileFormat::Json => known.push("mode"),
+        FileFormat::Json => {
+            known.push("mode");
+            known.extend(json::OPTIONS);
+        }
         FileFormat::Text => known.push("wholetext"),
         FileFormat::Parquet => {}
     }
@@ -195,7 +206,9 @@ fn check_options(format: FileFormat, options: &Options) -> Result<(), EngineErro
 #[derive(Debug, Default)]
 struct SeenFiles {
     max_age_ms: i64,
-    by_url: HashMap<String, i64>,
+    name_only: bool,
+    /// By [`Self::key`].
+    by_key: HashMap<String, i64>,
     latest_ms: i64,
     purged_before_ms: i64,
 }
@@ -203,17 +216,23 @@ struct SeenFiles {
 impl SeenFiles {
     fn add(&mut self, url: String, timestamp_ms: i64) {
         self.latest_ms = self.latest_ms.max(timestamp_ms);
-        self.by_url.insert(url, timestamp_ms);
+        let key = self.key(&url).to_owned();
+        self.by_key.insert(key, timestamp_ms);
+    }
+
+    /// What tells one file from another.
+    fn key<'a>(&self, url: &'a str) -> &'a str {
+        if self.name_only { url.rsplit('/').next().unwrap_or(url) } else { url }
     }
 
     fn is_new(&self, file: &FoundFile) -> bool {
-        file.modified_ms >= self.purged_before_ms && !self.by_url.contains_key(&file.url)
+        file.modified_ms >= self.purged_before_ms && !self.by_key.contains_key(self.key(&file.url))
     }
 
     fn purge(&mut self) {
         self.purged_before_ms = self.latest_ms.saturating_sub(self.max_age_ms);
         let limit = self.purged_before_ms;
-        self.by_url.retain(|_, timestamp| *timestamp >= limit);
+        self.by_key.retain(|_, timestamp| *timestamp >= limit);
     }
 }
 

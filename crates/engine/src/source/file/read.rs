@@ -8,24 +8,24 @@ use arrow::array::timezone::Tz;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, StringBuilder, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use arrow::json::ReaderBuilder;
-use arrow::json::reader::infer_json_schema;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::FileFormat;
+use super::json;
 use super::path::partition_values;
 use crate::error::EngineError;
 use crate::file_log::io_error;
 use crate::format::csv::CsvDialect;
+use crate::function::json::decode::JsonOptions;
 use crate::options::{Options, invalid};
 
 /// Rows per batch.
-const BATCH_ROWS: usize = 8192;
+pub(super) const BATCH_ROWS: usize = 8192;
 
 /// What happens to rows that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ParseMode {
+pub(super) enum ParseMode {
     /// Nulls instead.
     Permissive,
     DropMalformed,
@@ -41,6 +41,7 @@ pub(super) struct FileReader {
     zone: Tz,
     mode: ParseMode,
     csv: CsvDialect,
+    json: JsonOptions,
     infer_types: bool,
     whole_text: bool,
 }
@@ -64,6 +65,7 @@ impl FileReader {
             zone,
             mode,
             csv: CsvDialect::from_options(options)?,
+            json: json::options(options)?,
             infer_types: options.bool("inferSchema")?.unwrap_or(false),
             whole_text: options.bool("wholetext")?.unwrap_or(false),
         })
@@ -121,16 +123,7 @@ impl FileReader {
 
     fn infer_json(&self, files: &[PathBuf]) -> Result<Vec<Field>, EngineError> {
         self.first(files)?;
-        let mut schemas = Vec::new();
-        for path in files {
-            let file = File::open(path).map_err(|e| io_error("open", path, e))?;
-            let (schema, _) = infer_json_schema(std::io::BufReader::new(file), None)?;
-            schemas.push(schema);
-        }
-        let mut fields: Vec<Field> = Schema::try_merge(schemas)?.fields().iter().map(|f| f.as_ref().clone()).collect();
-        // Spark orders inferred JSON fields by name.
-        fields.sort_by(|a, b| a.name().cmp(b.name()));
-        Ok(fields)
+        json::infer(files, self.mode, &self.json)
     }
 
     fn infer_csv(&self, files: &[PathBuf]) -> Result<Vec<Field>, EngineError> {
@@ -236,29 +229,7 @@ impl FileReader {
     fn read_json(&self, path: &Path, schema: &SchemaRef, wanted: &[&str]) -> Result<Vec<RecordBatch>, EngineError> {
         let keep: Vec<usize> =
             (0..schema.fields().len()).filter(|i| wanted.contains(&schema.field(*i).name().as_str())).collect();
-        let schema = Arc::new(schema.project(&keep)?);
-        let text = std::fs::read(path).map_err(|e| io_error("read", path, e))?;
-        let decode = |lines: &[u8]| -> Result<Vec<RecordBatch>, arrow::error::ArrowError> {
-            let builder =
-                ReaderBuilder::new(Arc::clone(&schema)).with_batch_size(BATCH_ROWS).with_coerce_primitive(true);
-            builder.build(lines)?.collect()
-        };
-        if let Ok(batches) = decode(&text) {
-            return Ok(batches);
-        }
-        // Some line is malformed: line by line, to lose no other.
-        let mut batches = Vec::new();
-        for (i, line) in text.split(|b| *b == b'\n').enumerate().filter(|(_, l)| !l.trim_ascii().is_empty()) {
-            match (decode(line), self.mode) {
-                (Ok(rows), _) => batches.extend(rows),
-                (Err(_), ParseMode::DropMalformed) => {}
-                (Err(_), ParseMode::Permissive) => batches.push(null_row(&schema)?),
-                (Err(error), ParseMode::FailFast) => {
-                    return Err(malformed(path, i + 1, &error.to_string()));
-                }
-            }
-        }
-        Ok(vec![arrow::compute::concat_batches(&schema, &batches)?])
+        json::read(path, &Arc::new(schema.project(&keep)?), self.mode, &self.json)
     }
 
     fn read_csv(&self, path: &Path, schema: &SchemaRef) -> Result<Vec<RecordBatch>, EngineError> {
@@ -319,7 +290,7 @@ impl FileReader {
     }
 }
 
-fn malformed(path: &Path, line: usize, why: &str) -> EngineError {
+pub(super) fn malformed(path: &Path, line: usize, why: &str) -> EngineError {
     EngineError::Invalid {
         class: "MALFORMED_RECORD_IN_PARSING",
         message: format!(
@@ -328,13 +299,6 @@ fn malformed(path: &Path, line: usize, why: &str) -> EngineError {
             path.display()
         ),
     }
-}
-
-fn null_row(schema: &SchemaRef) -> Result<RecordBatch, EngineError> {
-    let nullable: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
-    let columns = nullable.iter().map(|f| new_null_array(f.data_type(), 1)).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(1));
-    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(nullable)), columns, &options)?)
 }
 
 fn open_parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, EngineError> {
