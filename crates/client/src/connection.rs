@@ -43,6 +43,14 @@ struct Pending {
     misbehaviour: Option<String>,
 }
 
+/// A request on its way to the socket.
+#[derive(Debug)]
+struct Outgoing {
+    parts: Vec<Bytes>,
+    /// Told when the socket has taken all of it.
+    gone: Option<oneshot::Sender<()>>,
+}
+
 /// An open connection. Dropping it closes the socket; requests in flight then end as [`Error::Disconnected`].
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -54,7 +62,7 @@ pub(crate) struct Connection {
     /// Feature levels and the rest of what the broker said of itself.
     pub(crate) api_versions: ApiVersionsResponse,
     pending: Arc<Mutex<Pending>>,
-    outgoing: mpsc::UnboundedSender<Vec<Bytes>>,
+    outgoing: mpsc::UnboundedSender<Outgoing>,
     tasks: [AbortHandle; 2],
 }
 
@@ -183,7 +191,7 @@ impl Connection {
     fn submit_version<R: Request>(&self, request: &R, version: i16) -> Result<InFlight<R>> {
         let (answer, receiver) = oneshot::channel();
         let correlation_id = self.register(R::NAME, Some(answer))?;
-        if let Err(error) = self.enqueue(request, version, correlation_id) {
+        if let Err(error) = self.enqueue(request, version, correlation_id, None) {
             self.pending.lock().waiting.remove(&correlation_id);
             return Err(error);
         }
@@ -197,9 +205,11 @@ impl Connection {
     }
 
     /// Puts a request on the wire that has no answer (produce with `acks=0`).
-    pub(crate) fn submit_one_way<R: Request>(&self, request: &R, cap: i16) -> Result<()> {
+    pub(crate) fn submit_one_way<R: Request>(&self, request: &R, cap: i16) -> Result<Leaving> {
         let correlation_id = self.register(R::NAME, None)?;
-        self.enqueue(request, self.version_of::<R>(cap)?, correlation_id)
+        let (gone, receiver) = oneshot::channel();
+        self.enqueue(request, self.version_of::<R>(cap)?, correlation_id, Some(gone))?;
+        Ok(Leaving { receiver, address: self.address.clone(), request: R::NAME })
     }
 
     fn register(&self, request: &'static str, answer: Option<oneshot::Sender<Bytes>>) -> Result<i32> {
@@ -215,7 +225,13 @@ impl Connection {
         Ok(id)
     }
 
-    fn enqueue<R: Request>(&self, request: &R, version: i16, correlation_id: i32) -> Result<()> {
+    fn enqueue<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        correlation_id: i32,
+        gone: Option<oneshot::Sender<()>>,
+    ) -> Result<()> {
         let api = ApiKey::from_code(R::API_KEY);
         let header = RequestHeader {
             request_api_key: R::API_KEY,
@@ -240,7 +256,7 @@ impl Connection {
             }
         }
         // A closed queue means that the connection is gone; the answer's channel reports it.
-        if self.outgoing.send(parts).is_err() {
+        if self.outgoing.send(Outgoing { parts, gone }).is_err() {
             close(&self.pending);
         }
         Ok(())
@@ -285,6 +301,29 @@ impl<R: Request> InFlight<R> {
     }
 }
 
+/// A request without an answer.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    receiver: oneshot::Receiver<()>,
+    address: String,
+    request: &'static str,
+}
+
+impl Leaving {
+    /// Waits until the socket has taken the request, so that no more is queued than the peer keeps up with.
+    pub(crate) async fn gone(self, timeout: Duration) -> Result<()> {
+        let (address, request) = (self.address, self.request);
+        match tokio::time::timeout(timeout, self.receiver).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Error::Disconnected { address, request }),
+            Err(_) => {
+                let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+                Err(Error::RequestTimeout { address, request, timeout_ms })
+            }
+        }
+    }
+}
+
 fn close(pending: &Mutex<Pending>) {
     let waiting = {
         let mut pending = pending.lock();
@@ -305,15 +344,19 @@ fn io_reason(error: &std::io::Error) -> String {
 
 async fn write_requests(
     mut socket: OwnedWriteHalf,
-    mut queue: mpsc::UnboundedReceiver<Vec<Bytes>>,
+    mut queue: mpsc::UnboundedReceiver<Outgoing>,
     pending: Arc<Mutex<Pending>>,
 ) {
-    let mut batch: Vec<Vec<Bytes>> = Vec::new();
+    let mut batch: Vec<Outgoing> = Vec::new();
     while queue.recv_many(&mut batch, 64).await > 0 {
-        let parts: Vec<Bytes> = batch.drain(..).flatten().collect();
+        let parts: Vec<Bytes> = batch.iter_mut().flat_map(|outgoing| std::mem::take(&mut outgoing.parts)).collect();
         if let Err(error) = write_all_vectored(&mut socket, &parts).await {
             tracing::debug!(%error, "failed to write to a broker");
             break;
+        }
+        for gone in batch.drain(..).filter_map(|outgoing| outgoing.gone) {
+            // Nobody may wait for it any more.
+            let _ = gone.send(());
         }
     }
     close(&pending);

@@ -68,19 +68,24 @@ impl Fetching {
 impl Consumer {
     /// Sends a fetch to every broker that has none in flight and whose partitions all have room.
     pub(super) fn send_fetches(&mut self, now: Instant) {
-        let high = usize::try_from(self.fetching.limits.partition_max_bytes).unwrap_or(0);
+        let half = |limit: i32| usize::try_from(limit).unwrap_or(0) / 2;
+        let (high, node_high) = (half(self.fetching.limits.partition_max_bytes), half(self.fetching.limits.max_bytes));
+        let mut buffered: HashMap<i32, usize> = HashMap::new();
         let mut wanted: BTreeMap<i32, Vec<(Position, u64)>> = BTreeMap::new();
         let mut full: Vec<i32> = Vec::new();
         let mut leaderless = false;
         for (tp, state) in &self.partitions {
             let waits = state.retry_at.is_some_and(|at| at > now);
-            if state.position.is_none() || state.paused || waits {
+            if !state.is_fetchable() || waits {
                 continue;
             }
             match position(&self.client, tp, state.fetch_offset) {
                 Ok((leader, at)) => {
                     // While one partition's records are still to be taken, a fetch of the others could only wait.
-                    if state.buffered_bytes() > high / 2 {
+                    // Many partitions with a little each are as much as one with a lot.
+                    let of_node = buffered.entry(leader).or_default();
+                    *of_node += state.buffered_bytes();
+                    if state.buffered_bytes() > high || *of_node > node_high {
                         full.push(leader);
                     }
                     wanted.entry(leader).or_default().push((at, state.epoch));

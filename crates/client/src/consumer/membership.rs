@@ -189,6 +189,7 @@ impl Consumer {
                 commit.extend(self.revoke(&self.assignment()));
             }
         }
+        self.stop_auto_commit();
         self.membership.stop();
         self.membership.lost = false;
         self.membership.rejoin = false;
@@ -266,7 +267,9 @@ impl Consumer {
         let gone: Vec<TopicPartition> = held.iter().filter(|tp| !joined.assignment.contains(tp)).cloned().collect();
         if !gone.is_empty() {
             // Only cooperative members still hold any. Others wait for these: join again at once.
-            let commit = self.revoke(&gone);
+            let read = self.positions().into_iter().filter(|(tp, _)| gone.contains(tp));
+            let mut commit: Vec<_> = read.filter(|_| self.settings.auto_commit.is_some()).collect();
+            commit.extend(self.revoke(&gone));
             if !commit.is_empty() {
                 self.spawn_commit(commit);
             }
@@ -296,9 +299,8 @@ impl Consumer {
     fn spawn_commit(&mut self, offsets: Vec<(TopicPartition, crate::admin::OffsetAndMetadata)>) {
         let Some(config) = self.group_config.clone() else { return };
         let (client, member) = (self.client.clone(), self.membership.member());
-        self.tasks.spawn(async move {
-            Event::AutoCommitted(super::offsets::commit(&client, &config, &member, &offsets).await)
-        });
+        self.tasks
+            .spawn(async move { Event::Committed(super::offsets::commit(&client, &config, &member, &offsets).await) });
     }
 
     pub(super) fn on_rebalances(&mut self, round: u64) {
@@ -338,6 +340,7 @@ impl Consumer {
             // A member that has an id holds up the others' rebalance until its session ends.
             member.member_id.clone_from(&self.membership.given_id.lock());
         }
+        self.stop_auto_commit();
         self.membership.stop();
         self.membership.seen = None;
         if let Some(config) = self.group_config.clone().filter(|_| in_group) {

@@ -15,14 +15,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use caudal_protocol::TopicPartition;
+use caudal_protocol::{ErrorCode, TopicPartition};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use self::fetching::{Fetched, Fetching};
 use self::group::{GroupConfig, HeartbeatEnd, Joined};
 use self::membership::Membership;
-use self::offsets::{Found, ResetPolicy, commit, fetch_committed, find_positions};
+use self::offsets::{Found, ResetPolicy, commit, commit_once, fetch_committed, find_positions};
 use self::partition::{PartitionState, Wanted};
 use crate::admin::{CommittedOffset, OffsetAndMetadata};
 use crate::client::Client;
@@ -77,6 +77,8 @@ enum Event {
     Rebalances(u64),
     HeartbeatsEnded(u64, HeartbeatEnd),
     AutoCommitted(Result<()>),
+    /// Of partitions that were given up.
+    Committed(Result<()>),
     Topics(Result<BTreeMap<String, usize>>),
 }
 
@@ -99,7 +101,8 @@ pub struct Consumer {
     events: mpsc::UnboundedSender<Event>,
     reported: mpsc::UnboundedReceiver<Event>,
     auto_commit_at: Instant,
-    auto_committing: bool,
+    /// The automatic commit under way.
+    auto_committing: Option<AbortHandle>,
     /// Found while serving events, told by the next poll.
     failure: Option<Error>,
 }
@@ -144,7 +147,7 @@ impl Consumer {
             events,
             reported,
             auto_commit_at: Instant::now() + interval,
-            auto_committing: false,
+            auto_committing: None,
             failure: None,
             client,
         })
@@ -279,10 +282,18 @@ impl Consumer {
             Event::HeartbeatsEnded(round, end) => self.on_heartbeats_ended(round, end),
             Event::Topics(result) => self.on_topics(result),
             Event::AutoCommitted(result) => {
-                self.auto_committing = false;
+                self.auto_committing = None;
                 if let Err(error) = result {
+                    if error.is_retriable() {
+                        self.auto_commit_at =
+                            self.auto_commit_at.min(Instant::now() + self.client.retry_backoff().wait(1));
+                    }
                     tracing::warn!(%error, "offsets were not committed automatically");
                 }
+            }
+            Event::Committed(Ok(())) => {}
+            Event::Committed(Err(error)) => {
+                tracing::warn!(%error, "offsets of partitions that were given up were not committed");
             }
         }
     }
@@ -355,7 +366,7 @@ impl Consumer {
 
     fn auto_commit(&mut self, now: Instant) {
         let (Some(interval), Some(config)) = (self.settings.auto_commit, self.group_config.clone()) else { return };
-        if now < self.auto_commit_at || self.auto_committing || self.membership.is_settling() {
+        if now < self.auto_commit_at || self.auto_committing.is_some() || self.membership.is_settling() {
             return;
         }
         self.auto_commit_at = now + interval;
@@ -363,9 +374,18 @@ impl Consumer {
         if offsets.is_empty() {
             return;
         }
-        self.auto_committing = true;
         let (client, member) = (self.client.clone(), self.membership.member());
-        self.tasks.spawn(async move { Event::AutoCommitted(commit(&client, &config, &member, &offsets).await) });
+        // Tried once: the next one brings newer positions.
+        let task = async move { Event::AutoCommitted(commit_once(&client, &config, &member, &offsets).await) };
+        self.auto_committing = Some(self.tasks.spawn(task));
+    }
+
+    /// Before another commit: the automatic one under way must not come behind it. What it has sent already stays in
+    /// front, for commits share a connection.
+    fn stop_auto_commit(&mut self) {
+        if let Some(task) = self.auto_committing.take() {
+            task.abort();
+        }
     }
 
     fn needs_group(&self, what: &str) -> Result<Arc<GroupConfig>> {
@@ -385,6 +405,13 @@ impl Consumer {
         if offsets.is_empty() {
             return Ok(());
         }
+        if self.membership.is_settling() {
+            // There is no generation to commit for, and the coordinator would take this for the commit of a stranger.
+            let what = format!("commit offsets of group '{}'", config.group_id);
+            let hint = "the group is rebalancing; poll until that is over and commit then";
+            return Err(Error::server(what, ErrorCode::RebalanceInProgress.code(), Some(hint)));
+        }
+        self.stop_auto_commit();
         let result = commit(&self.client, &config, &self.membership.member(), offsets).await;
         if let Err(error) = &result {
             self.membership.on_commit_error(error);

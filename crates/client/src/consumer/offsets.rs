@@ -156,35 +156,41 @@ pub(super) async fn commit(
     member: &GroupMember,
     offsets: &[(TopicPartition, OffsetAndMetadata)],
 ) -> Result<()> {
+    let mut attempts = client.api_attempts(format!("commit offsets of group '{}'", config.group_id));
+    while let Err(error) = commit_once(client, config, member, offsets).await {
+        attempts.pause(error).await?;
+    }
+    Ok(())
+}
+
+/// As [`commit`], in one try: for offsets that newer ones may have replaced by the time of a second.
+pub(super) async fn commit_once(
+    client: &Client,
+    config: &GroupConfig,
+    member: &GroupMember,
+    offsets: &[(TopicPartition, OffsetAndMetadata)],
+) -> Result<()> {
+    let group = &config.group_id;
     let request = m::OffsetCommitRequest {
-        group_id: config.group_id.clone(),
+        group_id: group.clone(),
         generation_id_or_member_epoch: member.generation,
         member_id: if member.generation < 0 { String::new() } else { member.member_id.clone() },
         group_instance_id: config.instance_id.clone().filter(|_| member.generation >= 0),
         topics: commit_topics(offsets.iter().map(|(tp, offset)| (tp, offset))),
         ..Default::default()
     };
-    let group = &config.group_id;
-    let mut attempts = client.api_attempts(format!("commit offsets of group '{group}'"));
-    loop {
-        let answer = async {
-            let node = client.coordinator(group, 0).await?;
-            let timeout = client.request_timeout();
-            client.send_on(node, Lane::Group, &request, OFFSET_NAMES_VERSION, timeout).await
-        };
-        let error = match answer.await {
-            Ok(response) => {
-                let first = commit_results(group, &response).into_iter().find_map(|(_, result)| result.err());
-                match first {
-                    None => return Ok(()),
-                    Some(error) => error,
-                }
-            }
-            Err(error) => error,
-        };
-        if error.is_network() || error.code().is_some_and(|code| is_coordinator_error(code.code())) {
-            client.forget_coordinator(group, 0);
-        }
-        attempts.pause(error).await?;
+    let answer = async {
+        let node = client.coordinator(group, 0).await?;
+        client.send_on(node, Lane::Group, &request, OFFSET_NAMES_VERSION, client.request_timeout()).await
+    };
+    let result = answer.await.and_then(|response| {
+        let failed = commit_results(group, &response).into_iter().find_map(|(_, result)| result.err());
+        failed.map_or(Ok(()), Err)
+    });
+    if let Err(error) = &result
+        && (error.is_network() || error.code().is_some_and(|code| is_coordinator_error(code.code())))
+    {
+        client.forget_coordinator(group, 0);
     }
+    result
 }

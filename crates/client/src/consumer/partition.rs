@@ -65,6 +65,8 @@ pub(super) struct PartitionState {
     pub wanted: Option<Wanted>,
     pub looking_up: bool,
     pub paused: bool,
+    /// The next record cannot be read: nothing is fetched until a seek.
+    stuck: bool,
     /// No fetch before this.
     pub retry_at: Option<Instant>,
     /// Of the last record handed out; for commits.
@@ -93,6 +95,7 @@ impl PartitionState {
             wanted: Some(Wanted::Committed),
             looking_up: false,
             paused: false,
+            stuck: false,
             retry_at: None,
             leader_epoch: None,
             high_watermark: None,
@@ -119,6 +122,7 @@ impl PartitionState {
     fn restart(&mut self) {
         self.epoch += 1;
         self.looking_up = false;
+        self.stuck = false;
         self.retry_at = None;
         self.leader_epoch = None;
         self.buffered.clear();
@@ -137,6 +141,11 @@ impl PartitionState {
             Wanted::At(spec) => Some(spec),
         };
         Some(Lookup { partition: partition.clone(), epoch: self.epoch, spec })
+    }
+
+    /// Whether there is a place to read at, and a use for what is there.
+    pub(super) fn is_fetchable(&self) -> bool {
+        self.position.is_some() && !self.paused && !self.stuck
     }
 
     pub(super) fn buffered_bytes(&self) -> usize {
@@ -172,6 +181,12 @@ impl PartitionState {
     /// The next record cannot be read; those before it were handed out. The position stays before it: whoever wants to go
     /// on seeks behind its batch.
     pub(super) fn take(&mut self, max: usize, records: &mut Vec<ConsumerRecord>) -> Result<()> {
+        let taken = self.take_buffered(max, records);
+        self.stuck = taken.is_err();
+        taken
+    }
+
+    fn take_buffered(&mut self, max: usize, records: &mut Vec<ConsumerRecord>) -> Result<()> {
         while let Some(first) = self.buffered.front_mut() {
             let position = self.position.unwrap_or(0);
             if let Some(batch) = &first.batch {

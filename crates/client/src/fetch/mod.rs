@@ -6,6 +6,7 @@ pub(crate) mod visible;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use caudal_protocol::batch::Batch;
 use caudal_protocol::messages::FetchRequest;
@@ -392,7 +393,8 @@ async fn fetch(
         rack_id: client.config().get("client.rack").to_owned(),
         ..Default::default()
     };
-    let timeout = client.request_timeout();
+    let wait = Duration::from_millis(u64::try_from(limits.max_wait_ms).unwrap_or(0));
+    let timeout = client.request_timeout() + wait;
     let answer = client.send_on(leader, lane, &request, ANY_VERSION, timeout).await;
     let response = answer.inspect_err(|_| {
         // The leader may have moved while its broker was away.

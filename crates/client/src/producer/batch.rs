@@ -154,8 +154,10 @@ pub(super) struct Batch {
     pub memory_bytes: usize,
     /// First sequence number; given at the first try and kept over retries.
     pub sequence: Option<i32>,
-    /// What is on the wire bears a number that is no longer its own.
-    pub renumbered: bool,
+    /// A try may have been written without the broker saying so.
+    pub uncertain: bool,
+    /// Its time ran out while it was on the wire, and those who wait were told.
+    pub told: bool,
     pub attempts: u32,
     pub retry_at: Instant,
     /// No further record fits, or shall be added.

@@ -2,6 +2,7 @@
 
 mod accumulator;
 mod batch;
+mod numbering;
 mod outcome;
 mod partitioner;
 mod sender;
@@ -201,6 +202,18 @@ impl Producer {
         {
             return Ok(());
         }
+        // Also while a broker keeps its answer back.
+        let found = tokio::time::timeout_at(deadline.into(), self.find_topic(topic, deadline)).await;
+        found.unwrap_or_else(|_| {
+            Err(Error::Timeout {
+                what: format!("find topic '{topic}'"),
+                timeout_ms: u64::try_from(self.shared.max_block.as_millis()).unwrap_or(u64::MAX),
+                cause: None,
+            })
+        })
+    }
+
+    async fn find_topic(&self, topic: &str, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut attempts = self.shared.client.attempts(format!("find topic '{topic}'"), left);
         loop {

@@ -9,44 +9,46 @@ use caudal_protocol::messages::produce_response::PartitionProduceResponse;
 use caudal_protocol::{ErrorCode, Uuid};
 
 use super::batch::{Batch, BatchState, Outcome};
-use super::sender::{Sender, add_sequence, restamp};
+use super::numbering::{Numbering, add_sequence, is_about_numbers, proves_refusal, restamp, unknown_fate};
+use super::sender::Sender;
 use crate::error::{Error, Result};
 
 /// Decompressed size up to which a batch that the broker found too large is taken apart.
 const SPLIT_LIMIT_BYTES: usize = 1 << 30;
 
 impl Sender {
-    /// With `acks=0` nobody answers: what is on the wire counts as sent.
-    pub(super) fn on_sent_without_acks(&mut self, ids: Vec<u64>, sent: Result<()>) {
+    /// With `acks=0` nobody answers: what has gone to the socket counts as sent.
+    pub(super) fn on_gone(&mut self, ids: Vec<u64>) {
         for id in ids {
-            let Some(batch) = self.take_in_flight(id) else { continue };
-            let outcome = match &sent {
-                Ok(()) => Outcome::Written { base_offset: None, log_append_time_ms: None },
-                Err(error) => Outcome::Failed(error.clone()),
-            };
-            self.finish(&batch, outcome);
+            if let Some(batch) = self.take_in_flight(id) {
+                self.finish(&batch, Outcome::Written { base_offset: None, log_append_time_ms: None });
+            }
+        }
+    }
+
+    /// No answer came. `left`: the request may have reached the broker, and what is in it may have been written.
+    pub(super) fn on_unanswered(&mut self, ids: Vec<u64>, error: &Error, left: bool, now: Instant) {
+        self.refresh_wanted = true;
+        for id in ids {
+            if let Some(mut batch) = self.take_in_flight(id) {
+                batch.uncertain |= left;
+                self.on_error(batch, error.clone(), now);
+            }
         }
     }
 
     pub(super) fn on_answer(&mut self, ids: Vec<u64>, result: Result<ProduceResponse>, now: Instant) {
         let response = match result {
             Ok(response) => response,
-            Err(error) => {
-                self.refresh_wanted = true;
-                for id in ids {
-                    if let Some(batch) = self.take_in_flight(id) {
-                        self.on_error(batch, error.clone(), now);
-                    }
-                }
-                return;
-            }
+            Err(error) => return self.on_unanswered(ids, &error, true, now),
         };
         for id in ids {
-            let Some(batch) = self.take_in_flight(id) else { continue };
+            let Some(mut batch) = self.take_in_flight(id) else { continue };
             let topic_id = self.shared.client.topic_id(&batch.state.topic);
             match answer_for(&response, &batch, topic_id) {
                 Some(answer) => self.on_partition(batch, answer, now),
                 None => {
+                    batch.uncertain = true;
                     let what = format!("send records to {}-{}", batch.state.topic, batch.partition);
                     let code = ErrorCode::UnknownTopicOrPartition.code();
                     self.on_error(batch, Error::server(what, code, Some("the answer leaves the partition out")), now);
@@ -55,14 +57,15 @@ impl Sender {
         }
     }
 
-    fn on_partition(&mut self, batch: Batch, answer: &PartitionProduceResponse, now: Instant) {
+    fn on_partition(&mut self, mut batch: Batch, answer: &PartitionProduceResponse, now: Instant) {
         let code = ErrorCode::from_code(answer.error_code);
         let base_offset = Some(answer.base_offset).filter(|offset| *offset >= 0);
         let log_append_time_ms = Some(answer.log_append_time_ms).filter(|time| *time >= 0);
         if code == ErrorCode::None {
-            self.finish(&batch, Outcome::Written { base_offset, log_append_time_ms });
+            self.written(&batch, base_offset, log_append_time_ms);
             return;
         }
+        batch.uncertain |= !proves_refusal(code);
         let leader = &answer.current_leader;
         if leader.leader_id >= 0 {
             let (topic, partition) = (&batch.state.topic, batch.partition);
@@ -81,31 +84,39 @@ impl Sender {
         let code = error.code().unwrap_or(ErrorCode::None);
         match code {
             // A retry of what had been written: its offset is not known any more.
-            ErrorCode::DuplicateSequenceNumber => {
-                self.finish(&batch, Outcome::Written { base_offset: None, log_append_time_ms: None });
+            ErrorCode::DuplicateSequenceNumber if batch.uncertain => {
+                self.written(&batch, None, None);
                 return;
             }
-            ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge if batch.count > 1 => {
+            ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge if batch.count > 1 && !batch.told => {
                 self.split(batch, &error, now);
                 return;
             }
             _ => {}
         }
-        let sequencing = matches!(
-            code,
-            ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId | ErrorCode::InvalidProducerEpoch
-        ) && self.config.idempotent;
-        if sequencing && !batch.renumbered && !self.has_predecessor(&batch) {
-            // Nothing before it is missing, so broker and producer disagree for good: number anew.
-            tracing::debug!(%error, "beginning a new sequence of batches");
-            self.reset = true;
+        let about_numbers = is_about_numbers(code) && batch.sequence.is_some();
+        if about_numbers && !self.has_predecessor(&batch) {
+            // Nothing before it is missing, so broker and producer disagree for good.
+            self.break_numbering(&batch);
+            if batch.uncertain {
+                let error = unknown_fate(&batch);
+                self.fail(batch, error);
+                return;
+            }
         }
-        let may_retry = (error.is_retriable() || sequencing) && batch.attempts <= self.config.retries;
+        let may_retry = (error.is_retriable() || about_numbers) && batch.attempts <= self.config.retries;
         if may_retry && now.duration_since(batch.created) < self.config.delivery_timeout {
             self.retry(batch, now, &error);
         } else {
             self.fail(batch, error);
         }
+    }
+
+    fn written(&mut self, batch: &Batch, base_offset: Option<i64>, log_append_time_ms: Option<i64>) {
+        if let Some(state) = self.partitions.get_mut(&(batch.topic, batch.partition)) {
+            state.acknowledged = true;
+        }
+        self.finish(batch, Outcome::Written { base_offset, log_append_time_ms });
     }
 
     /// Whether a batch before this one in its partition is still to be sent again.
@@ -130,36 +141,16 @@ impl Sender {
         state.retries.insert(at, batch);
     }
 
-    /// Gives a batch up for good.
+    /// Gives a batch up for good. Its numbers are not used again: whether something was written under them may not be
+    /// known.
     fn fail(&mut self, batch: Batch, error: Error) {
-        if self.config.idempotent && batch.sequence.is_some() {
-            if error.is_network() || matches!(error, Error::Timeout { .. }) {
-                // It may have been written or not; its number cannot be used or skipped safely.
-                self.reset = true;
-            } else {
-                self.close_gap(&batch);
-            }
+        if batch.sequence.is_some()
+            && let Some(state) = self.partitions.get_mut(&(batch.topic, batch.partition))
+            && state.numbering == Numbering::Sound
+        {
+            state.numbering = Numbering::Unresolved;
         }
         self.finish(&batch, Outcome::Failed(error));
-    }
-
-    /// The broker refused a batch: those behind it move up by its sequence numbers.
-    fn close_gap(&mut self, failed: &Batch) {
-        let (Some(id), Some(from)) = (self.producer_id, failed.sequence) else { return };
-        let Some(state) = self.partitions.get_mut(&(failed.topic, failed.partition)) else { return };
-        let behind = |batch: &Batch| batch.order > failed.order && batch.sequence.is_some_and(|s| s != from);
-        let move_up = |batch: &mut Batch| {
-            batch.sequence = batch.sequence.map(|s| add_sequence(s, failed.count.wrapping_neg()));
-            restamp(batch, id);
-        };
-        state.next_sequence = add_sequence(state.next_sequence, failed.count.wrapping_neg());
-        state.retries.iter_mut().filter(|b| behind(b)).for_each(move_up);
-        for in_flight in &state.in_flight {
-            if let Some(batch) = self.in_flight.get_mut(in_flight).filter(|b| behind(b)) {
-                move_up(batch);
-                batch.renumbered = true;
-            }
-        }
     }
 
     /// Takes a batch apart that was too large for the broker, as the Java client does.
@@ -172,6 +163,7 @@ impl Sender {
                 let mut states = Vec::with_capacity(parts.len());
                 let mut memory_left = batch.memory_bytes;
                 let mut sequence = batch.sequence;
+                let producer = self.partitions.get(&(batch.topic, batch.partition)).and_then(|state| state.producer);
                 let last = parts.len() - 1;
                 for (i, (bytes, count)) in parts.into_iter().enumerate() {
                     let state = BatchState::new(batch.state.topic.clone(), batch.partition);
@@ -189,13 +181,14 @@ impl Sender {
                         count,
                         memory_bytes: share,
                         sequence,
-                        renumbered: false,
+                        uncertain: batch.uncertain,
+                        told: false,
                         attempts: batch.attempts,
                         retry_at: now,
                         full: true,
                     };
-                    if let Some(id) = self.producer_id {
-                        restamp(&mut part, id);
+                    if let Some(producer) = producer {
+                        restamp(&mut part, producer);
                     }
                     sequence = sequence.map(|s| add_sequence(s, count));
                     states.push((first, state));
@@ -267,13 +260,19 @@ impl Sender {
                 }
             }
         }
+        let error = |batch: &Batch| Error::Timeout {
+            what: format!("send {} records to {}-{}", batch.count, batch.state.topic, batch.partition),
+            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            cause: None,
+        };
         for batch in gone {
-            let error = Error::Timeout {
-                what: format!("send {} records to {}-{}", batch.count, batch.state.topic, batch.partition),
-                timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-                cause: None,
-            };
+            let error = error(&batch);
             self.fail(batch, error);
+        }
+        // What is on the wire keeps its memory and its place until an answer comes or cannot come any more.
+        for batch in self.in_flight.values_mut().filter(|b| !b.told && expired(b)) {
+            batch.told = true;
+            batch.state.complete(Outcome::Failed(error(batch)));
         }
     }
 
@@ -283,6 +282,9 @@ impl Sender {
             if let Some(batch) = state.retries.front() {
                 sooner(batch.created + self.config.delivery_timeout);
             }
+        }
+        for batch in self.in_flight.values().filter(|batch| !batch.told) {
+            sooner(batch.created + self.config.delivery_timeout);
         }
         let accumulator = self.shared.accumulator.lock();
         for (topic, partition) in accumulator.active() {
@@ -307,7 +309,7 @@ impl Sender {
             }
         }
         for batch in gone {
-            self.finish(&batch, Outcome::Failed(error.clone()));
+            self.fail(batch, error.clone());
         }
     }
 }

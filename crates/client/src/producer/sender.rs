@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use caudal_protocol::batch;
 use caudal_protocol::compression::Codec;
 use caudal_protocol::messages as m;
 use caudal_protocol::messages::ProduceResponse;
@@ -19,17 +18,11 @@ use tokio::task::JoinSet;
 
 use super::Shared;
 use super::batch::{Batch, Outcome};
+use super::numbering::{Numbering, ProducerId, add_sequence};
 use crate::client::{ANY_VERSION, Backoff, Lane};
 use crate::config::{ClientConfig, ConfigError};
 use crate::connection::Connection;
 use crate::error::{Error, Result, check};
-
-/// The producer id and epoch that make sends idempotent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ProducerId {
-    pub id: i64,
-    pub epoch: i16,
-}
 
 #[derive(Debug, Clone)]
 pub(super) struct SenderConfig {
@@ -82,8 +75,13 @@ impl SenderConfig {
 /// What the sender knows of a partition.
 #[derive(Debug, Default)]
 pub(super) struct PartitionState {
+    /// Under which its batches are numbered; of its own once it has begun a new epoch.
+    pub producer: Option<ProducerId>,
     /// Of the next batch that is sent for the first time.
     pub next_sequence: i32,
+    pub numbering: Numbering,
+    /// The broker has taken a batch of this numbering.
+    pub acknowledged: bool,
     /// Ids of the batches on the wire, in the order they were sent.
     pub in_flight: Vec<u64>,
     /// Batches to send again, by sequence number.
@@ -93,10 +91,23 @@ pub(super) struct PartitionState {
 /// What the sender's own tasks report.
 #[derive(Debug)]
 pub(super) enum Event {
-    Connected { node: i32, result: Result<()> },
+    Connected {
+        node: i32,
+        result: Result<()>,
+    },
     Refreshed(Result<()>),
     GotProducerId(Result<ProducerId>),
-    Answered { node: i32, ids: Vec<u64>, result: Result<ProduceResponse> },
+    Answered {
+        node: i32,
+        ids: Vec<u64>,
+        result: Result<ProduceResponse>,
+    },
+    /// With `acks=0`: the request has gone to the socket.
+    Gone {
+        node: i32,
+        ids: Vec<u64>,
+        result: Result<()>,
+    },
 }
 
 pub(super) struct Sender {
@@ -108,8 +119,6 @@ pub(super) struct Sender {
     requests_in_flight: HashMap<i32, usize>,
     connecting: HashMap<i32, Option<Instant>>,
     pub(super) producer_id: Option<ProducerId>,
-    /// Sequence numbers can no longer be trusted: take a new producer id once nothing is in flight.
-    pub(super) reset: bool,
     asking_id: bool,
     id_retry_at: Option<Instant>,
     refreshing: bool,
@@ -140,7 +149,6 @@ impl Sender {
             requests_in_flight: HashMap::new(),
             connecting: HashMap::new(),
             producer_id: None,
-            reset: false,
             asking_id: false,
             id_retry_at: None,
             refreshing: false,
@@ -200,7 +208,7 @@ impl Sender {
             Event::GotProducerId(result) => {
                 self.asking_id = false;
                 match result {
-                    Ok(id) => self.renumber(id),
+                    Ok(id) => self.producer_id = Some(id),
                     Err(error) => {
                         tracing::debug!(%error, "cannot get a producer id");
                         if !error.is_retriable() {
@@ -211,11 +219,22 @@ impl Sender {
                 }
             }
             Event::Answered { node, ids, result } => {
-                if let Some(count) = self.requests_in_flight.get_mut(&node) {
-                    *count = count.saturating_sub(1);
-                }
+                self.request_done(node);
                 self.on_answer(ids, result, now);
             }
+            Event::Gone { node, ids, result } => {
+                self.request_done(node);
+                match result {
+                    Ok(()) => self.on_gone(ids),
+                    Err(error) => self.on_unanswered(ids, &error, true, now),
+                }
+            }
+        }
+    }
+
+    fn request_done(&mut self, node: i32) {
+        if let Some(count) = self.requests_in_flight.get_mut(&node) {
+            *count = count.saturating_sub(1);
         }
     }
 
@@ -226,30 +245,22 @@ impl Sender {
         if now.duration_since(self.refreshed_at) >= self.config.metadata_max_age {
             self.refresh_wanted = true;
         }
-        if self.config.idempotent && (self.producer_id.is_none() || self.reset) {
-            let anything = {
-                let accumulator = self.shared.accumulator.lock();
-                !accumulator.is_idle()
-            };
-            if anything && self.in_flight.is_empty() && !self.asking_id {
-                match self.id_retry_at.filter(|at| *at > now) {
-                    Some(at) => sooner(at),
-                    None => self.ask_producer_id(),
-                }
-            }
-            if self.refresh_wanted {
-                self.start_refresh(now, &mut sooner);
-            }
-            self.deadlines(&mut sooner);
-            return wake_at;
-        }
         loop {
+            self.settle();
             let plans = self.plan(now, &mut sooner);
             if plans.is_empty() {
                 break;
             }
             for (node, plan) in plans {
                 self.send(node, plan);
+            }
+        }
+        if self.config.idempotent && self.producer_id.is_none() && !self.asking_id {
+            let anything = !self.shared.accumulator.lock().is_idle();
+            match self.id_retry_at.filter(|at| *at > now) {
+                _ if !anything => {}
+                Some(at) => sooner(at),
+                None => self.ask_producer_id(),
             }
         }
         if self.refresh_wanted {
@@ -280,8 +291,9 @@ impl Sender {
             let mut accumulator = shared.accumulator.lock();
             let (size, due) = match state.retries.front() {
                 // Alone in flight, so that what comes behind it cannot overtake it.
-                Some(_) if !state.in_flight.is_empty() => continue,
+                Some(_) if !state.in_flight.is_empty() || state.numbering == Numbering::Broken => continue,
                 Some(batch) => (batch.size_bytes(), batch.retry_at),
+                None if self.config.idempotent && !state.takes_new(self.producer_id) => continue,
                 None => match accumulator.ready_at(topic, partition, now) {
                     Some(at) => (accumulator.front(topic, partition).map_or(0, Batch::size_bytes), at),
                     None => continue,
@@ -342,7 +354,6 @@ impl Sender {
             }
             ids.push(batch.id);
             batch.attempts += 1;
-            batch.renumbered = false;
             self.partitions.entry((batch.topic, batch.partition)).or_default().in_flight.push(batch.id);
             self.in_flight.insert(batch.id, batch);
         }
@@ -356,36 +367,50 @@ impl Sender {
             topic_data: topics,
             ..Default::default()
         };
-        if self.config.acks == 0 {
-            let sent = plan.connection.submit_one_way(&request, ANY_VERSION);
-            self.on_sent_without_acks(ids, sent);
-            return;
-        }
-        *self.requests_in_flight.entry(node).or_default() += 1;
-        match plan.connection.submit(&request, ANY_VERSION) {
-            Ok(waiting) => {
-                let client = self.shared.client.clone();
-                let connection = plan.connection;
-                self.tasks.spawn(async move {
-                    let answer = waiting.answer(timeout).await;
-                    let result = client.note(&connection, answer);
-                    Event::Answered { node, ids, result }
-                });
+        let client = self.shared.client.clone();
+        let connection = plan.connection;
+        let unsent = if self.config.acks == 0 {
+            match connection.submit_one_way(&request, ANY_VERSION) {
+                Ok(leaving) => {
+                    self.tasks.spawn(async move {
+                        let result = client.note(&connection, leaving.gone(timeout).await);
+                        Event::Gone { node, ids, result }
+                    });
+                    None
+                }
+                Err(error) => Some((ids, error)),
             }
-            Err(error) => self.on(Event::Answered { node, ids, result: Err(error) }),
+        } else {
+            match connection.submit(&request, ANY_VERSION) {
+                Ok(waiting) => {
+                    self.tasks.spawn(async move {
+                        let answer = waiting.answer(timeout).await;
+                        let result = client.note(&connection, answer);
+                        Event::Answered { node, ids, result }
+                    });
+                    None
+                }
+                Err(error) => Some((ids, error)),
+            }
+        };
+        match unsent {
+            None => *self.requests_in_flight.entry(node).or_default() += 1,
+            Some((ids, error)) => self.on_unanswered(ids, &error, false, Instant::now()),
         }
     }
 
     /// Numbers a batch and puts it into its final form.
     fn seal(&mut self, batch: &mut Batch) -> Result<()> {
-        if let (true, None, Some(_)) = (self.config.idempotent, batch.sequence, self.producer_id) {
-            let state = self.partitions.entry((batch.topic, batch.partition)).or_default();
-            batch.sequence = Some(state.next_sequence);
-            state.next_sequence = add_sequence(state.next_sequence, batch.count);
-        }
         let Some(mut builder) = batch.builder.take() else { return Ok(()) };
-        if let (Some(id), Some(sequence)) = (self.producer_id, batch.sequence) {
-            builder.set_producer(id.id, id.epoch, sequence);
+        let state = self.partitions.entry((batch.topic, batch.partition)).or_default();
+        let number = state.next_sequence;
+        if self.config.idempotent {
+            state.producer = state.producer.or(self.producer_id);
+            if let Some(producer) = state.producer {
+                builder.set_producer(producer.id, producer.epoch, number);
+                batch.sequence = Some(number);
+                state.next_sequence = add_sequence(number, batch.count);
+            }
         }
         let before = builder.uncompressed_size_bytes();
         match builder.build() {
@@ -396,10 +421,14 @@ impl Sender {
                 }
                 Ok(())
             }
-            Err(error) => Err(Error::Misuse {
-                what: format!("send records to {}-{}", batch.state.topic, batch.partition),
-                reason: error.to_string(),
-            }),
+            Err(error) => {
+                // The number never left: the next batch takes it.
+                state.next_sequence = number;
+                Err(Error::Misuse {
+                    what: format!("send records to {}-{}", batch.state.topic, batch.partition),
+                    reason: error.to_string(),
+                })
+            }
         }
     }
 
@@ -459,34 +488,4 @@ impl Sender {
             Event::GotProducerId(result)
         });
     }
-
-    /// Begins a new numbering: batches that wait to be sent again are numbered from 0, in their order.
-    fn renumber(&mut self, id: ProducerId) {
-        self.producer_id = Some(id);
-        self.reset = false;
-        for state in self.partitions.values_mut() {
-            state.next_sequence = 0;
-            for batch in &mut state.retries {
-                batch.sequence = Some(state.next_sequence);
-                state.next_sequence = add_sequence(state.next_sequence, batch.count);
-                restamp(batch, id);
-            }
-        }
-    }
-}
-
-/// Sequence numbers wrap from `i32::MAX` to 0.
-pub(super) fn add_sequence(sequence: i32, count: i32) -> i32 {
-    sequence.wrapping_add(count) & i32::MAX
-}
-
-/// Writes the producer's fields into a batch that was built already.
-pub(super) fn restamp(batch: &mut Batch, id: ProducerId) {
-    if batch.bytes.is_empty() {
-        return;
-    }
-    let bytes = std::mem::take(&mut batch.bytes);
-    let mut bytes = bytes.try_into_mut().unwrap_or_else(|shared| shared.as_ref().into());
-    batch::stamp_producer(&mut bytes, id.id, id.epoch, batch.sequence.unwrap_or(batch::NO_SEQUENCE));
-    batch.bytes = bytes.freeze();
 }

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::fake::{FakeBroker, Fault, TOPIC};
 
-fn config(broker: &FakeBroker, properties: &[(&str, &str)]) -> ClientConfig {
+pub fn config(broker: &FakeBroker, properties: &[(&str, &str)]) -> ClientConfig {
     let quick = [
         ("retry.backoff.ms", "1"),
         ("retry.backoff.max.ms", "2"),
@@ -25,12 +25,16 @@ fn config(broker: &FakeBroker, properties: &[(&str, &str)]) -> ClientConfig {
     config
 }
 
-async fn producer(broker: &FakeBroker, properties: &[(&str, &str)]) -> Producer {
+pub async fn producer(broker: &FakeBroker, properties: &[(&str, &str)]) -> Producer {
     Producer::connect(config(broker, properties)).await.unwrap()
 }
 
 /// Sends numbers in small batches and returns what each send came to.
-async fn send(producer: &Producer, partitions: i32, numbers: std::ops::Range<u32>) -> Vec<Result<Option<i64>, Error>> {
+pub async fn send(
+    producer: &Producer,
+    partitions: i32,
+    numbers: std::ops::Range<u32>,
+) -> Vec<Result<Option<i64>, Error>> {
     let mut deliveries = Vec::new();
     for i in numbers {
         let value = i.to_be_bytes();

@@ -9,10 +9,12 @@ use caudal_protocol::batch::{Batch, BatchHeader, Batches, stamp_offset};
 use caudal_protocol::messages as m;
 use caudal_protocol::messages::api_versions_response::ApiVersion;
 use caudal_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use caudal_protocol::messages::find_coordinator_response::Coordinator;
 use caudal_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
 use caudal_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
+use caudal_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use caudal_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use caudal_protocol::messages::{RequestHeader, ResponseHeader};
 use caudal_protocol::wire::{Message, Reader, Records, Writer};
@@ -35,8 +37,12 @@ pub enum Fault {
     CloseAfter,
     /// No answer ever.
     Silence,
+    /// The batches are written, and no answer ever.
+    SilenceAfter,
     /// An error for every partition, nothing written.
     Refuse(ErrorCode),
+    /// The batches are written, and an error for every partition.
+    RefuseAfter(ErrorCode),
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +69,10 @@ pub struct State {
     pub corrupt_fetches: bool,
     /// As `faults`, for fetches.
     pub fetch_faults: VecDeque<Fault>,
+    /// As `faults`, for commits of offsets.
+    pub commit_faults: VecDeque<Fault>,
+    /// What was committed for partition 0, in the order of the commits.
+    pub commits: Vec<i64>,
     /// The versions that produce requests came in.
     pub produce_versions: Vec<i16>,
 }
@@ -179,8 +189,10 @@ fn answer(frame: Bytes, port: u16, state: &mut State) -> Reply {
             let request = m::FetchRequest::decode(&mut r, version).unwrap();
             match state.fetch_faults.pop_front().unwrap_or(Fault::None) {
                 Fault::CloseBefore | Fault::CloseAfter => Reply::Close,
-                Fault::Silence => Reply::Nothing,
-                Fault::Refuse(code) => reply(api, version, id, &fetch(&request, state, code)),
+                Fault::Silence | Fault::SilenceAfter => Reply::Nothing,
+                Fault::Refuse(code) | Fault::RefuseAfter(code) => {
+                    reply(api, version, id, &fetch(&request, state, code))
+                }
                 Fault::None => reply(api, version, id, &fetch(&request, state, ErrorCode::None)),
             }
         }
@@ -192,6 +204,22 @@ fn answer(frame: Bytes, port: u16, state: &mut State) -> Reply {
             });
             let topics = vec![ListOffsetsTopicResponse { name: TOPIC.into(), partitions: partitions.collect() }];
             reply(api, version, id, &m::ListOffsetsResponse { topics, ..Default::default() })
+        }
+        ApiKey::FindCoordinator => {
+            let request = m::FindCoordinatorRequest::decode(&mut r, version).unwrap();
+            let key = request.coordinator_keys[0].clone();
+            let coordinator =
+                Coordinator { key, node_id: 1, host: "127.0.0.1".into(), port: port.into(), ..Default::default() };
+            reply(
+                api,
+                version,
+                id,
+                &m::FindCoordinatorResponse { coordinators: vec![coordinator], ..Default::default() },
+            )
+        }
+        ApiKey::OffsetCommit => {
+            let request = m::OffsetCommitRequest::decode(&mut r, version).unwrap();
+            reply(api, version, id, &commit(&request, state))
         }
         other => panic!("the fake broker does not serve {other:?}"),
     }
@@ -262,6 +290,7 @@ fn produce(request: m::ProduceRequest, version: i16, id: i32, state: &mut State)
             let written = match fault {
                 Fault::Refuse(code) => Err(code),
                 Fault::Silence => Err(ErrorCode::RequestTimedOut),
+                Fault::RefuseAfter(code) => append(state, data.index as usize, bytes).and(Err(code)),
                 _ => append(state, data.index as usize, bytes),
             };
             partition_responses.push(PartitionProduceResponse {
@@ -275,7 +304,7 @@ fn produce(request: m::ProduceRequest, version: i16, id: i32, state: &mut State)
     }
     match fault {
         Fault::CloseAfter => Reply::Close,
-        Fault::Silence => Reply::Nothing,
+        Fault::Silence | Fault::SilenceAfter => Reply::Nothing,
         _ => reply(ApiKey::Produce, version, id, &m::ProduceResponse { responses, ..Default::default() }),
     }
 }
@@ -289,16 +318,23 @@ fn append(state: &mut State, partition: usize, bytes: Bytes) -> Result<i64, Erro
     }
     let log = &mut state.partitions[partition];
     if header.has_producer_id() {
+        // As with Kafka, a producer that nothing is known of may begin anywhere, a new epoch only at 0.
+        let known = log.producers.contains_key(&header.producer_id);
         let (epoch, recent) =
             log.producers.entry(header.producer_id).or_insert((header.producer_epoch, VecDeque::new()));
-        assert_eq!(*epoch, header.producer_epoch);
+        if header.producer_epoch < *epoch {
+            return Err(ErrorCode::InvalidProducerEpoch);
+        }
+        if header.producer_epoch > *epoch && header.base_sequence == 0 {
+            (*epoch, *recent) = (header.producer_epoch, VecDeque::new());
+        }
         if let Some((_, _, base)) =
             recent.iter().find(|(s, n, _)| (*s, *n) == (header.base_sequence, header.record_count))
         {
             return Ok(*base);
         }
         let expected = recent.back().map_or(0, |(s, n, _)| s + n);
-        if header.base_sequence != expected {
+        if known && (header.base_sequence != expected || header.producer_epoch != *epoch) {
             return Err(ErrorCode::OutOfOrderSequenceNumber);
         }
         recent.push_back((header.base_sequence, header.record_count, log.end));
@@ -312,6 +348,25 @@ fn append(state: &mut State, partition: usize, bytes: Bytes) -> Result<i64, Erro
     log.end += i64::from(header.record_count);
     log.batches.push(Batch::parse(&bytes.freeze()).unwrap());
     Ok(base)
+}
+
+fn commit(request: &m::OffsetCommitRequest, state: &mut State) -> m::OffsetCommitResponse {
+    let error_code = match state.commit_faults.pop_front() {
+        Some(Fault::Refuse(code)) => code.code(),
+        _ => 0,
+    };
+    let mut topics = Vec::new();
+    for topic in &request.topics {
+        let mut partitions = Vec::new();
+        for p in &topic.partitions {
+            if error_code == 0 && p.partition_index == 0 {
+                state.commits.push(p.committed_offset);
+            }
+            partitions.push(OffsetCommitResponsePartition { partition_index: p.partition_index, error_code });
+        }
+        topics.push(OffsetCommitResponseTopic { name: topic.name.clone(), topic_id: topic.topic_id, partitions });
+    }
+    m::OffsetCommitResponse { topics, ..Default::default() }
 }
 
 fn fetch(request: &m::FetchRequest, state: &State, code: ErrorCode) -> m::FetchResponse {

@@ -4,6 +4,8 @@
 
 mod delivery;
 mod fake;
+mod numbering;
+mod offsets;
 mod peer;
 mod peer_consumer;
 mod peer_producer;
