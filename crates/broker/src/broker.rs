@@ -10,7 +10,7 @@ use caudal_cluster::{MetadataLog, MetadataLogError, SnapshotPolicy};
 use caudal_protocol::Uuid;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
-use caudal_storage::{LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport};
+use caudal_storage::{Disk, LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock;
@@ -19,15 +19,17 @@ use crate::context::Context;
 use crate::fetch::session::Sessions;
 use crate::group::offsets_log::OffsetsTopic;
 use crate::group::service::GroupService;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, RegisterError};
 use crate::producer_ids::ProducerIds;
-use crate::registration;
+use crate::registration::{self, Registrar};
 use crate::replicas::Replicas;
 use crate::server::{self, BindError};
 use crate::topics::Topics;
 
 /// How often recovery points are written: what lies behind them is scanned after a crash.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a broker that was started on a full disk looks whether there is space.
+const CATCH_UP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,8 @@ pub enum StartError {
     Format(#[from] FormatError),
     #[error(transparent)]
     MetadataLog(#[from] MetadataLogError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
     #[error("{0}")]
     Metadata(String),
     #[error("{0}")]
@@ -79,11 +83,19 @@ impl Broker {
     ///
     /// # Errors
     /// The address or the data directory cannot be used.
-    pub async fn start(mut config: BrokerConfig) -> Result<Broker, StartError> {
+    pub async fn start(config: BrokerConfig) -> Result<Broker, StartError> {
+        Broker::start_on(config, Arc::new(RealDisk)).await
+    }
+
+    /// As [`Broker::start`], on a disk of the caller: tests decide when it is full.
+    ///
+    /// # Errors
+    /// As of [`Broker::start`].
+    pub async fn start_on(mut config: BrokerConfig, disk: Arc<dyn Disk>) -> Result<Broker, StartError> {
         let listener = server::bind(&config)?;
         complete(&mut config, &listener.bound);
         let settings = config.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&settings));
+        let opened = tokio::task::spawn_blocking(move || open(&settings, disk));
         let Opened { log_dir, meta, metadata_log, features, clean } =
             opened.await.map_err(|e| StartError::Metadata(format!("failed to open the data: {e}")))??;
         let topics = Arc::new(Topics::default());
@@ -96,11 +108,10 @@ impl Broker {
             deleted,
         });
         replicas.follow(None, metadata_log.image());
-        let metadata = Metadata::new(metadata_log, replicas.clone());
         let directory_id = meta.directory_id.unwrap_or(Uuid::ZERO);
-        registration::start(&metadata, &config, &listener.bound, directory_id, &features, clean)
-            .await
-            .map_err(StartError::Metadata)?;
+        let registrar = Registrar::new(&config, &listener.bound, directory_id, features, clean);
+        let metadata = Metadata::new(metadata_log, replicas.clone(), registrar);
+        metadata.register().await?;
         let offsets = Arc::new(OffsetsTopic::new(topics.clone()));
         let groups = Arc::new(GroupService::new(config.groups.clone(), offsets.clone()));
         let ctx = Arc::new(Context {
@@ -169,8 +180,7 @@ fn complete(config: &mut BrokerConfig, bound: &[SocketAddr]) {
     }
 }
 
-fn open(config: &BrokerConfig) -> Result<Opened, StartError> {
-    let disk = Arc::new(RealDisk);
+fn open(config: &BrokerConfig, disk: Arc<dyn Disk>) -> Result<Opened, StartError> {
     let dir_config = LogDirConfig { flush_before_ack: config.flush_before_ack, ..LogDirConfig::default() };
     let formatted = MetaProperties::read(disk.as_ref(), &config.log_dir)?;
     if formatted.is_none() && !config.format_if_empty {
@@ -191,8 +201,7 @@ fn open(config: &BrokerConfig) -> Result<Opened, StartError> {
     };
     let features = format::bootstrap_features(disk.as_ref(), &config.log_dir)?;
     let log_dir = Arc::new(log_dir);
-    let mut metadata_log = MetadataLog::load(log_dir.clone(), config.node_id, snapshot_policy(config))?;
-    metadata_log.begin_epoch()?;
+    let metadata_log = MetadataLog::load(log_dir.clone(), config.node_id, snapshot_policy(config))?;
     Ok(Opened { log_dir, meta, metadata_log, features, clean: report.clean_shutdown })
 }
 
@@ -231,7 +240,7 @@ async fn load_groups(groups: &Arc<GroupService>, offsets: Arc<OffsetsTopic>) -> 
     loaded.await.unwrap_or_else(|e| Err(e.to_string())).map_err(StartError::Groups)
 }
 
-/// What runs beside the requests. Nothing here ticks faster than once a minute.
+/// What runs beside the requests. Nothing here ticks faster than once a minute, once the broker is registered.
 fn background(
     ctx: &Arc<Context>,
     stopped: &watch::Receiver<bool>,
@@ -264,8 +273,15 @@ fn background(
         if let Err(error) = ctx.replicas.log_dir.checkpoint() {
             tracing::warn!("failed to write recovery points: {error}");
         }
+        ctx.metadata.create_missing_logs();
     });
-    vec![group_timers, forget_topics, retention, checkpoints]
+    let late = ctx.clone();
+    let catch_up = tokio::spawn(async move {
+        while !late.metadata.catch_up().await {
+            tokio::time::sleep(CATCH_UP_INTERVAL).await;
+        }
+    });
+    vec![group_timers, forget_topics, retention, checkpoints, catch_up]
 }
 
 /// Runs blocking work again and again, the first time after one interval.

@@ -67,7 +67,10 @@ impl Context {
     /// # Errors
     /// The metadata log cannot be written.
     pub async fn next_producer_id(&self) -> Result<i64, ErrorCode> {
-        self.producer_ids.next(&self.metadata, self.node_id()).await
+        self.producer_ids.next(&self.metadata, self.node_id()).await.map_err(|error| {
+            tracing::warn!("failed to claim producer ids: {error}");
+            error.code
+        })
     }
 
     /// Makes sure that `__consumer_offsets` exists.
@@ -89,7 +92,10 @@ impl Context {
             let error = response.topics.first().map_or(0, |topic| topic.error_code);
             Decision { records, response: ErrorCode::from_code(error) }
         });
-        created.await.unwrap_or_else(|error| error)
+        created.await.unwrap_or_else(|error| {
+            tracing::warn!("failed to create {OFFSETS_TOPIC}: {error}");
+            error.code
+        })
     }
 
     /// What the controller's decisions look at beside the image.

@@ -2,34 +2,129 @@
 //!
 //! A change is decided on the current image, written to `__cluster_metadata-0`, made durable, applied to the image, and
 //! carried out on the disk (logs created, configured, removed) before it is answered; changes follow one another.
+//!
+//! On a full disk a node cannot write that it is there. It serves what it has all the same: its registration is applied
+//! to the image in memory and written as soon as there is space, before any other change.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use caudal_cluster::controller::Decision;
-use caudal_cluster::{MetadataImage, MetadataLog};
+use caudal_cluster::image::ApplyError;
+use caudal_cluster::{MetadataImage, MetadataLog, MetadataLogError};
 use caudal_protocol::ErrorCode;
 use parking_lot::RwLock;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::registration::Registrar;
 use crate::replicas::Replicas;
+
+/// A change that did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ChangeError {
+    pub code: ErrorCode,
+    /// For the operator who asked for it: the cause, and what to do.
+    pub message: String,
+}
+
+impl ChangeError {
+    fn storage(error: &impl std::fmt::Display) -> ChangeError {
+        ChangeError { code: ErrorCode::KafkaStorageError, message: error.to_string() }
+    }
+
+    fn crashed(error: &tokio::task::JoinError) -> ChangeError {
+        let message = format!("failed to change the metadata: {error}");
+        ChangeError { code: ErrorCode::UnknownServerError, message }
+    }
+}
+
+/// Why a node could not take its place in the metadata.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    #[error("failed to register the broker in the metadata log: {0}")]
+    Log(#[from] MetadataLogError),
+    #[error("failed to apply the broker's registration: {0}")]
+    Apply(#[from] ApplyError),
+    #[error("failed to register the broker in the metadata log: {0}")]
+    Crashed(#[from] tokio::task::JoinError),
+}
 
 /// The metadata of a running broker.
 #[derive(Debug)]
 pub struct Metadata {
-    image: Arc<RwLock<Arc<MetadataImage>>>,
+    shared: Arc<Shared>,
     log: Arc<Mutex<MetadataLog>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    image: RwLock<Arc<MetadataImage>>,
     replicas: Arc<Replicas>,
+    registrar: Registrar,
+    /// The registration is in the image but not in the log.
+    unwritten: AtomicBool,
 }
 
 impl Metadata {
-    pub fn new(log: MetadataLog, replicas: Arc<Replicas>) -> Metadata {
-        let image = log.image().clone();
-        Metadata { image: Arc::new(RwLock::new(image)), log: Arc::new(Mutex::new(log)), replicas }
+    pub fn new(log: MetadataLog, replicas: Arc<Replicas>, registrar: Registrar) -> Metadata {
+        let image = RwLock::new(log.image().clone());
+        let shared = Shared { image, replicas, registrar, unwritten: AtomicBool::new(true) };
+        Metadata { shared: Arc::new(shared), log: Arc::new(Mutex::new(log)) }
     }
 
     /// The current image; stays as it is while it is held.
     pub fn image(&self) -> Arc<MetadataImage> {
-        self.image.read().clone()
+        self.shared.image.read().clone()
+    }
+
+    /// Elects this node, registers it and makes it lead its partitions; in memory only where the disk is full.
+    ///
+    /// # Errors
+    /// The metadata log cannot be written for another reason, or there is no cluster yet that could be served from it.
+    pub async fn register(&self) -> Result<(), RegisterError> {
+        let mut log = self.log.clone().lock_owned().await;
+        let shared = self.shared.clone();
+        let done = tokio::task::spawn_blocking(move || match shared.write_registration(&mut log) {
+            Err(error) if error.is_disk_full() && !log.image().features().is_empty() => {
+                tracing::error!(
+                    "{error}. Until then the broker serves what it has and refuses changes of the metadata with \
+                     KAFKA_STORAGE_ERROR"
+                );
+                shared.assume_registration(&log)?;
+                Ok(())
+            }
+            written => Ok(written?),
+        });
+        done.await?
+    }
+
+    /// Writes what a full disk kept from being written. True when nothing is left to write.
+    pub async fn catch_up(&self) -> bool {
+        let log = self.log.clone().lock_owned().await;
+        let (_log, caught_up) = self.write_unwritten(log).await;
+        caught_up.is_ok()
+    }
+
+    async fn write_unwritten(
+        &self,
+        mut log: OwnedMutexGuard<MetadataLog>,
+    ) -> (Option<OwnedMutexGuard<MetadataLog>>, Result<(), ChangeError>) {
+        if !self.shared.unwritten.load(Ordering::Acquire) {
+            return (Some(log), Ok(()));
+        }
+        let shared = self.shared.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let written = shared.write_registration(&mut log).map_err(|error| ChangeError::storage(&error));
+            if written.is_ok() {
+                tracing::info!("there is space for the metadata log again: the broker is registered in it");
+            }
+            (log, written)
+        });
+        match done.await {
+            Ok((log, written)) => (Some(log), written),
+            Err(error) => (None, Err(ChangeError::crashed(&error))),
+        }
     }
 
     /// Changes the metadata: `decide` gets the current image and returns the records and the answer. No records: nothing
@@ -37,23 +132,28 @@ impl Metadata {
     ///
     /// # Errors
     /// KAFKA_STORAGE_ERROR: the change could not be written and did not happen.
-    pub async fn change<T>(&self, decide: impl FnOnce(&MetadataImage) -> Decision<T>) -> Result<T, ErrorCode> {
-        let mut log = self.log.clone().lock_owned().await;
+    pub async fn change<T>(&self, decide: impl FnOnce(&MetadataImage) -> Decision<T>) -> Result<T, ChangeError> {
+        let log = self.log.clone().lock_owned().await;
+        let (log, caught_up) = self.write_unwritten(log).await;
         let before = self.image();
         let Decision { records, response } = decide(&before);
         if records.is_empty() {
             return Ok(response);
         }
-        let current = self.image.clone();
-        let replicas = self.replicas.clone();
+        caught_up?;
+        let Some(mut log) = log else { return Ok(response) };
+        let shared = self.shared.clone();
         // Not cancelled when the connection that asked goes away: the records and their effect belong together.
         let done = tokio::task::spawn_blocking(move || {
             let after = log.commit(&records).map_err(|error| {
-                tracing::error!("failed to change the metadata: {error}");
-                ErrorCode::KafkaStorageError
+                if error.is_disk_full() {
+                    tracing::debug!("failed to change the metadata: {error}");
+                } else {
+                    tracing::error!("failed to change the metadata: {error}");
+                }
+                ChangeError::storage(&error)
             })?;
-            *current.write() = after.clone();
-            replicas.follow(Some(&before), &after);
+            shared.publish(after);
             match log.snapshot_if_due() {
                 Ok(Some(id)) => tracing::info!(?id, "wrote a snapshot of the metadata"),
                 Ok(None) => {}
@@ -61,7 +161,47 @@ impl Metadata {
             }
             Ok(())
         });
-        done.await.unwrap_or(Err(ErrorCode::UnknownServerError))?;
+        done.await.unwrap_or_else(|error| Err(ChangeError::crashed(&error)))?;
         Ok(response)
+    }
+
+    /// Creates the logs that could not be created when their topics were, for want of space. Blocks.
+    pub fn create_missing_logs(&self) {
+        let _no_changes = self.log.blocking_lock();
+        let image = self.image();
+        if self.shared.replicas.is_missing_some(&image) {
+            self.shared.replicas.follow(Some(&image), &image);
+        }
+    }
+}
+
+impl Shared {
+    fn write_registration(&self, log: &mut MetadataLog) -> Result<(), MetadataLogError> {
+        if !log.leads() {
+            log.begin_epoch()?;
+        }
+        if log.image().features().is_empty() {
+            log.commit(&self.registrar.first_records())?;
+        }
+        let records = self.registrar.start_records(log.image());
+        let after = log.commit(&records)?;
+        self.publish(after);
+        self.unwritten.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// As if it had been written. Whatever was loaded stays; nothing but this node's place is made up.
+    fn assume_registration(&self, log: &MetadataLog) -> Result<(), ApplyError> {
+        let mut image = MetadataImage::clone(log.image());
+        for record in self.registrar.start_records(log.image()) {
+            image.apply(&record)?;
+        }
+        self.publish(Arc::new(image));
+        Ok(())
+    }
+
+    fn publish(&self, after: Arc<MetadataImage>) {
+        let before = std::mem::replace(&mut *self.image.write(), after.clone());
+        self.replicas.follow(Some(&before), &after);
     }
 }

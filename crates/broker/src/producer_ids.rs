@@ -4,7 +4,7 @@ use caudal_cluster::controller::allocate_producer_ids;
 use caudal_protocol::ErrorCode;
 use tokio::sync::Mutex;
 
-use crate::metadata::Metadata;
+use crate::metadata::{ChangeError, Metadata};
 
 /// The ids of the current block that are left.
 #[derive(Debug, Default)]
@@ -15,16 +15,19 @@ pub struct ProducerIds {
 impl ProducerIds {
     /// # Errors
     /// A new block is needed and the metadata log cannot be written.
-    pub async fn next(&self, metadata: &Metadata, broker_id: i32) -> Result<i64, ErrorCode> {
+    pub async fn next(&self, metadata: &Metadata, broker_id: i32) -> Result<i64, ChangeError> {
         let mut left = self.left.lock().await;
         if left.is_empty() {
             *left = claim(metadata, broker_id).await?;
         }
-        left.next().ok_or(ErrorCode::UnknownServerError)
+        left.next().ok_or_else(|| ChangeError {
+            code: ErrorCode::UnknownServerError,
+            message: "a block of producer ids was empty".to_owned(),
+        })
     }
 }
 
-async fn claim(metadata: &Metadata, broker_id: i32) -> Result<std::ops::Range<i64>, ErrorCode> {
+async fn claim(metadata: &Metadata, broker_id: i32) -> Result<std::ops::Range<i64>, ChangeError> {
     let (first, count) = metadata.change(|image| allocate_producer_ids(image, broker_id)).await?;
     Ok(first..first + count)
 }

@@ -52,6 +52,17 @@ impl Replicas {
         }
     }
 
+    /// Whether a partition that belongs here has no log.
+    pub fn is_missing_some(&self, image: &MetadataImage) -> bool {
+        let view = self.topics.view();
+        image.topics().any(|topic| {
+            let known = view.by_id(&topic.id);
+            topic.partitions.iter().any(|(&index, partition)| {
+                partition.replicas.contains(&self.node_id) && known.and_then(|k| k.partition(index)).is_none()
+            })
+        })
+    }
+
     fn broker_configs<'i>(
         &self,
         image: &'i MetadataImage,

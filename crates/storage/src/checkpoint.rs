@@ -25,6 +25,16 @@ pub enum CheckpointError {
     Malformed { path: PathBuf, line: usize, reason: String },
 }
 
+impl From<CheckpointError> for io::Error {
+    /// The cause keeps its kind, so that a full disk is still told apart.
+    fn from(error: CheckpointError) -> io::Error {
+        match error {
+            CheckpointError::Io { source, .. } => source,
+            malformed => io::Error::other(malformed),
+        }
+    }
+}
+
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError + '_ {
     move |source| CheckpointError::Io { path: path.to_owned(), source }
 }

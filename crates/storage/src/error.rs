@@ -25,6 +25,12 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     exhausted.contains(&error.raw_os_error())
 }
 
+/// Whether an operation failed for want of space, which comes and goes, as opposed to a fault of the disk.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// Why an append was refused. Nothing of it was stored.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
@@ -54,7 +60,9 @@ pub enum AppendError {
     InvalidProducerEpoch { producer_id: i64, epoch: i16, current_epoch: i16 },
     #[error("failed to append for producer {producer_id}: a transaction is open, but the batch is not part of one")]
     InvalidTransactionState { producer_id: i64 },
-    #[error("failed to append to {log}: the disk of {dir} is full. Free space and retry")]
+    #[error(
+        "failed to append to {log}: the disk of {dir} is full. Free space there: writes are taken again as soon as there is some"
+    )]
     DiskFull { log: TopicPartition, dir: PathBuf },
     #[error(
         "failed to append to {log}: the process has no memory or file descriptors left ({reason}). Raise `ulimit -n`"

@@ -18,8 +18,8 @@ pub async fn handle(
     let decided = ctx.metadata.change(|image| controller::alter_configs(image, &node, &request)).await;
     decided.unwrap_or_else(|error| {
         let responses = request.resources.into_iter().map(|resource| AlterConfigsResourceResponse {
-            error_code: error.code(),
-            error_message: Some(error.message().to_owned()),
+            error_code: error.code.code(),
+            error_message: Some(error.message.clone()),
             resource_type: resource.resource_type,
             resource_name: resource.resource_name,
         });

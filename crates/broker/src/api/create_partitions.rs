@@ -17,8 +17,8 @@ pub async fn handle(
     decided.unwrap_or_else(|error| {
         let results = request.topics.into_iter().map(|topic| CreatePartitionsTopicResult {
             name: topic.name,
-            error_code: error.code(),
-            error_message: Some(error.message().to_owned()),
+            error_code: error.code.code(),
+            error_message: Some(error.message.clone()),
         });
         CreatePartitionsResponse { throttle_time_ms: 0, results: results.collect() }
     })

@@ -16,7 +16,7 @@ pub async fn handle(
 ) -> DeleteTopicsResponse {
     if !ctx.config.properties.bool("delete.topic.enable") {
         let error = if version < 3 { ErrorCode::InvalidRequest } else { ErrorCode::TopicDeletionDisabled };
-        return failed(&request, error);
+        return failed(&request, error, None);
     }
     let decided = ctx.metadata.change(|image| {
         let Decision { records, mut response } = controller::delete_topics(image, &request);
@@ -26,17 +26,17 @@ pub async fn handle(
         }
         Decision { records, response }
     });
-    decided.await.unwrap_or_else(|error| failed(&request, error))
+    decided.await.unwrap_or_else(|error| failed(&request, error.code, (version >= 5).then_some(error.message)))
 }
 
-fn failed(request: &DeleteTopicsRequest, error: ErrorCode) -> DeleteTopicsResponse {
+fn failed(request: &DeleteTopicsRequest, error: ErrorCode, message: Option<String>) -> DeleteTopicsResponse {
     let named = request.topic_names.iter().map(|name| (Some(name.clone()), Default::default()));
     let given = request.topics.iter().map(|topic| (topic.name.clone(), topic.topic_id));
     let responses = named.chain(given).map(|(name, topic_id)| DeletableTopicResult {
         name,
         topic_id,
         error_code: error.code(),
-        error_message: None,
+        error_message: message.clone(),
     });
     DeleteTopicsResponse { throttle_time_ms: 0, responses: responses.collect() }
 }

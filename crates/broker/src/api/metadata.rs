@@ -102,7 +102,7 @@ async fn create_missing(ctx: &Context, names: &[&str]) {
                     tracing::warn!(topic = name, error = ?result.error_message, "topic not created automatically");
                 }
             }
-            Err(error) => tracing::error!(topic = name, "topic not created automatically: {}", error.message()),
+            Err(error) => tracing::error!(topic = name, "topic not created automatically: {error}"),
         }
     }
 }

@@ -200,7 +200,8 @@ fn rejected(index: i32, rejection: Rejection) -> PartitionProduceResponse {
 /// Maps a failed append; faults of the disk are logged, those of the client are its own business.
 fn rejection_of(partition: &Partition, error: &AppendError) -> Rejection {
     let code = error.error_code();
-    if code == ErrorCode::KafkaStorageError {
+    // That the disk is full was logged once when it was noticed.
+    if code == ErrorCode::KafkaStorageError && !matches!(error, AppendError::DiskFull { .. }) {
         tracing::error!(partition = %partition.name, "{error}");
     } else {
         tracing::debug!(partition = %partition.name, "{error}");

@@ -4,6 +4,7 @@
 mod admin;
 mod connection;
 mod fetch;
+mod full_disk;
 mod hostile;
 mod produce;
 mod raw;

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use caudal_protocol::messages::CreateTopicsRequest;
 use caudal_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use caudal_protocol::wire::{Message, Reader, Writer};
 use caudal_protocol::{ApiKey, Uuid};
+use caudal_storage::{Disk, RealDisk};
 use tokio::runtime::Runtime;
 
 /// A broker on a port of its own, with a runtime of its own.
@@ -30,11 +32,19 @@ impl TestBroker {
     }
 
     pub fn start_in(dir: tempfile::TempDir, change: impl FnOnce(&mut BrokerConfig)) -> Result<TestBroker, StartError> {
+        TestBroker::start_on(Arc::new(RealDisk), dir, change)
+    }
+
+    pub fn start_on(
+        disk: Arc<dyn Disk>,
+        dir: tempfile::TempDir,
+        change: impl FnOnce(&mut BrokerConfig),
+    ) -> Result<TestBroker, StartError> {
         let mut config = BrokerConfig::new(dir.path());
         config.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let broker = runtime.block_on(Broker::start(config))?;
+        let broker = runtime.block_on(Broker::start_on(config, disk))?;
         Ok(TestBroker { broker: Some(broker), runtime: Some(runtime), dir: Some(dir) })
     }
 
@@ -52,6 +62,23 @@ impl TestBroker {
         drop(self.runtime.take());
         drop(self);
         TestBroker::start_in(dir, |_| {}).unwrap()
+    }
+
+    /// The directory of a broker that is gone: stopped in an orderly way, or not.
+    pub fn end(mut self, clean: bool) -> tempfile::TempDir {
+        let dir = self.dir.take().unwrap();
+        if !clean {
+            drop(self.broker.take());
+        }
+        dir
+    }
+
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.as_ref().unwrap().block_on(future)
+    }
+
+    pub fn context(&self) -> &caudal_broker::context::Context {
+        self.broker.as_ref().unwrap().context()
     }
 
     pub fn path(&self) -> &std::path::Path {

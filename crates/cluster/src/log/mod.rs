@@ -21,6 +21,7 @@ use caudal_protocol::records::control::{KRaftVersionRecord, VotersRecord};
 use caudal_protocol::records::metadata::{AbortTransactionRecord, BeginTransactionRecord, EndTransactionRecord};
 use caudal_protocol::wire::{DecodeError, EncodeError};
 use caudal_protocol::{TopicPartition, Uuid};
+use caudal_storage::error::is_disk_full;
 use caudal_storage::{AppendError, AppendOrigin, FlushError, Log, LogConfig, LogDir, OpenError, ReadError, TopicLog};
 
 pub use quorum::single_voter;
@@ -44,6 +45,11 @@ pub enum MetadataLogError {
     Snapshot { path: PathBuf, reason: String },
     #[error("failed to read {}: {reason}", path.display())]
     QuorumState { path: PathBuf, reason: String },
+    #[error(
+        "failed to write {}: the disk is full. Free space there: changes are taken again as soon as there is some",
+        path.display()
+    )]
+    DiskFull { path: PathBuf },
     #[error("failed to read the metadata log at offset {offset}: {error}")]
     Record { offset: i64, error: String },
     #[error("failed to apply the metadata record at offset {offset}: {source}")]
@@ -73,6 +79,18 @@ pub enum MetadataLogError {
     Build(#[from] CompressionError),
     #[error("failed to write the metadata log: an earlier write failed, its outcome is unknown. Restart the broker")]
     Failed,
+}
+
+impl MetadataLogError {
+    /// A file that could not be written.
+    fn write(path: PathBuf, source: std::io::Error) -> MetadataLogError {
+        if is_disk_full(&source) { MetadataLogError::DiskFull { path } } else { MetadataLogError::Io { path, source } }
+    }
+
+    /// Whether nothing but space is missing: the same may succeed later.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, MetadataLogError::DiskFull { .. } | MetadataLogError::Append(AppendError::DiskFull { .. }))
+    }
 }
 
 /// When snapshots are written.
@@ -115,6 +133,8 @@ pub struct MetadataLog {
     policy: SnapshotPolicy,
     /// The log ends within a transaction of records, whose writer is gone.
     unended: bool,
+    /// [`MetadataLog::begin_epoch`] succeeded.
+    leads: bool,
     failed: bool,
 }
 
@@ -142,6 +162,7 @@ impl MetadataLog {
             snapshot_time: Instant::now(),
             policy,
             unended: false,
+            leads: false,
             failed: false,
         };
         let mut image = MetadataImage::empty();
@@ -271,7 +292,13 @@ impl MetadataLog {
         &self.log
     }
 
-    /// Elects this node: the next epoch, remembered in `quorum-state`, and the control records that begin it.
+    /// Whether an epoch was begun, so that changes can be written.
+    pub fn leads(&self) -> bool {
+        self.leads
+    }
+
+    /// Elects this node: the next epoch, remembered in `quorum-state`, and the control records that begin it. Where the
+    /// disk is full it can be called again later; what was loaded can be read meanwhile.
     pub fn begin_epoch(&mut self) -> Result<Arc<MetadataImage>, MetadataLogError> {
         let epoch = self.epoch + 1;
         quorum::write(self.dir.disk().as_ref(), self.log.dir(), self.node_id, epoch, self.kraft_version)?;
@@ -286,14 +313,16 @@ impl MetadataLog {
         let batch = control_batch(&records, self.log.log_end_offset(), epoch, now_ms)?;
         self.append(&batch, now_ms)?;
         self.voters_logged = self.voters.is_some();
-        if std::mem::take(&mut self.unended) {
+        if self.unended {
             let abort = AbortTransactionRecord { reason: Some("its writer stopped".to_owned()) };
             let mut batch = BytesMut::new();
             data_batches(&[abort.into()], self.log.log_end_offset(), epoch, now_ms, &mut batch)?;
             self.append(&batch, now_ms)?;
+            self.unended = false;
         }
         let mut image = MetadataImage::clone(&self.image);
         self.publish(&mut image);
+        self.leads = true;
         Ok(Arc::clone(&self.image))
     }
 
@@ -333,7 +362,12 @@ impl MetadataLog {
         }
         // Whatever goes wrong from here on: what is on disk may differ from the image.
         self.failed = true;
-        self.log.append(batches, self.epoch, AppendOrigin::Coordinator)?;
+        let appended = self.log.append(batches, self.epoch, AppendOrigin::Coordinator);
+        if let Err(AppendError::DiskFull { .. }) = &appended {
+            // Nothing of it was stored.
+            self.failed = false;
+        }
+        appended?;
         self.log.flush()?;
         self.failed = false;
         self.bytes_since_snapshot += batches.len() as u64;

@@ -50,7 +50,7 @@ pub(super) fn write(
             Uuid::ZERO
         ),
     };
-    replace_file(disk, &path, text.as_bytes()).map_err(|source| MetadataLogError::Io { path, source })
+    replace_file(disk, &path, text.as_bytes()).map_err(|source| MetadataLogError::write(path, source))
 }
 
 /// "This node won the election", with the voters that let it.

@@ -110,7 +110,7 @@ pub fn write(
 ) -> Result<(), MetadataLogError> {
     let path = dir.join(id.file_name());
     let bytes = encode(contents, id.epoch, last_timestamp_ms, now_ms)?;
-    replace_file(disk, &path, &bytes).map_err(|source| MetadataLogError::Io { path, source })
+    replace_file(disk, &path, &bytes).map_err(|source| MetadataLogError::write(path, source))
 }
 
 /// Reads a snapshot.

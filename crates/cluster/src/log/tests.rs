@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use caudal_protocol::records::metadata::{ConfigRecord, NoOpRecord, TopicRecord};
+use caudal_storage::crash::CrashDisk;
 use caudal_storage::{LogDirConfig, RealDisk};
 
 use super::*;
@@ -56,6 +57,46 @@ fn a_record_that_does_not_fit_is_not_written() {
     assert!(matches!(log.commit(&[topic(2), topic(1)]), Err(MetadataLogError::Apply { offset: 3, .. })));
     assert_eq!((log.image(), log.log().log_end_offset()), (&before, 2));
     log.commit(&[topic(2)]).unwrap();
+}
+
+#[test]
+fn a_full_disk_refuses_changes_and_takes_them_again() {
+    let disk = CrashDisk::new();
+    let path = std::path::Path::new("/data");
+    let load = || {
+        let dir = LogDir::open(path, LogDirConfig::default(), Arc::new(disk.clone())).unwrap().0;
+        MetadataLog::load(Arc::new(dir), 1, SnapshotPolicy::default()).unwrap()
+    };
+    let mut log = load();
+    log.begin_epoch().unwrap();
+    let mut image = log.commit(&[topic(0), topic(1)]).unwrap();
+    for n in 2..60 {
+        disk.set_space_left(Some(u64::from(n) * 3));
+        let full = loop {
+            match log.commit(&[NoOpRecord {}.into()]) {
+                Ok(changed) => image = changed,
+                Err(error) => break error,
+            }
+        };
+        assert!(full.is_disk_full() && full.to_string().contains("/data is full"), "{full}");
+        assert!(log.snapshot().unwrap_err().is_disk_full());
+        assert_eq!(log.image(), &image);
+        drop(log);
+
+        // It starts all the same, wherever the space ends, and says what it holds.
+        log = load();
+        assert_eq!((log.image(), log.leads()), (&image, false));
+        if let Err(error) = log.begin_epoch() {
+            assert!(error.is_disk_full() && !log.leads(), "{error}");
+            disk.set_space_left(None);
+            log.begin_epoch().unwrap();
+        }
+        disk.set_space_left(None);
+        assert!(log.leads());
+        image = log.commit(&[topic(n)]).unwrap();
+    }
+    drop(log);
+    assert_eq!(load().image(), &image);
 }
 
 #[test]

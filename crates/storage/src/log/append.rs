@@ -8,7 +8,7 @@ use caudal_protocol::batch::{self, BatchError, BatchHeader, HEADER_LEN, Timestam
 
 use super::{Log, LogEnd, Writer, wall_clock_ms};
 use crate::config::LogConfig;
-use crate::error::{AppendError, is_exhausted};
+use crate::error::{AppendError, is_disk_full, is_exhausted};
 use crate::producer_state::snapshot_path;
 use crate::segment::{INDEX_SUFFIX, LOG_SUFFIX, Segment, TIME_INDEX_SUFFIX, file_path};
 
@@ -90,6 +90,7 @@ impl Log {
         }
         self.publish(LogEnd { offset: last_offset + 1, segment_base: segment.base_offset, position: position + len });
         drop(writer);
+        self.health.note_written();
         self.flush_if_due(&config, last_offset + 1);
         let log_append_time_ms =
             if config.timestamp_type == TimestampType::LogAppendTime { checked.now_ms } else { -1 };
@@ -273,8 +274,8 @@ impl Log {
     }
 
     pub(super) fn io_failed(&self, source: io::Error) -> AppendError {
-        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-        if matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
+        if is_disk_full(&source) {
+            self.health.note_full();
             let dir = self.health.dir().to_owned();
             return AppendError::DiskFull { log: self.topic_partition.clone(), dir };
         }
@@ -287,12 +288,17 @@ impl Log {
 
     fn assign_epoch(&self, epoch: i32, start_offset: i64) -> Result<(), AppendError> {
         let mut epochs = self.epochs.lock();
-        if epochs.latest() == Some(epoch) || !epochs.assign(epoch, start_offset) {
+        if epochs.latest() == Some(epoch) {
             return Ok(());
         }
-        epochs.write(self.disk.as_ref(), &self.dir).map_err(|error| match error {
-            crate::checkpoint::CheckpointError::Io { source, .. } => self.io_failed(source),
-            other => self.io_failed(io::Error::other(other)),
+        let before = epochs.clone();
+        if !epochs.assign(epoch, start_offset) {
+            return Ok(());
+        }
+        epochs.write(self.disk.as_ref(), &self.dir).map_err(|error| {
+            // The next append tries again.
+            *epochs = before;
+            self.io_failed(error.into())
         })
     }
 

@@ -41,11 +41,30 @@ use crate::segment::{CorruptRange, Segment};
 pub(crate) struct DirHealth {
     dir: PathBuf,
     offline: OnceLock<Offline>,
+    /// The last write found no space.
+    full: AtomicBool,
 }
 
 impl DirHealth {
     pub fn new(dir: PathBuf) -> DirHealth {
-        DirHealth { dir, offline: OnceLock::new() }
+        DirHealth { dir, offline: OnceLock::new(), full: AtomicBool::new(false) }
+    }
+
+    /// Tells once that the disk is full, however many writes find it so.
+    pub fn note_full(&self) {
+        if !self.full.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                dir = %self.dir.display(),
+                "the disk of the log directory is full: writes are refused with KAFKA_STORAGE_ERROR, reads go on. Free space \
+                 there (retention still deletes): writes are taken again as soon as there is some"
+            );
+        }
+    }
+
+    pub fn note_written(&self) {
+        if self.full.load(Ordering::Relaxed) && self.full.swap(false, Ordering::Relaxed) {
+            tracing::info!(dir = %self.dir.display(), "there is space in the log directory again: writes are taken");
+        }
     }
 
     pub fn check(&self) -> Result<(), Offline> {

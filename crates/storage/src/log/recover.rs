@@ -25,7 +25,7 @@ use super::{DirHealth, Log, LogEnd, Writer, wall_clock_ms};
 use crate::checkpoint;
 use crate::config::LogConfig;
 use crate::disk::{Disk, DiskFile, OpenMode};
-use crate::error::OpenError;
+use crate::error::{OpenError, is_disk_full};
 use crate::flusher::{FlushQueue, Waiters};
 use crate::index::{IndexFile, OffsetEntry, TimeEntry};
 use crate::leader_epoch::LeaderEpochs;
@@ -239,7 +239,13 @@ impl Opening<'_> {
         }
         self.epochs.truncate_from_end(next_offset);
         if self.epochs != epochs_on_disk {
-            self.epochs.write(self.disk(), self.dir).map_err(io::Error::other)?;
+            match self.epochs.write(self.disk(), self.dir).map_err(io::Error::from) {
+                // They are found again by the next start, which scans the same batches.
+                Err(error) if is_disk_full(&error) => {
+                    tracing::warn!(dir = %self.dir.display(), %error, "leader epochs not written");
+                }
+                written => written?,
+            }
         }
         let writer = self.load_producers(&segments, next_offset, config)?;
         let recovery_point = if scanned { -1 } else { next_offset };

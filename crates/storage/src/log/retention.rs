@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::Log;
 use super::recover::remove_segment_files;
-use crate::error::{AppendError, ReadError};
+use crate::error::{AppendError, ReadError, is_disk_full};
 use crate::segment::Segment;
 
 impl Log {
@@ -57,7 +57,11 @@ impl Log {
         let segments = self.snapshot();
         // Only when nothing younger is left does the active segment go too.
         if segments.iter().all(|segment| segment.size() > 0 && expired(segment)) {
-            self.roll()?;
+            match self.roll() {
+                // The older segments may go all the same; where space is short that is what is needed.
+                Err(AppendError::DiskFull { .. }) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
         }
         let mut writer = self.writer.lock();
         self.health.check()?;
@@ -102,7 +106,13 @@ impl Log {
         }
         let mut epochs = self.epochs.lock();
         if epochs.truncate_from_start(self.log_start_offset()) {
-            epochs.write(self.disk.as_ref(), &self.dir).map_err(io::Error::other)?;
+            // The segments are gone either way, and what the file says too much is corrected when it is next written.
+            match epochs.write(self.disk.as_ref(), &self.dir).map_err(io::Error::from) {
+                Err(error) if is_disk_full(&error) => {
+                    tracing::warn!(log = %self.topic_partition, %error, "leader epochs not written");
+                }
+                written => written?,
+            }
         }
         Ok(count)
     }
