@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caudal_cluster::format::{self, FormatError};
+use caudal_cluster::log::ACCEPT_LOSS;
 use caudal_cluster::{MetadataLog, MetadataLogError, SnapshotPolicy};
 use caudal_protocol::Uuid;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
@@ -211,6 +212,7 @@ fn snapshot_policy(config: &BrokerConfig) -> SnapshotPolicy {
         max_bytes: number("metadata.log.max.record.bytes.between.snapshots"),
         max_interval: Duration::from_millis(number("metadata.log.max.snapshot.interval.ms")),
         retention_bytes: number("metadata.max.retention.bytes"),
+        accept_loss: config.properties.bool(ACCEPT_LOSS),
     }
 }
 

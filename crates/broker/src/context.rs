@@ -68,7 +68,7 @@ impl Context {
     /// The metadata log cannot be written.
     pub async fn next_producer_id(&self) -> Result<i64, ErrorCode> {
         self.producer_ids.next(&self.metadata, self.node_id()).await.map_err(|error| {
-            tracing::warn!("failed to claim producer ids: {error}");
+            tracing::debug!("failed to claim producer ids: {error}");
             error.code
         })
     }
@@ -93,7 +93,7 @@ impl Context {
             Decision { records, response: ErrorCode::from_code(error) }
         });
         created.await.unwrap_or_else(|error| {
-            tracing::warn!("failed to create {OFFSETS_TOPIC}: {error}");
+            tracing::debug!("failed to create {OFFSETS_TOPIC}: {error}");
             error.code
         })
     }

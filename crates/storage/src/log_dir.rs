@@ -248,7 +248,8 @@ impl LogDir {
             let start = log.log_start_offset();
             (log.first_segment_base() != Some(start)).then_some(start)
         })?;
-        write(HIGH_WATERMARKS, &|log| Some(log.durable_end_offset()))?;
+        // Recovery counts on it: what is only in the page cache stays out.
+        write(HIGH_WATERMARKS, &|log| Some(log.durable_end_offset().min(log.synced_offset())))?;
         Ok(())
     }
 
@@ -334,6 +335,7 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
         })
     };
     let (recovery_points, start_offsets) = (read(RECOVERY_POINTS), read(LOG_START_OFFSETS));
+    let high_watermarks = read(HIGH_WATERMARKS);
     let mut report = RecoveryReport { clean_shutdown, ..RecoveryReport::default() };
     let mut partitions = Vec::new();
     for entry in disk.list(path).map_err(dir_failed)?.into_iter().filter(|entry| entry.is_dir) {
@@ -353,6 +355,7 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
                 clean_shutdown,
                 recovery_point: recovery_points.get(topic_partition).copied(),
                 log_start_offset: start_offsets.get(topic_partition).copied(),
+                high_watermark: high_watermarks.get(topic_partition).copied(),
             };
             opened.push(Log::open(shared, topic_partition.clone(), config.log.clone(), checkpoints)?);
         }
@@ -378,7 +381,11 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
             logs.insert(log.topic_partition().clone(), log);
         }
     }
-    let checkpointed = HashMap::from([(RECOVERY_POINTS, recovery_points), (LOG_START_OFFSETS, start_offsets)]);
+    let checkpointed = HashMap::from([
+        (RECOVERY_POINTS, recovery_points),
+        (LOG_START_OFFSETS, start_offsets),
+        (HIGH_WATERMARKS, high_watermarks),
+    ]);
     Ok((logs, report, checkpointed))
 }
 

@@ -241,6 +241,8 @@ config_table! {
     "unclean.leader.election.interval.ms" Long "300000" AtLeast(1) Medium internal idle "";
     "caudal.allow.insecure" Boolean "false" Any High fixed acts
         "Allows listeners beyond loopback although nobody has to authenticate.";
+    "caudal.metadata.accept.loss" Boolean "false" Any High fixed acts
+        "Start although records of the metadata log that were on disk are missing or damaged, and go on without them. For one start, when there is no backup.";
     "caudal.flush.before.ack" Boolean "true" Any High fixed acts
         "Whether a produce is answered only after its records were flushed to disk. 'false' is Kafka's behaviour: quicker, and a power cut may take what was acknowledged.";
 }

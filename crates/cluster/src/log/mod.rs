@@ -54,10 +54,19 @@ pub enum MetadataLogError {
     Record { offset: i64, error: String },
     #[error("failed to apply the metadata record at offset {offset}: {source}")]
     Apply { offset: i64, source: ApplyError },
-    #[error("failed to read the metadata log: it begins at offset {start}, and no snapshot reaches that far")]
-    Gap { start: i64 },
-    #[error("failed to read the metadata log: it ends at offset {end}, before snapshot {snapshot}")]
-    BehindSnapshot { end: i64, snapshot: String },
+    #[error(
+        "failed to read the metadata log in {}: it begins at offset {start}, and no snapshot reaches that far. Restore the \
+         missing segments or snapshots (OFFSET-EPOCH.checkpoint) from a backup",
+        dir.display()
+    )]
+    Gap { dir: PathBuf, start: i64 },
+    #[error(
+        "failed to read the metadata log in {}: the records from offset {from} to {to} (exclusive) were on disk and are \
+         missing or damaged. Restore the directory from a backup; or start once with {ACCEPT_LOSS}=true to go on as \
+         of offset {from}: what was created, deleted or configured behind it is then forgotten",
+        dir.display()
+    )]
+    Lost { dir: PathBuf, from: i64, to: i64 },
     #[error(
         "failed to lead the metadata quorum: its voters are {voters:?}, but only node {node_id} alone is supported. \
          Start this data directory with Apache Kafka, or shrink the quorum to this node first"
@@ -93,7 +102,10 @@ impl MetadataLogError {
     }
 }
 
-/// When snapshots are written.
+/// The property that lets a broker start without metadata records that were durable and are gone.
+pub const ACCEPT_LOSS: &str = "caudal.metadata.accept.loss";
+
+/// When snapshots are written, and what is accepted when the log is read.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotPolicy {
     /// `metadata.log.max.record.bytes.between.snapshots`
@@ -102,6 +114,8 @@ pub struct SnapshotPolicy {
     pub max_interval: Duration,
     /// `metadata.max.retention.bytes`: above it, what the older of two snapshots covers is deleted from the log.
     pub retention_bytes: u64,
+    /// [`ACCEPT_LOSS`]: records that are missing are given up.
+    pub accept_loss: bool,
 }
 
 impl Default for SnapshotPolicy {
@@ -110,6 +124,7 @@ impl Default for SnapshotPolicy {
             max_bytes: 20 * 1024 * 1024,
             max_interval: Duration::from_secs(3600),
             retention_bytes: 100 * 1024 * 1024,
+            accept_loss: false,
         }
     }
 }
@@ -167,10 +182,14 @@ impl MetadataLog {
         };
         let mut image = MetadataImage::empty();
         loaded.load_snapshot(&mut image)?;
-        loaded.replay(&mut image)?;
+        let replayed = loaded.replay(&mut image);
         let known = quorum::read_epoch(loaded.dir.disk().as_ref(), loaded.log.dir())?;
         loaded.epoch = loaded.epoch.max(known);
         loaded.image = Arc::new(image);
+        match replayed {
+            Err(MetadataLogError::Lost { from, to, .. }) if policy.accept_loss => loaded.give_up(from, to)?,
+            replayed => replayed?,
+        }
         loaded.check_voters()?;
         Ok(loaded)
     }
@@ -179,16 +198,21 @@ impl MetadataLog {
         let disk = self.dir.disk();
         let start = self.log.log_start_offset();
         let Some(newest) = snapshot::list(disk.as_ref(), self.log.dir())?.pop() else {
-            return if start == 0 { Ok(()) } else { Err(MetadataLogError::Gap { start }) };
+            return if start == 0 { Ok(()) } else { Err(self.gap(start)) };
         };
         if newest.end_offset < start {
-            return Err(MetadataLogError::Gap { start });
-        }
-        let end = self.log.log_end_offset();
-        if newest.end_offset > end {
-            return Err(MetadataLogError::BehindSnapshot { end, snapshot: newest.file_name() });
+            return Err(self.gap(start));
         }
         let contents = snapshot::read(disk.as_ref(), self.log.dir(), newest)?;
+        let end = self.log.log_end_offset();
+        if newest.end_offset > end {
+            // Everything that is missing is in the snapshot; Kafka goes on behind it too.
+            tracing::warn!(
+                dir = %self.log.dir().display(), end, snapshot = newest.file_name(),
+                "the metadata log ends before its newest snapshot: the snapshot stands for it"
+            );
+            self.restart_at(newest.end_offset)?;
+        }
         for record in &contents.records {
             image.apply(record).map_err(|source| MetadataLogError::Apply { offset: newest.end_offset - 1, source })?;
         }
@@ -202,13 +226,46 @@ impl MetadataLog {
         Ok(())
     }
 
+    fn gap(&self, start: i64) -> MetadataLogError {
+        MetadataLogError::Gap { dir: self.log.dir().to_owned(), start }
+    }
+
+    /// Makes the log go on at an offset at or above its end that a snapshot covers.
+    fn restart_at(&self, offset: i64) -> Result<(), MetadataLogError> {
+        self.log.skip_to(offset)?;
+        self.log.roll()?;
+        self.log.flush()?;
+        self.log.delete_records_before(offset)?;
+        Ok(())
+    }
+
+    /// Puts a snapshot of what was read in the place of records that cannot be. Their offsets are not given out again.
+    fn give_up(&mut self, from: i64, to: i64) -> Result<(), MetadataLogError> {
+        tracing::warn!(
+            dir = %self.log.dir().display(), from, to,
+            "{ACCEPT_LOSS}=true: the metadata goes on without the records of these offsets. Set it back to false"
+        );
+        let mut image = MetadataImage::clone(&self.image);
+        image.offset = to - 1;
+        image.epoch = self.epoch;
+        self.image = Arc::new(image);
+        self.unended = false;
+        self.snapshot()?;
+        self.restart_at(to)
+    }
+
     /// Applies the log behind the image. A transaction of records that was not ended is dropped.
     fn replay(&mut self, image: &mut MetadataImage) -> Result<(), MetadataLogError> {
         let end = self.log.log_end_offset();
         let mut offset = image.offset + 1;
         let mut open: Option<Vec<(i64, MetadataRecord)>> = None;
         while offset < end {
-            let slice = self.log.read(offset, READ_BYTES, end, true)?;
+            let dir = self.log.dir().to_owned();
+            let lost = |from: i64| MetadataLogError::Lost { dir: dir.clone(), from, to: end };
+            let slice = match self.log.read(offset, READ_BYTES, end, true) {
+                Err(ReadError::Corrupt { .. }) => return Err(lost(offset)),
+                slice => slice?,
+            };
             let path = || self.log.dir().to_owned();
             let bytes = slice.to_bytes().map_err(|source| MetadataLogError::Io { path: path(), source })?;
             let from = offset;
@@ -217,6 +274,9 @@ impl MetadataLog {
                 let next = batch.header.next_offset();
                 if next <= offset {
                     continue;
+                }
+                if batch.header.base_offset > offset {
+                    return Err(lost(offset));
                 }
                 self.bytes_since_snapshot += batch.header.size_bytes() as u64;
                 self.last_timestamp_ms = batch.header.max_timestamp_ms;
@@ -233,8 +293,7 @@ impl MetadataLog {
                 offset = next;
             }
             if offset == from {
-                let error = "no whole batch".to_owned();
-                return Err(MetadataLogError::Record { offset, error });
+                return Err(lost(offset));
             }
         }
         self.unended = open.is_some();
@@ -363,7 +422,7 @@ impl MetadataLog {
         // Whatever goes wrong from here on: what is on disk may differ from the image.
         self.failed = true;
         let appended = self.log.append(batches, self.epoch, AppendOrigin::Coordinator);
-        if let Err(AppendError::DiskFull { .. }) = &appended {
+        if let Err(AppendError::DiskFull { .. } | AppendError::Exhausted { .. }) = &appended {
             // Nothing of it was stored.
             self.failed = false;
         }

@@ -99,6 +99,93 @@ fn a_full_disk_refuses_changes_and_takes_them_again() {
     assert_eq!(load().image(), &image);
 }
 
+/// A log of five epochs of two topics, stopped cleanly; the image, and the length of its file.
+fn stopped(path: &std::path::Path, snapshot: bool) -> (Arc<MetadataImage>, u64) {
+    let dir = open(path);
+    let mut log = MetadataLog::load(dir.clone(), 1, SnapshotPolicy::default()).unwrap();
+    for n in 0..5 {
+        log.begin_epoch().unwrap();
+        log.commit(&[topic(2 * n), topic(2 * n + 1)]).unwrap();
+    }
+    if snapshot {
+        log.snapshot().unwrap();
+    }
+    dir.close(-1).unwrap();
+    (log.image().clone(), log.log().size_bytes())
+}
+
+fn cut(path: &std::path::Path, len: u64) {
+    let file = path.join("__cluster_metadata-0/00000000000000000000.log");
+    std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(len).unwrap();
+}
+
+fn goes_on(mut log: MetadataLog, dir: &Arc<LogDir>, path: &std::path::Path) {
+    log.begin_epoch().unwrap();
+    let image = log.commit(&[topic(99)]).unwrap();
+    dir.close(-1).unwrap();
+    drop((log, Arc::clone(dir)));
+    // The caller's directory is closed but locked until it is dropped.
+    let copy = tempfile::tempdir().unwrap();
+    for name in std::fs::read_dir(path).unwrap() {
+        let name = name.unwrap();
+        if name.file_type().unwrap().is_dir() {
+            std::fs::create_dir(copy.path().join(name.file_name())).unwrap();
+            for file in std::fs::read_dir(name.path()).unwrap() {
+                let file = file.unwrap().path();
+                let to = copy.path().join(name.file_name()).join(file.file_name().unwrap());
+                std::fs::copy(file, to).unwrap();
+            }
+        } else {
+            std::fs::copy(name.path(), copy.path().join(name.file_name())).unwrap();
+        }
+    }
+    assert_eq!(load(copy.path()).image(), &image);
+}
+
+#[test]
+fn a_tail_that_is_missing_is_refused_unless_its_loss_is_accepted() {
+    for share in 0..12 {
+        let temp = tempfile::tempdir().unwrap();
+        let (whole, len) = stopped(temp.path(), false);
+        cut(temp.path(), len * share / 12);
+        let refused = MetadataLog::load(open(temp.path()), 1, SnapshotPolicy::default()).unwrap_err().to_string();
+        let named = ["__cluster_metadata-0", "to 15 (exclusive)", "from a backup", "caudal.metadata.accept.loss=true"];
+        assert!(named.iter().all(|part| refused.contains(part)), "{share}: {refused}");
+
+        let dir = open(temp.path());
+        let policy = SnapshotPolicy { accept_loss: true, ..SnapshotPolicy::default() };
+        let log = MetadataLog::load(dir.clone(), 1, policy).unwrap();
+        let kept = log.image().topics().count();
+        assert!(kept < 10 && (kept > 0) == (share > 2), "{share}: {kept}");
+        for n in 0..kept {
+            let name = format!("topic-{n}");
+            assert_eq!(log.image().topic(&name), whole.topic(&name));
+        }
+        assert_eq!(log.log().log_end_offset(), 15, "offsets are not given out again");
+        goes_on(log, &dir, temp.path());
+    }
+}
+
+#[test]
+fn a_tail_that_a_snapshot_covers_is_not_missed() {
+    for share in 0..12 {
+        for known_end in [true, false] {
+            let temp = tempfile::tempdir().unwrap();
+            let (whole, len) = stopped(temp.path(), true);
+            cut(temp.path(), len * share / 12);
+            if !known_end {
+                for name in [".kafka_cleanshutdown", "recovery-point-offset-checkpoint"] {
+                    std::fs::remove_file(temp.path().join(name)).unwrap();
+                }
+            }
+            let dir = open(temp.path());
+            let log = MetadataLog::load(dir.clone(), 1, SnapshotPolicy::default()).unwrap();
+            assert_eq!((log.image(), log.log().log_end_offset()), (&whole, 15), "{share} {known_end}");
+            goes_on(log, &dir, temp.path());
+        }
+    }
+}
+
 #[test]
 fn long_changes_are_transactions() {
     let dir = tempfile::tempdir().unwrap();

@@ -334,6 +334,20 @@ impl Log {
         Ok(Arc::clone(active))
     }
 
+    /// Lets the log go on at `offset`, in a new segment. An offset below the log end changes nothing. What lies between
+    /// must be superfluous: readers find nothing there.
+    pub fn skip_to(&self, offset: i64) -> Result<(), AppendError> {
+        let mut writer = self.writer.lock();
+        self.health.check()?;
+        let end = self.end();
+        if offset <= end.offset {
+            return Ok(());
+        }
+        self.publish(LogEnd { offset, ..end });
+        self.roll_segment(&mut writer, wall_clock_ms()).map_err(|error| self.io_failed(error))?;
+        Ok(())
+    }
+
     /// Starts a new segment at the log end. A segment without records stays as it is.
     pub fn roll(&self) -> Result<(), AppendError> {
         let mut writer = self.writer.lock();

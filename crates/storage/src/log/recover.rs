@@ -63,6 +63,15 @@ pub(crate) struct Checkpoints {
     pub clean_shutdown: bool,
     pub recovery_point: Option<i64>,
     pub log_start_offset: Option<i64>,
+    /// What was durable when the checkpoints were written. Above the recovery point where damage holds that back.
+    pub high_watermark: Option<i64>,
+}
+
+impl Checkpoints {
+    /// The offset (exclusive) below which everything is known to have been on disk.
+    fn durable(&self) -> i64 {
+        self.recovery_point.max(self.high_watermark).unwrap_or(0)
+    }
 }
 
 /// A log as far as it is opened.
@@ -71,6 +80,8 @@ struct Opening<'a> {
     dir: &'a Path,
     now_ms: i64,
     index_interval_bytes: u64,
+    /// See [`Checkpoints::durable`].
+    durable: i64,
     epochs: LeaderEpochs,
     report: LogRecovery,
 }
@@ -124,6 +135,7 @@ impl Log {
             dir: &dir,
             now_ms: wall_clock_ms(),
             index_interval_bytes: config.index_interval_bytes,
+            durable: checkpoints.durable(),
             epochs,
             report: LogRecovery::default(),
         };
@@ -224,12 +236,12 @@ impl Opening<'_> {
             }
         }
         let log_start = checkpoints.log_start_offset.unwrap_or(0).max(bases.first().copied().unwrap_or(0));
-        if let Some(point) = checkpoints.recovery_point.filter(|&point| point > next_offset) {
+        if self.durable > next_offset {
             tracing::error!(
-                dir = %self.dir.display(), from = next_offset, to = point,
+                dir = %self.dir.display(), from = next_offset, to = self.durable,
                 "records that were durable are missing; their offsets are not given out again"
             );
-            next_offset = point;
+            next_offset = self.durable;
         }
         if segments.is_empty() || next_offset < log_start {
             let gone: Vec<i64> = segments.iter().map(|segment| segment.base_offset).collect();
@@ -382,7 +394,8 @@ impl Opening<'_> {
                 }
                 Ok(Some(_)) | Err(ScanError::Batch { .. }) => {
                     let found = next_valid_batch(segment, &mut scan, end, next_offset, len)?;
-                    match behind_damage(segment, (end, len), next_offset, found, following, trusted)? {
+                    match behind_damage(segment, (end, len), next_offset, found, following, self.durable.max(trusted))?
+                    {
                         Some(range) => {
                             segment.add_corrupt_range(range);
                             self.report.corrupt.push(range);
@@ -460,10 +473,10 @@ fn behind_damage(
     expected: i64,
     next_valid: Option<(u64, BatchHeader)>,
     following: Option<i64>,
-    trusted: i64,
+    durable: i64,
 ) -> io::Result<Option<CorruptRange>> {
-    let below_recovery_point = expected < trusted && trusted < i64::MAX;
-    if following.is_none() && expected >= trusted && is_torn_batch(segment, (start, len), expected, next_valid)? {
+    let was_durable = expected < durable && durable < i64::MAX;
+    if following.is_none() && expected >= durable && is_torn_batch(segment, (start, len), expected, next_valid)? {
         return Ok(None);
     }
     let (end_position, next_offset) = match (next_valid, following) {
@@ -471,10 +484,10 @@ fn behind_damage(
         // The next segment was created after this one was synced: this is no torn tail.
         (None, Some(following)) => (len, following),
         // What was durable at the last checkpoint is lost, but its offsets must not be given to other records.
-        (None, None) if below_recovery_point => (len, trusted),
+        (None, None) if was_durable => (len, durable),
         (None, None) => return Ok(None),
     };
-    if expected >= trusted && is_lost_write(segment, start, end_position)? {
+    if expected >= durable && is_lost_write(segment, start, end_position)? {
         return Ok(None);
     }
     Ok(Some(CorruptRange { start_position: start, end_position, first_offset: expected, next_offset }))

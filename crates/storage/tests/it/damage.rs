@@ -103,6 +103,40 @@ fn a_flipped_bit_in_the_middle_cuts_nothing_and_is_never_served() {
     }
 }
 
+/// Sectors that read as zeros look like writes that a power loss took. They are not, where they were durable.
+#[test]
+fn zeroed_sectors_in_the_middle_cut_nothing_however_often_it_is_started() {
+    for ends in [["close", "close", "close"], ["checkpoint", "crash", "close"], ["close", "checkpoint", "crash"]] {
+        let temp = tempfile::tempdir().unwrap();
+        crashed(temp.path(), LogConfig::default(), 120, true);
+        let path = file(temp.path(), 0, "log");
+        let zeroed = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        // Behind the last index entry, where the start looks, from a batch's beginning on.
+        let position = (0..100).map(|n| batch(n, 1).len() as u64).sum();
+        zeroed.write_all_at(&[0; 1024], position).unwrap();
+        let damaged = |offset: i64| (100..120).contains(&offset);
+        let mut end = 120;
+        for how in ends {
+            let (dir, report) = open(temp.path());
+            let log = dir.log(&tp()).unwrap();
+            assert_eq!((cut_and_rebuilt(&report).0, log.log_end_offset()), (0, end), "{ends:?} {how}");
+            let range = log.corrupt_ranges()[0];
+            assert!(damaged(range.first_offset) && damaged(range.next_offset), "{range:?}");
+            assert_eq!(read_all(&log, range.next_offset), expected(range.next_offset, end));
+            append_records(&log, 5);
+            log.flush().unwrap();
+            end += 5;
+            match how {
+                "close" => dir.close(-1).unwrap(),
+                "checkpoint" => dir.checkpoint().unwrap(),
+                _ => {}
+            }
+        }
+        let (dir, _) = open(temp.path());
+        assert_eq!(dir.log(&tp()).unwrap().log_end_offset(), end);
+    }
+}
+
 #[test]
 fn indexes_are_rebuilt() {
     for clean in [true, false] {
