@@ -112,6 +112,21 @@ impl FileLog {
         }
     }
 
+    /// The entries of the batches after `after`, and perhaps others before them: a compaction repeats them all.
+    pub fn entries_after(&self, after: Option<i64>) -> Result<Vec<String>, EngineError> {
+        let (Some(after), Some(latest)) = (after, self.latest) else { return self.all_entries() };
+        let mut lines = Vec::new();
+        for id in after + 1..=latest {
+            let path = self.dir.join(id.to_string());
+            if !path.exists() {
+                // A compaction, or a log that was begun anew.
+                return self.all_entries();
+            }
+            lines.extend(read_entry(&path)?);
+        }
+        if latest < after { self.all_entries() } else { Ok(lines) }
+    }
+
     /// The entries of the batches before `end`: those of the last compaction and of every batch after it.
     fn entries_before(&self, end: i64) -> Result<Vec<String>, EngineError> {
         let ids = batch_ids(&self.dir)?;
@@ -209,6 +224,9 @@ mod tests {
         assert_eq!(log.latest(), Some(11));
         let all = log.all_entries().unwrap();
         assert_eq!(all, (0..12).map(|id| format!("{{\"n\":{id}}}")).collect::<Vec<_>>());
+        assert_eq!(log.entries_after(Some(10)).unwrap(), ["{\"n\":11}"]);
+        assert_eq!(log.entries_after(Some(11)).unwrap(), Vec::<String>::new());
+        assert_eq!(log.entries_after(Some(5)).unwrap(), all);
     }
 
     #[test]

@@ -22,12 +22,15 @@ use super::split::StageOutput;
 use super::watermark::EventTimeWatermarkExec;
 use crate::error::EngineError;
 use crate::pool::{CpuPool, join_error};
+use crate::source::bounded::ReadWhenPlanned;
 
 /// A session in which plans have no more partitions than their leaves: the parallelism of a fragment is that of the
-/// slots it reads, so that a small batch costs no exchange between threads.
+/// slots it reads, so that a small batch costs no exchange between threads. Tables that a stream is joined with are read
+/// once, when the query starts.
 pub fn fragment_session(session: &SessionState) -> SessionState {
     // Changed in place: a session built anew would replace the default catalog that both share.
     let mut session = session.clone();
+    session.config_mut().set_extension(Arc::new(ReadWhenPlanned));
     let options = session.config_mut().options_mut();
     options.execution.target_partitions = 1;
     options.optimizer.enable_round_robin_repartition = false;

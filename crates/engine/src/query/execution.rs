@@ -24,7 +24,7 @@ use crate::plan::fragment::Fragment;
 use crate::plan::watermark::{EventTimeProbe, EventTimeStats, WatermarkTracker};
 use crate::pool::{CpuPool, join_error};
 use crate::sink::{OutputMode, Sink};
-use crate::source::{Source, SourceOffset};
+use crate::source::{ReadLimit, Source, SourceOffset};
 
 /// A source with the place in it that the query has reached.
 pub(super) struct SourceRun {
@@ -133,7 +133,7 @@ impl Execution {
                 return Ok(());
             }
             let request = self.shared.request();
-            let started = Instant::now();
+            let mut started = Instant::now();
             match self.step().await? {
                 Outcome::Stopped => return Ok(()),
                 Outcome::Ran if self.trigger == Trigger::Once => return Ok(()),
@@ -144,6 +144,8 @@ impl Execution {
                         return Ok(());
                     }
                     self.wait_for_data(request).await?;
+                    // The tick that was missed while there was nothing to do is gone, as in Spark.
+                    started = Instant::now();
                 }
             }
             if let Trigger::ProcessingTime(interval) = self.trigger {
@@ -179,15 +181,14 @@ impl Execution {
     /// Decides what the next batch is; `None` when there is nothing to do.
     async fn plan_batch(&mut self, clock: &mut Clock) -> Result<Option<Planned>, EngineError> {
         let phase = Instant::now();
-        let once = self.trigger == Trigger::Once;
+        let limit = if self.trigger == Trigger::Once { ReadLimit::Everything } else { ReadLimit::Options };
         let (mut ends, mut latest) = (Vec::new(), Vec::new());
         let mut has_data = false;
         for source in &mut self.sources {
-            let newest = source.source.latest_offset().await?;
-            let end = if once { newest.clone() } else { source.source.next_offset(&source.position).await? };
-            has_data |= end != source.position;
-            ends.push(Some(end));
-            latest.push(newest);
+            let next = source.source.next_offset(&source.position, limit).await?;
+            has_data |= next.end != source.position;
+            ends.push(Some(next.end));
+            latest.push(next.latest);
         }
         clock.add("latestOffset", phase);
         let watermark_ms = self.tracker.current_ms();

@@ -1,20 +1,45 @@
 //! A source read once, as a table: `SELECT ... FROM t` without `STREAM`.
+//!
+//! The rows between the source's start and its end at the time of the execution are read in pieces while the plan above
+//! works on those before: neither planning nor a plan that stops early (`LIMIT`) reads them all, and memory holds a few.
 
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::TableType;
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Expr;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures::TryStreamExt;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::Sender;
 
+use super::ReadLimit;
+use crate::error::EngineError;
 use crate::plan::SourceFactory;
 
-/// A table over everything between a source's initial and latest offset at the time of the scan.
+/// Bytes of the first piece: enough for a `LIMIT`. The next ones grow up to [`PIECE_BYTES`].
+const FIRST_PIECE_BYTES: usize = 1024 * 1024;
+const PIECE_BYTES: usize = 32 * 1024 * 1024;
+const GROWTH: usize = 4;
+/// Batches that are read ahead of the plan.
+const BATCHES_AHEAD: usize = 4;
+
+/// In a session's configuration: tables are read when a plan is made, for plans that are executed again and again.
+#[derive(Debug)]
+pub struct ReadWhenPlanned;
+
+/// A table over everything between a source's initial and latest offset.
 pub struct BoundedTable {
     factory: Arc<dyn SourceFactory>,
 }
@@ -31,6 +56,10 @@ impl fmt::Debug for BoundedTable {
     }
 }
 
+fn external(error: EngineError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
 #[async_trait]
 impl TableProvider for BoundedTable {
     fn schema(&self) -> SchemaRef {
@@ -43,19 +72,137 @@ impl TableProvider for BoundedTable {
 
     async fn scan(
         &self,
-        _state: &dyn Session,
+        state: &dyn Session,
         projection: Option<&Vec<usize>>,
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let external = |e| DataFusionError::External(Box::new(e));
-        let mut source = self.factory.open(None).await.map_err(external)?;
-        let narrowed = projection.is_some_and(|columns| source.project(columns));
-        let start = source.initial_offset().await.map_err(external)?;
-        let end = source.latest_offset().await.map_err(external)?;
-        let partitions = if start == end { Vec::new() } else { source.read(&start, &end).await.map_err(external)? };
-        let partitions = if partitions.is_empty() { vec![Vec::new()] } else { partitions };
-        let projection = projection.filter(|_| !narrowed).cloned();
-        Ok(MemorySourceConfig::try_new_exec(&partitions, source.schema(), projection)?)
+        let plan = BoundedExec::try_new(Arc::clone(&self.factory), projection.cloned())?;
+        if state.config().get_extension::<ReadWhenPlanned>().is_none() {
+            return Ok(Arc::new(plan));
+        }
+        let schema = plan.schema();
+        let batches: Vec<RecordBatch> = plan.execute(0, state.task_ctx())?.try_collect().await?;
+        Ok(MemorySourceConfig::try_new_exec(&[batches], schema, None)?)
+    }
+}
+
+/// Reads a source from its start to what is its end then. One partition, so that rows come in the source's order; plans
+/// that gain by it share its batches among all cores above it.
+pub struct BoundedExec {
+    factory: Arc<dyn SourceFactory>,
+    projection: Option<Vec<usize>>,
+    properties: Arc<PlanProperties>,
+    /// Where the reading runs: that of the planner has the network.
+    runtime: Option<Handle>,
+}
+
+impl BoundedExec {
+    fn try_new(factory: Arc<dyn SourceFactory>, projection: Option<Vec<usize>>) -> Result<Self> {
+        let schema = match &projection {
+            Some(columns) => Arc::new(factory.schema().project(columns)?),
+            None => factory.schema(),
+        };
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        ));
+        Ok(BoundedExec { factory, projection, properties, runtime: Handle::try_current().ok() })
+    }
+}
+
+impl fmt::Debug for BoundedExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BoundedExec({})", self.factory.description())
+    }
+}
+
+impl DisplayAs for BoundedExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        let schema = self.schema();
+        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        write!(f, "BoundedExec: {}, columns=[{}]", self.factory.description(), columns.join(", "))
+    }
+}
+
+impl ExecutionPlan for BoundedExec {
+    fn name(&self) -> &str {
+        "BoundedExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, _partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let schema = self.schema();
+        let mut stream = RecordBatchReceiverStreamBuilder::new(Arc::clone(&schema), BATCHES_AHEAD);
+        let pieces = read_pieces(Arc::clone(&self.factory), self.projection.clone(), schema, stream.tx());
+        match &self.runtime {
+            Some(runtime) => stream.spawn_on(pieces, runtime),
+            None => stream.spawn(pieces),
+        }
+        Ok(stream.build())
+    }
+}
+
+/// Sends all rows; ends early when nobody takes them any more.
+async fn read_pieces(
+    factory: Arc<dyn SourceFactory>,
+    projection: Option<Vec<usize>>,
+    schema: SchemaRef,
+    rows: Sender<Result<RecordBatch>>,
+) -> Result<()> {
+    let mut source = factory.open(None).await.map_err(external)?;
+    let left = projection.filter(|columns| !source.project(columns));
+    let mut at = source.initial_offset().await.map_err(external)?;
+    source.prepare_available_now().await.map_err(external)?;
+    let mut piece_bytes = FIRST_PIECE_BYTES;
+    loop {
+        let end = source.next_offset(&at, ReadLimit::Bytes(piece_bytes)).await.map_err(external)?.end;
+        if end == at {
+            return Ok(());
+        }
+        for batch in source.read(&at, &end).await.map_err(external)?.into_iter().flatten() {
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            let batch = match &left {
+                Some(columns) => batch.project(columns)?,
+                None => batch,
+            };
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), batch.columns().to_vec(), &options)?;
+            if rows.send(Ok(batch)).await.is_err() {
+                return Ok(());
+            }
+        }
+        at = end;
+        piece_bytes = piece_bytes.saturating_mul(GROWTH).min(PIECE_BYTES);
     }
 }

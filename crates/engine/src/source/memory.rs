@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Source, SourceOffset};
+use super::{NextOffset, ReadLimit, Source, SourceOffset};
 use crate::error::EngineError;
 use crate::plan::SourceFactory;
 
@@ -109,14 +109,14 @@ impl Source for MemorySource {
         Ok(offset(0))
     }
 
-    async fn next_offset(&mut self, start: &SourceOffset) -> Result<SourceOffset, EngineError> {
+    async fn next_offset(&mut self, start: &SourceOffset, limit: ReadLimit) -> Result<NextOffset, EngineError> {
         let start = position(start)?;
-        let limit = start.saturating_add(self.stream.max_batches_per_trigger);
-        Ok(offset(self.end().min(limit).max(start)))
-    }
-
-    async fn latest_offset(&mut self) -> Result<SourceOffset, EngineError> {
-        Ok(offset(self.end()))
+        let most = match limit {
+            ReadLimit::Options => self.stream.max_batches_per_trigger,
+            ReadLimit::Everything | ReadLimit::Bytes(_) => usize::MAX,
+        };
+        let latest = self.end().max(start);
+        Ok(NextOffset { end: offset(latest.min(start.saturating_add(most))), latest: offset(latest) })
     }
 
     async fn prepare_available_now(&mut self) -> Result<(), EngineError> {

@@ -17,6 +17,25 @@ use crate::error::EngineError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceOffset(pub String);
 
+/// How much one batch may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadLimit {
+    /// What the source's options say (`maxOffsetsPerTrigger`, `maxFilesPerTrigger`), else what fits into memory well.
+    Options,
+    /// No limit: all that there is (`trigger = once`).
+    Everything,
+    /// About so many bytes of memory, whatever the options say.
+    Bytes(usize),
+}
+
+/// Where a batch ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextOffset {
+    pub end: SourceOffset,
+    /// The newest offset there is, whatever the limits (`sources[].latestOffset` in the progress): never before `end`.
+    pub latest: SourceOffset,
+}
+
 /// A replayable input. Reading the same range twice yields the same rows in the same order.
 #[async_trait]
 pub trait Source: Send {
@@ -39,18 +58,13 @@ pub trait Source: Send {
     /// The offset from which a query without a checkpoint starts.
     async fn initial_offset(&mut self) -> Result<SourceOffset, EngineError>;
 
-    /// The end (exclusive) of the next batch that starts at `start`: everything available, within the
-    /// source's own limits (`maxOffsetsPerTrigger`, `maxFilesPerTrigger`). Equal to `start` when there is nothing.
-    async fn next_offset(&mut self, start: &SourceOffset) -> Result<SourceOffset, EngineError>;
+    /// The end (exclusive) of the next batch that starts at `start`: everything available, within `limit`. Equal to
+    /// `start` when there is nothing. A source may read the rows already, for [`Source::read`] to hand out.
+    async fn next_offset(&mut self, start: &SourceOffset, limit: ReadLimit) -> Result<NextOffset, EngineError>;
 
-    /// The newest offset there is, whatever the limits (`sources[].latestOffset` in the progress; the end of `availableNow`).
-    async fn latest_offset(&mut self) -> Result<SourceOffset, EngineError>;
-
-    /// Called once, before the first batch of an `availableNow` query: from then on [`Source::next_offset`] ends at what
-    /// is the newest offset now, so that the query comes to an end while more rows arrive.
-    async fn prepare_available_now(&mut self) -> Result<(), EngineError> {
-        Ok(())
-    }
+    /// Called once, before the first batch of a query that reads what there is now (`availableNow`, a table): from then
+    /// on [`Source::next_offset`] ends there, so that the query comes to an end while more rows arrive.
+    async fn prepare_available_now(&mut self) -> Result<(), EngineError>;
 
     /// Returns as soon as rows beyond `after` can be read (a long poll, never a sleep loop). Cancel safe.
     async fn wait_beyond(&mut self, after: &SourceOffset) -> Result<(), EngineError>;

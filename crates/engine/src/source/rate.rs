@@ -11,11 +11,16 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use chrono::Utc;
 
-use super::{Source, SourceOffset};
+use super::{NextOffset, ReadLimit, Source, SourceOffset};
 use crate::checkpoint::write_durably;
 use crate::error::EngineError;
 use crate::plan::SourceFactory;
 use crate::state::io_error;
+
+/// A time and a number.
+const ROW_BYTES: usize = 16;
+/// What a batch may hold, should the query be behind: after a pause of hours, or when it is slower than the pace.
+const BATCH_ROWS: u64 = 8 * 1024 * 1024;
 
 /// The options of a rate table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +83,17 @@ impl RateOptions {
         let ramped = self.rows_until(ramp);
         ramped.saturating_add((seconds - ramp).saturating_mul(self.rows_per_second))
     }
+
+    /// The last second up to `latest` with at most `rows` rows since `start`; one second at least.
+    fn end_within(&self, start: u64, latest: u64, rows: u64) -> u64 {
+        let most = self.rows_until(start).saturating_add(rows);
+        let (mut fits, mut beyond) = (start, latest.saturating_add(1));
+        while beyond - fits > 1 {
+            let middle = fits + (beyond - fits) / 2;
+            if self.rows_until(middle) <= most { fits = middle } else { beyond = middle }
+        }
+        fits.max(latest.min(start.saturating_add(1)))
+    }
 }
 
 fn positive(name: &str, value: &str) -> Result<u64, EngineError> {
@@ -126,6 +142,9 @@ impl RateFactory {
 #[async_trait]
 impl SourceFactory for RateFactory {
     async fn open(&self, checkpoint_dir: Option<&Path>) -> Result<Box<dyn Source>, EngineError> {
+        if self.options.num_partitions.is_some() {
+            tracing::warn!("option 'numPartitions' has no effect: a batch is always shared evenly among all cores");
+        }
         let start_ms = match checkpoint_dir {
             Some(dir) => start_of_time(&dir.join("0"))?,
             None => Utc::now().timestamp_millis(),
@@ -213,13 +232,15 @@ impl Source for RateSource {
         Ok(SourceOffset("0".to_owned()))
     }
 
-    async fn next_offset(&mut self, start: &SourceOffset) -> Result<SourceOffset, EngineError> {
+    async fn next_offset(&mut self, start: &SourceOffset, limit: ReadLimit) -> Result<NextOffset, EngineError> {
         let start = parse_seconds(start)?;
-        Ok(SourceOffset(self.seconds().max(start).to_string()))
-    }
-
-    async fn latest_offset(&mut self) -> Result<SourceOffset, EngineError> {
-        Ok(SourceOffset(self.seconds().to_string()))
+        let latest = self.seconds().max(start);
+        let end = match limit {
+            ReadLimit::Everything => latest,
+            ReadLimit::Options => self.options.end_within(start, latest, BATCH_ROWS),
+            ReadLimit::Bytes(bytes) => self.options.end_within(start, latest, (bytes / ROW_BYTES) as u64),
+        };
+        Ok(NextOffset { end: SourceOffset(end.to_string()), latest: SourceOffset(latest.to_string()) })
     }
 
     async fn prepare_available_now(&mut self) -> Result<(), EngineError> {
@@ -271,6 +292,15 @@ mod tests {
         let options = RateOptions { rows_per_second: 12, ramp_up_seconds: 3, num_partitions: None };
         let totals: Vec<u64> = (0..=6).map(|second| options.rows_until(second)).collect();
         assert_eq!(totals, [0, 0, 3, 9, 21, 33, 45]);
+    }
+
+    #[test]
+    fn a_long_pause_is_made_up_in_bounded_batches() {
+        let options = RateOptions { rows_per_second: 100, ramp_up_seconds: 0, num_partitions: None };
+        assert_eq!(options.end_within(0, 3_600, 1_000), 10);
+        assert_eq!(options.end_within(5, 9, 1_000), 9);
+        assert_eq!(options.end_within(5, 9, 10), 6);
+        assert_eq!(options.end_within(9, 9, 10), 9);
     }
 
     #[test]

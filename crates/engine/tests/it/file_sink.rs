@@ -10,8 +10,8 @@ use caudal_engine::format::cell::utc;
 use caudal_engine::options::Options;
 use caudal_engine::sink::file::{FileFormat, FileSink, committed_files};
 use caudal_engine::sink::{OutputMode, Sink};
-use caudal_engine::source::Source;
 use caudal_engine::source::file::FileTable;
+use caudal_engine::source::{ReadLimit, Source};
 
 pub fn rows(first: i64, count: i64) -> RecordBatch {
     let schema = Schema::new(vec![
@@ -53,7 +53,7 @@ pub async fn read_all(format: FileFormat, dir: &Path) -> Vec<RecordBatch> {
     let table = FileTable::table(format, &options, None, utc()).unwrap();
     let mut source = table.open_source(None).unwrap();
     let start = source.initial_offset().await.unwrap();
-    let end = source.latest_offset().await.unwrap();
+    let end = source.next_offset(&start, ReadLimit::Everything).await.unwrap().end;
     source.read(&start, &end).await.unwrap().into_iter().flatten().collect()
 }
 

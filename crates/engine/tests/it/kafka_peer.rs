@@ -11,6 +11,7 @@ use caudal_engine::options::Options;
 use caudal_engine::plan::SourceFactory;
 use caudal_engine::sink::kafka::KafkaSink;
 use caudal_engine::sink::{OutputMode, Sink};
+use caudal_engine::source::ReadLimit;
 use caudal_engine::source::kafka::KafkaTable;
 use caudal_protocol::{TopicPartition, Uuid};
 
@@ -62,7 +63,7 @@ async fn rows_go_to_a_topic_and_come_back_exactly_once() {
     source.project(&[1]);
     let start = source.initial_offset().await.unwrap();
     source.wait_beyond(&start).await.unwrap();
-    let end = source.latest_offset().await.unwrap();
+    let end = source.next_offset(&start, ReadLimit::Everything).await.unwrap().end;
     let before = Instant::now();
     let read = source.read(&start, &end).await.unwrap();
     eprintln!("read {total} rows in {:?}", before.elapsed());
@@ -85,7 +86,7 @@ async fn rows_go_to_a_topic_and_come_back_exactly_once() {
         sink.add_batch(id, OutputMode::Append, one.schema(), vec![one]).await.unwrap();
         let wrote = before.elapsed();
         source.wait_beyond(&at).await.unwrap();
-        let next = source.next_offset(&at).await.unwrap();
+        let next = source.next_offset(&at, ReadLimit::Options).await.unwrap().end;
         let read = source.read(&at, &next).await.unwrap();
         assert_eq!(read.iter().flatten().map(RecordBatch::num_rows).sum::<usize>(), 1);
         latencies.push((before.elapsed(), wrote));

@@ -48,12 +48,21 @@ pub struct SinkFileStatus {
 
 /// The files that a reader of `dir` may see by its log, or `None` when it has no log.
 pub fn committed_files(dir: &Path) -> Result<Option<Vec<SinkFileStatus>>, EngineError> {
+    Ok(committed_files_after(dir, None)?.map(|(files, _)| files))
+}
+
+/// As [`committed_files`], without most of those that were there at batch `after`; and the last batch in the log.
+pub(crate) fn committed_files_after(
+    dir: &Path,
+    after: Option<i64>,
+) -> Result<Option<(Vec<SinkFileStatus>, Option<i64>)>, EngineError> {
     let log_dir = dir.join(METADATA_DIR);
     if !log_dir.is_dir() {
         return Ok(None);
     }
     let mut files: Vec<SinkFileStatus> = Vec::new();
-    for line in FileLog::open(&log_dir)?.all_entries()? {
+    let log = FileLog::open(&log_dir)?;
+    for line in log.entries_after(after)? {
         let status: SinkFileStatus = serde_json::from_str(&line).map_err(|error| EngineError::Invalid {
             class: "MALFORMED_LOG_FILE",
             message: format!("failed to read a line of {}: {error}: {line}", log_dir.display()),
@@ -64,7 +73,7 @@ pub fn committed_files(dir: &Path) -> Result<Option<Vec<SinkFileStatus>>, Engine
             files.push(status);
         }
     }
-    Ok(Some(files))
+    Ok(Some((files, log.latest())))
 }
 
 /// Writes every batch as new files below `path`.

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
+use super::backlog::ListedLogs;
 use super::path::{file_url, glob_match, is_glob, is_hidden, local_path};
 use crate::error::EngineError;
 use crate::file_log::io_error;
-use crate::sink::file::committed_files;
+use crate::sink::file::committed_files_after;
 
 /// A file that can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(super) struct FoundFile {
     pub(super) path: PathBuf,
     /// Milliseconds since the epoch.
     pub(super) modified_ms: i64,
+    /// Its size.
+    pub(super) bytes: u64,
 }
 
 /// Where to look.
@@ -36,8 +39,16 @@ impl Listing {
             .collect()
     }
 
-    /// The readable files, oldest first (by name where the times are equal), and the directories that were looked into.
-    pub(super) fn list(&self) -> Result<(Vec<FoundFile>, Vec<PathBuf>), EngineError> {
+    /// All readable files, oldest first (by name where the times are equal).
+    pub(super) fn all(&self) -> Result<Vec<FoundFile>, EngineError> {
+        let (mut files, _) = self.list(&mut ListedLogs::new())?;
+        files.sort_by(|a, b| (a.modified_ms, &a.url).cmp(&(b.modified_ms, &b.url)));
+        Ok(files)
+    }
+
+    /// The readable files and the directories that were looked into. Of directories with a sink's log: the files that
+    /// came into the log since the last call with the same `listed`, and perhaps others.
+    pub(super) fn list(&self, listed: &mut ListedLogs) -> Result<(Vec<FoundFile>, Vec<PathBuf>), EngineError> {
         let mut files = Vec::new();
         let mut dirs = Vec::new();
         for root in self.roots(&mut dirs)? {
@@ -46,20 +57,23 @@ impl Listing {
                 self.push(&mut files, root, &meta);
                 continue;
             }
-            if let Some(committed) = committed_files(&root)? {
+            let after = listed.get(&root).copied();
+            if let Some((committed, latest)) = committed_files_after(&root, after)? {
                 dirs.push(root.join(crate::sink::file::METADATA_DIR));
+                if let Some(latest) = latest {
+                    listed.insert(root, latest);
+                }
                 for status in committed {
                     let path = local_path(&status.path)?;
                     if self.wanted(&path) {
                         let modified_ms = i64::try_from(status.modification_time).unwrap_or(i64::MAX);
-                        files.push(FoundFile { url: status.path, path, modified_ms });
+                        files.push(FoundFile { url: status.path, path, modified_ms, bytes: status.size });
                     }
                 }
                 continue;
             }
             self.walk(&root, &mut files, &mut dirs)?;
         }
-        files.sort_by(|a, b| (a.modified_ms, &a.url).cmp(&(b.modified_ms, &b.url)));
         Ok((files, dirs))
     }
 
@@ -120,7 +134,7 @@ impl Listing {
         }
         let modified = meta.modified().ok().and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
         let modified_ms = modified.and_then(|d| i64::try_from(d.as_millis()).ok()).unwrap_or_default();
-        files.push(FoundFile { url: file_url(&path), path, modified_ms });
+        files.push(FoundFile { url: file_url(&path), path, modified_ms, bytes: meta.len() });
     }
 
     fn wanted(&self, path: &Path) -> bool {

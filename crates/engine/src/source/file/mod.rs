@@ -2,6 +2,7 @@
 //! order of its modification time. The log of files seen lies under the query's `sources/<n>`, so that a replayed batch
 //! reads the same files.
 
+mod backlog;
 mod json;
 mod list;
 pub mod path;
@@ -16,19 +17,24 @@ use arrow::array::RecordBatch;
 use arrow::array::timezone::Tz;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::{Source, SourceOffset};
-use crate::blocking::block;
+use super::{NextOffset, ReadLimit, Source, SourceOffset};
+use crate::blocking::{block, blocking};
 use crate::error::EngineError;
 use crate::file_log::{FileLog, io_error};
 use crate::format::csv::CsvDialect;
 use crate::options::{Options, invalid};
 use crate::plan::SourceFactory;
 pub use crate::sink::file::FileFormat;
+use backlog::{Backlog, FileLimit};
 use list::{FoundFile, Listing};
 use read::FileReader;
 use watch::Watch;
+
+/// How many files are read at the same time.
+const FILES_AT_ONCE: usize = 4;
 
 /// A line of the log of files seen (Spark's `FileStreamSource.FileEntry`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,15 +55,13 @@ struct FileOffset {
 #[derive(Debug, Clone)]
 pub struct FileTable {
     listing: Listing,
-    reader: FileReader,
+    reader: Arc<FileReader>,
     limits: Limits,
-    /// As a table: everything there is, once.
-    bounded: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    max_files: Option<usize>,
+    batch: FileLimit,
     latest_first: bool,
     /// Milliseconds that a file may be older than the newest one seen.
     max_age_ms: i64,
@@ -81,7 +85,7 @@ impl FileTable {
                     .to_owned(),
             });
         }
-        Self::new(format, options, schema, zone, false)
+        Self::new(format, options, schema, zone)
     }
 
     /// The files that are there, as a table; without a schema it is inferred.
@@ -91,16 +95,10 @@ impl FileTable {
         schema: Option<SchemaRef>,
         zone: Tz,
     ) -> Result<Self, EngineError> {
-        Self::new(format, options, schema, zone, true)
+        Self::new(format, options, schema, zone)
     }
 
-    fn new(
-        format: FileFormat,
-        options: &Options,
-        schema: Option<SchemaRef>,
-        zone: Tz,
-        bounded: bool,
-    ) -> Result<Self, EngineError> {
+    fn new(format: FileFormat, options: &Options, schema: Option<SchemaRef>, zone: Tz) -> Result<Self, EngineError> {
         check_options(format, options)?;
         let text = options.get("path").ok_or_else(|| invalid("'path' is not specified."))?;
         let path = std::path::absolute(path::local_path(text)?).map_err(|e| io_error("resolve", Path::new(text), e))?;
@@ -115,31 +113,24 @@ impl FileTable {
                 message: format!("Path does not exist: {}.", listing.base().display()),
             });
         }
-        let max_files =
-            options.positive("maxFilesPerTrigger")?.and_then(|n| usize::try_from(n).ok()).filter(|_| !bounded);
         let latest_first = options.bool("latestFirst")?.unwrap_or(false);
         let max_age_ms = options.duration_ms("maxFileAge")?.unwrap_or(7 * 86_400_000);
         let limits = Limits {
-            max_files,
+            batch: batch_limit(options)?,
             latest_first,
             name_only: options.bool("fileNameOnly")?.unwrap_or(false),
             // Old files come last on purpose then, so age must not drop them.
-            max_age_ms: if latest_first && max_files.is_some() {
-                i64::MAX
-            } else {
-                i64::try_from(max_age_ms).unwrap_or(i64::MAX)
-            },
+            max_age_ms: if latest_first { i64::MAX } else { i64::try_from(max_age_ms).unwrap_or(i64::MAX) },
         };
         let mut reader = FileReader::new(format, options, listing.base(), zone)?;
         match schema {
             Some(schema) => reader.set_schema(schema),
             None => {
-                let (files, _) = listing.list()?;
-                let paths: Vec<PathBuf> = files.into_iter().map(|f| f.path).collect();
+                let paths: Vec<PathBuf> = listing.all()?.into_iter().map(|f| f.path).collect();
                 reader.infer_schema(&paths)?;
             }
         }
-        Ok(FileTable { listing, reader, limits, bounded })
+        Ok(FileTable { listing, reader: Arc::new(reader), limits })
     }
 
     /// Opens the source, with its log in `checkpoint_dir` or in memory.
@@ -154,6 +145,7 @@ impl FileTable {
                 name_only: self.limits.name_only,
                 ..SeenFiles::default()
             },
+            backlog: Backlog::default(),
             log,
             watch: Watch::default(),
         };
@@ -177,10 +169,23 @@ impl SourceFactory for FileTable {
     }
 }
 
+/// What a micro-batch may hold.
+fn batch_limit(options: &Options) -> Result<FileLimit, EngineError> {
+    match (options.positive("maxFilesPerTrigger")?, options.positive("maxBytesPerTrigger")?) {
+        (Some(_), Some(_)) => {
+            Err(invalid("Options 'maxFilesPerTrigger' and 'maxBytesPerTrigger' can't be both set at the same time"))
+        }
+        (Some(files), None) => Ok(FileLimit::Files(usize::try_from(files).unwrap_or(usize::MAX))),
+        (None, Some(bytes)) => Ok(FileLimit::Bytes(bytes)),
+        (None, None) => Ok(FileLimit::default()),
+    }
+}
+
 fn check_options(format: FileFormat, options: &Options) -> Result<(), EngineError> {
     let mut known = vec![
         "path",
         "maxFilesPerTrigger",
+        "maxBytesPerTrigger",
         "latestFirst",
         "maxFileAge",
         "fileNameOnly",
@@ -244,6 +249,8 @@ pub struct FileSource {
     /// The files of every batch, by its number.
     batches: Vec<Vec<FileEntry>>,
     seen: SeenFiles,
+    /// Files that were found and are not in a batch yet.
+    backlog: Backlog,
     log: Option<FileLog>,
     watch: Watch,
 }
@@ -277,22 +284,33 @@ impl FileSource {
         i64::try_from(self.batches.len()).unwrap_or(i64::MAX) - 1
     }
 
-    /// The files that were not taken yet, in the order in which they will be.
-    fn unseen(&mut self) -> Result<Vec<FoundFile>, EngineError> {
-        let (files, dirs) = self.table.listing.list()?;
-        // A directory that is watched from now on may have got files before: look again.
-        let files = if self.watch.add(&dirs) { self.table.listing.list()?.0 } else { files };
-        let mut files: Vec<FoundFile> = files.into_iter().filter(|f| self.seen.is_new(f)).collect();
-        if self.table.limits.latest_first {
-            files.reverse();
+    /// Looks for files that were not taken yet.
+    fn discover(&mut self) -> Result<(), EngineError> {
+        if self.backlog.closed {
+            return Ok(());
         }
-        Ok(files)
+        let dirs = self.list()?;
+        // A directory that is watched from now on may have got files before: look again.
+        if self.watch.add(&dirs) {
+            self.list()?;
+        }
+        Ok(())
     }
 
-    /// Takes the next files as a batch of their own and logs them.
-    fn take(&mut self) -> Result<(), EngineError> {
-        let mut files = self.unseen()?;
-        files.truncate(self.table.limits.max_files.unwrap_or(usize::MAX));
+    fn list(&mut self) -> Result<Vec<PathBuf>, EngineError> {
+        let (mut files, dirs) = self.table.listing.list(&mut self.backlog.listed)?;
+        files.retain(|file| self.seen.is_new(file));
+        self.backlog.add(files, self.table.limits.latest_first);
+        Ok(dirs)
+    }
+
+    /// Takes the next files, within `limit`, as a batch of their own and logs them.
+    fn take(&mut self, limit: FileLimit) -> Result<(), EngineError> {
+        // One listing lasts until its files are taken, but for newer ones that are to come first.
+        if self.backlog.is_empty() || self.table.limits.latest_first {
+            self.discover()?;
+        }
+        let files = self.backlog.take(limit, self.table.reader.format());
         if files.is_empty() {
             return Ok(());
         }
@@ -315,8 +333,9 @@ impl FileSource {
         Ok(())
     }
 
-    fn read_batches(&self, start: i64, end: i64) -> Result<Vec<Vec<RecordBatch>>, EngineError> {
-        let mut partitions = Vec::new();
+    /// The files of the batches after `start`, up to `end`.
+    fn files(&self, start: i64, end: i64) -> Result<Vec<PathBuf>, EngineError> {
+        let mut paths = Vec::new();
         for id in start + 1..=end {
             let files = usize::try_from(id).ok().and_then(|id| self.batches.get(id)).ok_or_else(|| {
                 invalid(format!(
@@ -324,10 +343,10 @@ impl FileSource {
                 ))
             })?;
             for entry in files {
-                partitions.push(self.table.reader.read(&path::local_path(&entry.path)?, self.columns.as_deref())?);
+                paths.push(path::local_path(&entry.path)?);
             }
         }
-        Ok(partitions)
+        Ok(paths)
     }
 }
 
@@ -368,29 +387,35 @@ impl Source for FileSource {
         Ok(offset(-1))
     }
 
-    async fn next_offset(&mut self, start: &SourceOffset) -> Result<SourceOffset, EngineError> {
+    async fn next_offset(&mut self, start: &SourceOffset, limit: ReadLimit) -> Result<NextOffset, EngineError> {
+        let own = self.table.limits.batch;
+        let limit = match limit {
+            ReadLimit::Options => own,
+            ReadLimit::Everything => FileLimit::None,
+            ReadLimit::Bytes(bytes) => FileLimit::Memory(bytes as u64),
+        };
         // A batch in the source's log that the query's log does not know comes from a crash between the two: take it
         // as it stands.
-        if self.current() <= parse_offset(start)? {
-            block(|| self.take())?;
+        if self.current() <= parse_offset(start)? || limit == FileLimit::None {
+            block(|| self.take(limit))?;
         }
-        Ok(offset(self.current()))
+        let more = self.backlog.batches(limit, self.table.reader.format());
+        Ok(NextOffset { end: offset(self.current()), latest: offset(self.current().saturating_add_unsigned(more)) })
     }
 
-    async fn latest_offset(&mut self) -> Result<SourceOffset, EngineError> {
-        if self.table.bounded {
-            block(|| self.take())?;
-            return Ok(offset(self.current()));
-        }
-        let unseen = block(|| self.unseen())?.len();
-        let batches = unseen.div_ceil(self.table.limits.max_files.unwrap_or(usize::MAX));
-        Ok(offset(self.current().saturating_add(i64::try_from(batches).unwrap_or(i64::MAX))))
+    async fn prepare_available_now(&mut self) -> Result<(), EngineError> {
+        block(|| self.discover())?;
+        self.backlog.closed = true;
+        Ok(())
     }
 
     async fn wait_beyond(&mut self, after: &SourceOffset) -> Result<(), EngineError> {
         let after = parse_offset(after)?;
         loop {
-            if self.current() > after || !block(|| self.unseen())?.is_empty() {
+            if self.current() <= after && self.backlog.is_empty() {
+                block(|| self.discover())?;
+            }
+            if self.current() > after || !self.backlog.is_empty() {
                 return Ok(());
             }
             self.watch.changed().await;
@@ -399,7 +424,12 @@ impl Source for FileSource {
 
     async fn read(&mut self, start: &SourceOffset, end: &SourceOffset) -> Result<Vec<Vec<RecordBatch>>, EngineError> {
         let (start, end) = (parse_offset(start)?, parse_offset(end)?);
-        block(|| self.read_batches(start, end))
+        let reads = self.files(start, end)?.into_iter().map(|path| {
+            let (reader, columns) = (Arc::clone(&self.table.reader), self.columns.clone());
+            async move { blocking(move || reader.read(&path, columns.as_deref())).await }
+        });
+        // Some files side by side, their rows in the order of the files.
+        futures::stream::iter(reads).buffered(FILES_AT_ONCE).try_collect().await
     }
 
     async fn commit(&mut self, end: &SourceOffset) -> Result<(), EngineError> {

@@ -43,6 +43,8 @@ pub(super) struct FileReader {
     csv: CsvDialect,
     json: JsonOptions,
     infer_types: bool,
+    /// `enforceSchema`: the header of a CSV file is skipped, not held against the schema.
+    enforce_schema: bool,
     whole_text: bool,
 }
 
@@ -67,8 +69,13 @@ impl FileReader {
             csv: CsvDialect::from_options(options)?,
             json: json::options(options)?,
             infer_types: options.bool("inferSchema")?.unwrap_or(false),
+            enforce_schema: options.bool("enforceSchema")?.unwrap_or(true),
             whole_text: options.bool("wholetext")?.unwrap_or(false),
         })
+    }
+
+    pub(super) fn format(&self) -> FileFormat {
+        self.format
     }
 
     pub(super) fn schema(&self) -> SchemaRef {
@@ -244,6 +251,9 @@ impl FileReader {
             rest = after;
             number += 1;
             if number == 1 && self.csv.header {
+                if !self.enforce_schema {
+                    check_header(path, &record, schema)?;
+                }
                 continue;
             }
             if record.len() != width {
@@ -299,6 +309,27 @@ pub(super) fn malformed(path: &Path, line: usize, why: &str) -> EngineError {
             path.display()
         ),
     }
+}
+
+/// Spark's check of `enforceSchema=false`: by position, case aside.
+fn check_header(path: &Path, header: &[Option<Vec<u8>>], schema: &Schema) -> Result<(), EngineError> {
+    let found: Vec<String> =
+        header.iter().map(|name| String::from_utf8_lossy(name.as_deref().unwrap_or_default()).into_owned()).collect();
+    let expected: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let same = found.len() == expected.len() && found.iter().zip(&expected).all(|(a, b)| a.eq_ignore_ascii_case(b));
+    if same {
+        return Ok(());
+    }
+    Err(EngineError::Invalid {
+        class: "CSV_HEADER_MISMATCH",
+        message: format!(
+            "CSV header does not conform to the schema.\n Header: {}\n Schema: {}\nCSV file: {}\n\
+             To read by position whatever the header says, set the option 'enforceSchema' to 'true'.",
+            found.join(", "),
+            expected.join(", "),
+            path.display()
+        ),
+    })
 }
 
 fn open_parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, EngineError> {

@@ -52,22 +52,40 @@ impl Watch {
         false
     }
 
-    /// Returns when something changed, or after a while. Cancel safe.
+    /// Returns when a file is complete (written and closed, or moved here), a directory came, or after a while. Cancel
+    /// safe.
     pub(super) async fn changed(&mut self) {
         #[cfg(target_os = "linux")]
         if let Some(fd) = self.inotify.as_ref().filter(|_| !self.watched.is_empty()) {
-            tokio::select! {
-                ready = fd.readable() => {
-                    if let Ok(mut guard) = ready {
-                        let mut buffer = [0u8; 4096];
-                        while rustix::io::read(fd.get_ref(), &mut buffer).is_ok_and(|n| n > 0) {}
+            let deadline = tokio::time::Instant::now() + POLL_WATCHED;
+            loop {
+                tokio::select! {
+                    ready = fd.readable() => {
+                        let Ok(mut guard) = ready else { return };
+                        let found = drain(fd.get_ref());
                         guard.clear_ready();
+                        if found {
+                            return;
+                        }
                     }
+                    () = tokio::time::sleep_until(deadline) => return,
                 }
-                () = tokio::time::sleep(POLL_WATCHED) => {}
             }
-            return;
         }
         tokio::time::sleep(POLL_UNWATCHED).await;
     }
+}
+
+/// Takes all events; whether one of them is worth a look. The creation of a file is not: it is empty then.
+#[cfg(target_os = "linux")]
+fn drain(fd: &rustix::fd::OwnedFd) -> bool {
+    use rustix::fs::inotify::{ReadFlags, Reader};
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = Reader::new(fd, &mut buffer);
+    let mut found = false;
+    while let Ok(event) = events.next() {
+        let flags = event.events();
+        found |= flags != ReadFlags::CREATE;
+    }
+    found
 }

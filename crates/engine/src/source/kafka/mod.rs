@@ -2,16 +2,18 @@
 //!
 //! A micro-batch reads exactly the offsets between two ends that stand in the query's log. Raw record batches go from the
 //! client straight into Arrow columns ([`columns`]), only those that the plan uses. The ends come from the long poll that
-//! woke the query where there was one, so that a small batch costs no request of its own for them.
+//! woke the query where there was one, so that a small batch costs no request of its own for them. Without a limit of the
+//! user's, a batch ends where its columns fill a budget of memory ([`read`]).
 
 pub mod cluster;
 mod columns;
 mod group;
 mod offsets;
 pub(crate) mod options;
+mod read;
 mod start;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,28 +21,27 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use caudal_client::{Chunk, Error, OffsetRange, OffsetSpec};
+use caudal_client::{Error, OffsetSpec};
 use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
 
-use super::{Source, SourceOffset};
+use super::{NextOffset, ReadLimit, Source, SourceOffset};
 use crate::error::EngineError;
 use crate::options::Options;
 use crate::plan::SourceFactory;
 use cluster::{ClientCluster, Cluster};
+use columns::Projection;
 pub use columns::full_schema;
-use columns::{Projection, to_columns};
 use group::GroupCommits;
 pub use offsets::KafkaOffsets;
 use options::{KafkaOptions, Limit, Subscription};
+use read::{Prepared, Rows};
 
 /// How often the cluster is asked for new topics and partitions.
 const METADATA_INTERVAL: Duration = Duration::from_secs(5);
-/// What one micro-batch may hold when the user set no limit, in bytes as they lie in the log.
-const BATCH_BYTES: f64 = 128.0 * 1024.0 * 1024.0;
-/// The size of a record before the first were read.
-const ASSUMED_RECORD_BYTES: f64 = 128.0;
-/// Chunks from this size on are decoded on threads of their own.
-const PARALLEL_BYTES: usize = 256 * 1024;
+/// How long the ends that a wait told are as good as new ones: what comes later makes the next batch.
+const ENDS_AGE: Duration = Duration::from_millis(50);
+/// The pause when a broker refuses an offset that it says it has: its metadata is about to change.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Topics, described.
 #[derive(Debug, Clone)]
@@ -66,9 +67,14 @@ impl KafkaTable {
         cluster: Arc<dyn Cluster>,
         checkpoint_dir: Option<&Path>,
     ) -> Result<KafkaSource, EngineError> {
+        if self.options.min_partitions.is_some() {
+            tracing::warn!("option 'minPartitions' has no effect: a batch is always shared evenly among all cores");
+        }
         Ok(KafkaSource {
             projection: Projection::all(self.options.include_headers),
             topic_ids: start::read_topic_ids(checkpoint_dir)?,
+            recreated: BTreeSet::new(),
+            replaced: start::read_replaced(checkpoint_dir)?,
             options: Arc::clone(&self.options),
             cluster,
             bounded: self.bounded,
@@ -76,9 +82,11 @@ impl KafkaTable {
             partitions: Vec::new(),
             refreshed_at: None,
             ends: KafkaOffsets::default(),
-            ends_are_fresh: false,
+            told_at: None,
+            last: None,
             last_batch_at: None,
-            record_bytes: ASSUMED_RECORD_BYTES,
+            record_bytes: None,
+            prepared: None,
             commits: None,
         })
     }
@@ -118,15 +126,22 @@ pub struct KafkaSource {
     checkpoint_dir: Option<PathBuf>,
     /// By name, to notice a topic that was deleted and made again.
     topic_ids: BTreeMap<String, Uuid>,
+    /// Topics that were found to be other ones than those of the checkpoint, until the next batch begins.
+    recreated: BTreeSet<String>,
+    /// Positions that belong to topics that are no more: reading goes on at the first offset of the new ones.
+    replaced: KafkaOffsets,
     partitions: Vec<TopicPartition>,
     refreshed_at: Option<Instant>,
     /// The newest ends known.
     ends: KafkaOffsets,
-    /// Whether a long poll has just told them.
-    ends_are_fresh: bool,
+    /// When a long poll told them.
+    told_at: Option<Instant>,
+    /// Where a query over what there is now ends.
+    last: Option<KafkaOffsets>,
     last_batch_at: Option<Instant>,
-    /// Mean size of the records read last, with what a batch adds to them.
-    record_bytes: f64,
+    /// Mean size of the records read last, as columns.
+    record_bytes: Option<f64>,
+    prepared: Option<Prepared>,
     commits: Option<GroupCommits>,
 }
 
@@ -154,11 +169,15 @@ impl KafkaSource {
                      some data may have been missed.",
                     topic.name
                 ))?;
+                self.recreated.insert(topic.name.clone());
             }
         }
         if ids != self.topic_ids {
-            start::write_topic_ids(self.checkpoint_dir.as_deref(), &ids)?;
             self.topic_ids = ids;
+            // Which positions are those of the old topics is noted first, when it is known.
+            if self.recreated.is_empty() {
+                start::write_topic_ids(self.checkpoint_dir.as_deref(), &self.topic_ids)?;
+            }
         }
         self.partitions = match &self.options.subscription {
             Subscription::Assign(partitions) => partitions.clone(),
@@ -168,6 +187,19 @@ impl KafkaSource {
             }
         };
         self.refreshed_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Notes that the positions `start` in topics that were made again are not offsets of the new topics.
+    fn note_recreated(&mut self, start: &KafkaOffsets) -> Result<(), EngineError> {
+        if self.recreated.is_empty() {
+            return Ok(());
+        }
+        let old = start.0.iter().filter(|(tp, _)| self.recreated.contains(&tp.topic));
+        self.replaced.0.extend(old.map(|(tp, offset)| (tp.clone(), *offset)));
+        start::write_replaced(self.checkpoint_dir.as_deref(), &self.replaced)?;
+        start::write_topic_ids(self.checkpoint_dir.as_deref(), &self.topic_ids)?;
+        self.recreated.clear();
         Ok(())
     }
 
@@ -201,8 +233,8 @@ impl KafkaSource {
         Ok(())
     }
 
-    /// `start` for every partition there is now: partitions that appeared since begin at their first offset, those that
-    /// went are a loss of data, and so is an end before the start.
+    /// `start` for every partition there is now: partitions that appeared since, or were replaced, begin at their first
+    /// offset, those that went are a loss of data, and so is an end before the start.
     async fn begin(&self, start: &KafkaOffsets, ends: &KafkaOffsets) -> Result<KafkaOffsets, EngineError> {
         let new: Vec<TopicPartition> = ends.0.keys().filter(|tp| start.get(tp).is_none()).cloned().collect();
         let mut begin = if new.is_empty() {
@@ -217,6 +249,7 @@ impl KafkaSource {
         let mut shrunk = Vec::new();
         for (tp, offset) in &start.0 {
             match ends.get(tp) {
+                Some(_) if self.replaced.get(tp) == Some(*offset) => shrunk.push(tp.clone()),
                 None => self.data_loss(&format!("{tp} is gone."))?,
                 Some(end) if end < *offset => {
                     self.data_loss(&format!("Partition {tp}'s offset was changed from {offset} to {end}."))?;
@@ -238,11 +271,6 @@ impl KafkaSource {
             || self.last_batch_at.is_none_or(|at| at.elapsed() >= delay)
     }
 
-    /// What one batch may hold: the user's limit, else what fits into memory.
-    fn max_records(&self) -> u64 {
-        self.options.max_offsets.unwrap_or((BATCH_BYTES / self.record_bytes.max(1.0)) as u64).max(1)
-    }
-
     /// The positions to wait behind.
     fn positions(&self, after: &KafkaOffsets) -> Vec<(TopicPartition, i64)> {
         self.partitions.iter().map(|tp| (tp.clone(), after.get(tp).unwrap_or(0))).collect()
@@ -254,8 +282,12 @@ impl KafkaSource {
         self.options.min_offsets.and(self.last_batch_at).map(|at| at + delay)
     }
 
-    /// The ranges of a batch, checked against what the log holds when its ends come from a checkpoint.
-    async fn ranges(&mut self, start: &KafkaOffsets, end: &KafkaOffsets) -> Result<Vec<OffsetRange>, EngineError> {
+    /// The begin and end of a batch, checked against what the log holds when its ends come from a checkpoint.
+    async fn check_ends(
+        &mut self,
+        start: &KafkaOffsets,
+        end: &KafkaOffsets,
+    ) -> Result<(KafkaOffsets, KafkaOffsets), EngineError> {
         let mut end = end.clone();
         if end.0.iter().any(|(tp, end)| self.ends.get(tp).is_none_or(|known| known < *end)) {
             let partitions: Vec<TopicPartition> = end.0.keys().cloned().collect();
@@ -269,113 +301,16 @@ impl KafkaSource {
             }
             self.ends.0.extend(latest.0);
         }
-        let begin = self.begin(start, &end).await?;
-        let range = |(tp, end): (&TopicPartition, &i64)| OffsetRange {
-            partition: tp.clone(),
-            start: begin.get(tp).unwrap_or(*end),
-            end: *end,
-        };
-        Ok(end.0.iter().map(range).filter(|r| r.start < r.end).collect())
+        Ok((self.begin(start, &end).await?, end))
     }
 
-    /// Reads the ranges; columns in the order of the ranges. `Err(Ok(range's start is gone))` asks for another try.
-    async fn read_ranges(&mut self, ranges: &[OffsetRange]) -> Result<Vec<Vec<RecordBatch>>, ReadError> {
-        let mut parts: Vec<Vec<Decoding>> = ranges.iter().map(|_| Vec::new()).collect();
-        let mut chunks = self.cluster.read(ranges.to_vec());
-        let mut log_bytes = 0;
-        let mut records = 0;
-        loop {
-            let chunk = match chunks.next().await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
-                Err(Error::OffsetOutOfRange { partition, offset }) => {
-                    return Err(ReadError::OutOfRange { partition, offset });
-                }
-                Err(error) => return Err(ReadError::Other(failed("read records from", &error))),
-            };
-            let Some(at) = ranges.iter().position(|r| r.partition == chunk.partition) else { continue };
-            let (Some(range), Some(part)) = (ranges.get(at), parts.get_mut(at)) else { continue };
-            log_bytes += chunk.batches.iter().map(|b| b.bytes.len()).sum::<usize>();
-            records += chunk.batches.iter().map(|b| i64::from(b.header.record_count)).sum::<i64>();
-            part.push(Decoding::start(&self.projection, chunk, (range.start, range.end)));
-        }
-        if records > 0 {
-            self.record_bytes = log_bytes as f64 / records as f64;
-        }
-        let mut decoded = Vec::with_capacity(parts.len());
-        for part in parts {
-            let mut batches = Vec::new();
-            for decoding in part {
-                batches.extend(decoding.finish().await.map_err(ReadError::Other)?);
-            }
-            decoded.push(batches);
-        }
-        Ok(decoded)
+    /// A broker refuses a position: whether that is so for good, and [`Source::next_offset`] has to say what follows.
+    async fn is_out_of_range(&self, partition: &TopicPartition, offset: i64) -> Result<bool, EngineError> {
+        let partition = std::slice::from_ref(partition);
+        let first = self.list(partition, OffsetSpec::Earliest).await?;
+        let end = self.list(partition, OffsetSpec::Latest).await?;
+        Ok(first.0.values().any(|first| offset < *first) || end.0.values().any(|end| offset > *end))
     }
-}
-
-enum ReadError {
-    OutOfRange { partition: TopicPartition, offset: i64 },
-    Other(EngineError),
-}
-
-/// A chunk on its way to columns: large ones on another thread, beside the fetch of the next.
-enum Decoding {
-    Done(Result<Vec<RecordBatch>, EngineError>),
-    Running(tokio::task::JoinHandle<Result<Vec<RecordBatch>, EngineError>>),
-}
-
-impl Decoding {
-    fn start(projection: &Projection, chunk: Chunk, range: (i64, i64)) -> Self {
-        let Chunk { partition: tp, batches, .. } = chunk;
-        let bytes: usize = batches.iter().map(|b| b.bytes.len()).sum();
-        if bytes < PARALLEL_BYTES {
-            return Decoding::Done(to_columns(projection, &tp.topic, tp.partition, &batches, range));
-        }
-        let projection = projection.clone();
-        Decoding::Running(tokio::task::spawn_blocking(move || {
-            to_columns(&projection, &tp.topic, tp.partition, &batches, range)
-        }))
-    }
-
-    async fn finish(self) -> Result<Vec<RecordBatch>, EngineError> {
-        match self {
-            Decoding::Done(result) => result,
-            Decoding::Running(handle) => handle.await.map_err(|error| EngineError::External {
-                action: "decode records".to_owned(),
-                message: error.to_string(),
-            })?,
-        }
-    }
-}
-
-/// Cuts the lists of batches so that there are about `wanted` of them (`minPartitions`).
-fn split(parts: Vec<Vec<RecordBatch>>, wanted: usize) -> Vec<Vec<RecordBatch>> {
-    let rows: usize = parts.iter().flatten().map(RecordBatch::num_rows).sum();
-    if parts.len() >= wanted || rows == 0 {
-        return parts;
-    }
-    let target = rows.div_ceil(wanted).max(1);
-    let mut pieces = Vec::new();
-    for part in parts {
-        let mut piece = Vec::new();
-        let mut room = target;
-        for batch in part {
-            let mut batch = batch;
-            while batch.num_rows() > room {
-                piece.push(batch.slice(0, room));
-                batch = batch.slice(room, batch.num_rows() - room);
-                pieces.push(std::mem::take(&mut piece));
-                room = target;
-            }
-            room -= batch.num_rows();
-            piece.push(batch);
-        }
-        if !piece.is_empty() {
-            pieces.push(piece);
-        }
-    }
-    pieces
 }
 
 #[async_trait]
@@ -417,28 +352,58 @@ impl Source for KafkaSource {
         Ok(start.to_source_offset())
     }
 
-    async fn next_offset(&mut self, start: &SourceOffset) -> Result<SourceOffset, EngineError> {
+    async fn next_offset(&mut self, start: &SourceOffset, limit: ReadLimit) -> Result<NextOffset, EngineError> {
+        self.prepared = None;
         let given = KafkaOffsets::from_source_offset(start)?;
         self.refresh().await?;
-        if !std::mem::take(&mut self.ends_are_fresh) {
-            self.refresh_ends().await?;
+        self.note_recreated(&given)?;
+        let told_at = self.told_at.take();
+        let ends = match &self.last {
+            Some(last) => last.clone(),
+            None => {
+                if told_at.is_none_or(|at| at.elapsed() > ENDS_AGE) {
+                    self.refresh_ends().await?;
+                }
+                self.ends.clone()
+            }
+        };
+        let begin = self.begin(&given, &ends).await?;
+        let latest = ends.to_source_offset();
+        let available = begin.distance(&ends);
+        if available == 0 {
+            // Partitions that came, went or are new ones are noted all the same, so as not to be found again and again.
+            let end = if begin == given { start.clone() } else { latest };
+            return Ok(NextOffset { latest: end.clone(), end });
         }
-        let begin = self.begin(&given, &self.ends).await?;
-        let available = begin.distance(&self.ends);
-        if available == 0 || !self.is_enough(available) {
-            return Ok(start.clone());
+        if limit == ReadLimit::Options && self.last.is_none() && !self.is_enough(available) {
+            return Ok(NextOffset { end: start.clone(), latest });
         }
         self.last_batch_at = Some(Instant::now());
-        Ok(offsets::limit(&begin, &self.ends, self.max_records()).to_source_offset())
+        let budget_bytes = match (limit, self.options.max_offsets) {
+            (ReadLimit::Everything, _) => return Ok(NextOffset { end: latest.clone(), latest }),
+            (ReadLimit::Options, Some(records)) => {
+                let end = offsets::limit(&begin, &ends, records).to_source_offset();
+                return Ok(NextOffset { end, latest });
+            }
+            (ReadLimit::Options, None) => read::BATCH_BYTES,
+            (ReadLimit::Bytes(bytes), _) => bytes,
+        };
+        let (end, rows) = self.fill(begin, &ends, budget_bytes).await?;
+        let end = end.to_source_offset();
+        self.prepared = Some(Prepared { start: start.clone(), end: end.clone(), rows });
+        Ok(NextOffset { end, latest })
     }
 
-    async fn latest_offset(&mut self) -> Result<SourceOffset, EngineError> {
+    async fn prepare_available_now(&mut self) -> Result<(), EngineError> {
         self.refresh().await?;
-        if self.bounded && self.options.end != Limit::Latest {
-            return Ok(self.resolve(&self.options.end, false).await?.to_source_offset());
-        }
-        self.refresh_ends().await?;
-        Ok(self.ends.to_source_offset())
+        let last = if self.bounded && self.options.end != Limit::Latest {
+            self.resolve(&self.options.end, false).await?
+        } else {
+            self.refresh_ends().await?;
+            self.ends.clone()
+        };
+        self.last = Some(last);
+        Ok(())
     }
 
     async fn wait_beyond(&mut self, after: &SourceOffset) -> Result<(), EngineError> {
@@ -446,12 +411,26 @@ impl Source for KafkaSource {
         let mut behind = after.clone();
         loop {
             self.refresh().await?;
+            if !self.recreated.is_empty() {
+                return Ok(());
+            }
             let positions = self.positions(&behind);
             let refresh_at = self.refreshed_at.unwrap_or_else(Instant::now) + METADATA_INTERVAL;
             let wake_at = self.trigger_deadline().map_or(refresh_at, |deadline| deadline.min(refresh_at));
             let available = tokio::select! {
                 available = self.cluster.wait_beyond(&positions), if !positions.is_empty() => {
-                    available.map_err(|e| failed("wait for records from", &e))?
+                    match available {
+                        Ok(available) => available,
+                        Err(Error::OffsetOutOfRange { partition, offset }) => {
+                            if self.is_out_of_range(&partition, offset).await? {
+                                self.refreshed_at = None;
+                                return Ok(());
+                            }
+                            tokio::time::sleep(REFUSED_PAUSE).await;
+                            continue;
+                        }
+                        Err(error) => return Err(failed("wait for records from", &error)),
+                    }
                 }
                 () = tokio::time::sleep_until(wake_at.into()) => Vec::new(),
             };
@@ -471,7 +450,7 @@ impl Source for KafkaSource {
                 .sum();
             if records > 0 && self.is_enough(records) {
                 self.ends = ends;
-                self.ends_are_fresh = true;
+                self.told_at = Some(Instant::now());
                 return Ok(());
             }
             // With `minOffsetsPerTrigger`: wait for more than there is.
@@ -480,28 +459,29 @@ impl Source for KafkaSource {
     }
 
     async fn read(&mut self, start: &SourceOffset, end: &SourceOffset) -> Result<Vec<Vec<RecordBatch>>, EngineError> {
-        let start = KafkaOffsets::from_source_offset(start)?;
-        let end = KafkaOffsets::from_source_offset(end)?;
-        let mut ranges = self.ranges(&start, &end).await?;
-        loop {
-            let (tp, offset) = match self.read_ranges(&ranges).await {
-                Ok(parts) => return Ok(split(parts, self.options.min_partitions)),
-                Err(ReadError::Other(error)) => return Err(error),
-                Err(ReadError::OutOfRange { partition, offset }) => (partition, offset),
-            };
-            self.data_loss(&format!("Offset {offset} of {tp} is out of range."))?;
-            let first = self.list(std::slice::from_ref(&tp), OffsetSpec::Earliest).await?.get(&tp).unwrap_or(0);
-            for range in ranges.iter_mut().filter(|r| r.partition == tp) {
-                // Always ahead, or this would not end.
-                range.start = first.max(offset.saturating_add(1));
-            }
-            ranges.retain(|r| r.start < r.end);
+        if let Some(prepared) = self.prepared.take().filter(|p| p.start == *start && p.end == *end) {
+            return Ok(prepared.rows.into_parts());
         }
+        // Topics that were made again while the query was down are a loss of data now.
+        self.refresh().await?;
+        let (start, end) = (KafkaOffsets::from_source_offset(start)?, KafkaOffsets::from_source_offset(end)?);
+        let (mut at, end) = self.check_ends(&start, &end).await?;
+        let mut rows = Rows::default();
+        self.read_into(&mut rows, &mut at, &end, usize::MAX).await?;
+        Ok(rows.into_parts())
     }
 
     async fn commit(&mut self, end: &SourceOffset) -> Result<(), EngineError> {
+        if self.commits.is_none() && self.replaced.0.is_empty() {
+            return Ok(());
+        }
+        let end = KafkaOffsets::from_source_offset(end)?;
+        if self.replaced.0.iter().any(|(tp, old)| end.get(tp) != Some(*old)) {
+            self.replaced = KafkaOffsets::default();
+            start::write_replaced(self.checkpoint_dir.as_deref(), &self.replaced)?;
+        }
         if let Some(commits) = &self.commits {
-            commits.commit(KafkaOffsets::from_source_offset(end)?);
+            commits.commit(end);
         }
         Ok(())
     }

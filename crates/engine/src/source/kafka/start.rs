@@ -1,5 +1,6 @@
 //! Where a stream starts and ends, and what the source keeps in its own directory of the checkpoint: the resolved start
-//! (`0`, as Spark writes it) and the topics' ids (`topic-ids`).
+//! (`0`, as Spark writes it), the topics' ids (`topic-ids`) and, after a topic was deleted and made again, the positions in
+//! the old one (`replaced-topics`).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -150,4 +151,15 @@ pub(super) fn read_topic_ids(dir: Option<&Path>) -> Result<BTreeMap<String, Uuid
         .into_iter()
         .map(|(name, id)| id.parse().map(|id| (name, id)).map_err(|_| damaged(format!("'{id}' is no topic id"))))
         .collect()
+}
+
+pub(super) fn write_replaced(dir: Option<&Path>, old: &KafkaOffsets) -> Result<(), EngineError> {
+    let Some(dir) = dir else { return Ok(()) };
+    write_durably(dir, "replaced-topics", old.to_json().as_bytes())
+}
+
+pub(super) fn read_replaced(dir: Option<&Path>) -> Result<KafkaOffsets, EngineError> {
+    let Some(path) = dir.map(|d| d.join("replaced-topics")) else { return Ok(KafkaOffsets::default()) };
+    let Some(content) = read_if_there(&path)? else { return Ok(KafkaOffsets::default()) };
+    KafkaOffsets::from_json(&String::from_utf8_lossy(&content), &path.display().to_string())
 }

@@ -1,9 +1,19 @@
 //! What is refused before a query starts, in Spark's words.
 
-use caudal_engine::query::Trigger;
-use caudal_engine::sink::OutputMode;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::support::Harness;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use caudal_engine::error::EngineError;
+use caudal_engine::plan::{SourceFactory, StreamRelation};
+use caudal_engine::query::{QueryManager, StreamingQuerySpec, Trigger};
+use caudal_engine::sink::OutputMode;
+use caudal_engine::sink::noop::NoopSink;
+use caudal_engine::source::Source;
+
+use super::support::{Harness, schema};
 
 const WITHOUT_WATERMARK: &str = "[STREAMING_OUTPUT_MODE.UNSUPPORTED_OPERATION] Invalid streaming output mode: append. \
     This output mode is not supported for streaming aggregations without watermark on streaming DataFrames/DataSets. \
@@ -66,8 +76,6 @@ async fn a_checkpoint_serves_one_query_at_a_time() {
 
 #[tokio::test]
 async fn names_are_unique_among_active_queries() {
-    use caudal_engine::query::{QueryManager, StreamingQuerySpec};
-    use caudal_engine::sink::noop::NoopSink;
     let harness = Harness::new(1);
     let manager = QueryManager::new();
     let spec = async || StreamingQuerySpec {
@@ -80,6 +88,51 @@ async fn names_are_unique_among_active_queries() {
     assert_eq!(manager.active().await.len(), 1);
     query.stop().await;
     manager.start(spec().await).await.unwrap();
+    manager.stop_all().await;
+    assert!(manager.active().await.is_empty());
+}
+
+/// A source whose cluster does not answer.
+#[derive(Debug)]
+struct Silent;
+
+#[async_trait]
+impl SourceFactory for Silent {
+    async fn open(&self, _: Option<&Path>) -> Result<Box<dyn Source>, EngineError> {
+        std::future::pending().await
+    }
+
+    fn schema(&self) -> SchemaRef {
+        schema()
+    }
+
+    fn description(&self) -> String {
+        "Silent".to_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_hangs_is_in_nobodys_way() {
+    let harness = Harness::new(1);
+    harness.context.register_table("silent", Arc::new(StreamRelation::new("silent", Arc::new(Silent)))).unwrap();
+    let manager = QueryManager::new();
+    let spec = async |name: &str, table: &str| StreamingQuerySpec {
+        name: Some(name.to_owned()),
+        ..harness.spec(&format!("select k from {table}"), OutputMode::Append, Box::new(NoopSink)).await
+    };
+    let hanging = {
+        let (manager, spec) = (manager.clone(), spec("slow", "silent").await);
+        tokio::spawn(async move { manager.start(spec).await })
+    };
+    let other = manager.start(spec("other", "s").await);
+    tokio::time::timeout(Duration::from_secs(30), other).await.unwrap().unwrap();
+    assert!(manager.get("other").await.is_some());
+    let message = manager.start(spec("slow", "s").await).await.unwrap_err().to_string();
+    assert!(message.contains("Cannot start query with name slow"), "{message}");
+    // Given up, its name is free.
+    hanging.abort();
+    assert!(hanging.await.unwrap_err().is_cancelled());
+    manager.start(spec("slow", "s").await).await.unwrap();
     manager.stop_all().await;
     assert!(manager.active().await.is_empty());
 }

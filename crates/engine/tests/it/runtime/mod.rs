@@ -6,3 +6,4 @@ mod modes;
 mod progress;
 mod recovery;
 mod support;
+mod triggers;
