@@ -108,8 +108,9 @@ class Broker:
             self.process.wait()
         shutil.rmtree(self.where, ignore_errors=True)
 
-    def topic(self, name, partitions):
-        run([*self.topic_tool, "--bootstrap-server", self.address, "--create", "--topic", name, "--partitions", partitions, "--replication-factor", 1], 60)
+    def topic(self, name, partitions, *configs):
+        sets = [x for config in configs for x in ("--config", config)]
+        run([*self.topic_tool, "--bootstrap-server", self.address, "--create", "--topic", name, "--partitions", partitions, "--replication-factor", 1, *sets], 60)
 
 
 def caudal(binary, *settings):
