@@ -24,7 +24,7 @@ use crate::plan::fragment::Fragment;
 use crate::plan::watermark::{EventTimeProbe, EventTimeStats, WatermarkTracker};
 use crate::pool::{CpuPool, join_error};
 use crate::sink::{OutputMode, Sink};
-use crate::source::{ReadLimit, Source, SourceOffset};
+use crate::source::{NextOffset, ReadLimit, Source, SourceOffset};
 
 /// A source with the place in it that the query has reached.
 pub(super) struct SourceRun {
@@ -67,6 +67,8 @@ pub(super) struct Execution {
     pub sync: StateSync,
     pub no_data_batches: bool,
     pub last_trigger: Option<Instant>,
+    /// The batch after the running one, if it was read beside it.
+    pub ahead: Option<Ahead>,
 }
 
 /// What one pass through the loop came to.
@@ -104,6 +106,18 @@ struct Planned {
     /// The newest offset of each source at that time.
     latest: Vec<SourceOffset>,
     replayed: bool,
+    /// Of each source, by its partitions, if they have been read already.
+    rows: Option<SourceRows>,
+}
+
+type SourceRows = Vec<Vec<Vec<RecordBatch>>>;
+
+/// Where a batch ends in each source, and its rows.
+pub(super) struct Ahead {
+    starts: Vec<SourceOffset>,
+    ends: Vec<SourceOffset>,
+    latest: Vec<SourceOffset>,
+    rows: SourceRows,
 }
 
 impl Execution {
@@ -161,7 +175,7 @@ impl Execution {
         let planned = match self.replay.pop_front() {
             Some((id, record)) => {
                 let latest = record.offsets.iter().flatten().cloned().collect();
-                Planned { id, record, latest, replayed: true }
+                Planned { id, record, latest, replayed: true, rows: None }
             }
             None => {
                 let mut stopping = self.shared.stopping.subscribe();
@@ -182,14 +196,24 @@ impl Execution {
     async fn plan_batch(&mut self, clock: &mut Clock) -> Result<Option<Planned>, EngineError> {
         let phase = Instant::now();
         let limit = if self.trigger == Trigger::Once { ReadLimit::Everything } else { ReadLimit::Options };
-        let (mut ends, mut latest) = (Vec::new(), Vec::new());
-        let mut has_data = false;
-        for source in &mut self.sources {
-            let next = source.source.next_offset(&source.position, limit).await?;
-            has_data |= next.end != source.position;
-            ends.push(Some(next.end));
-            latest.push(next.latest);
+        let (mut ends, mut latest, mut rows) = (Vec::new(), Vec::new(), None);
+        let ahead = self.ahead.take();
+        let follows = |ahead: &Ahead| self.sources.iter().map(|source| &source.position).eq(&ahead.starts);
+        match ahead.filter(follows) {
+            Some(ahead) => {
+                ends = ahead.ends;
+                latest = ahead.latest;
+                rows = Some(ahead.rows);
+            }
+            None => {
+                for source in &mut self.sources {
+                    let next = source.source.next_offset(&source.position, limit).await?;
+                    ends.push(next.end);
+                    latest.push(next.latest);
+                }
+            }
         }
+        let has_data = self.sources.iter().zip(&ends).any(|(source, end)| *end != source.position);
         clock.add("latestOffset", phase);
         let watermark_ms = self.tracker.current_ms();
         let advanced = self.last_batch_watermark_ms.is_some_and(|last| watermark_ms > last);
@@ -213,8 +237,8 @@ impl Execution {
             conf: self.conf.clone(),
             late_events_watermark_ms: self.tracker.is_defined().then_some(self.late_ms),
         };
-        let record = OffsetRecord { metadata, offsets: ends };
-        Ok(Some(Planned { id: self.next_batch_id, record, latest, replayed: false }))
+        let record = OffsetRecord { metadata, offsets: ends.into_iter().map(Some).collect() };
+        Ok(Some(Planned { id: self.next_batch_id, record, latest, replayed: false, rows }))
     }
 
     async fn run_batch(
@@ -225,13 +249,13 @@ impl Execution {
     ) -> Result<Outcome, EngineError> {
         let shared = Arc::clone(&self.shared);
         shared.set_status("Processing new data", true, true);
-        let Planned { id, record, latest, replayed } = planned;
+        let Planned { id, record, latest, replayed, rows } = planned;
         // Made durable beside the reading and the computing: only the sink must not see a batch that is not on record.
         let logged = (!replayed).then(|| {
             let (checkpoint, record) = (Arc::clone(&self.checkpoint), record.clone());
             self.pool.spawn_blocking(move || checkpoint.write_offsets(id, &record))
         });
-        let computed = self.compute(id, &record, &mut clock).await;
+        let computed = self.compute(id, &record, rows, &mut clock).await;
         let phase = Instant::now();
         if let Some(logged) = logged {
             logged.await.map_err(join_error)??;
@@ -275,64 +299,47 @@ impl Execution {
         &mut self,
         id: i64,
         record: &OffsetRecord,
+        rows: Option<SourceRows>,
         clock: &mut Clock,
     ) -> Result<Option<Computed>, EngineError> {
         let phase = Instant::now();
         let shared = Arc::clone(&self.shared);
         let mut stopping = shared.stopping.subscribe();
-        let read = tokio::select! {
-            read = self.read_sources(record) => read?,
-            _ = stopping.wait_for(|stopping| *stopping) => return Ok(None),
+        let rows = match rows {
+            Some(rows) => rows,
+            None => tokio::select! {
+                rows = read_sources(&mut self.sources, &record.offsets) => rows?,
+                _ = stopping.wait_for(|stopping| *stopping) => return Ok(None),
+            },
         };
+        let mut read = Vec::with_capacity(rows.len());
+        for (source, partitions) in self.sources.iter().zip(rows) {
+            read.push(partitions.iter().flatten().map(|batch| batch.num_rows() as u64).sum());
+            source.slot.fill(partitions.into_iter().flatten(), PARALLEL_ROWS);
+        }
         clock.add("getBatch", phase);
 
         let phase = Instant::now();
         let watermark_ms = record.metadata.batch_watermark_ms;
         self.batch_timestamp.store(record.metadata.batch_timestamp_ms, std::sync::atomic::Ordering::Release);
         let rows: u64 = read.iter().sum();
-        let parallel = rows >= PARALLEL_ROWS as u64;
+        let drops = self.mode != OutputMode::Complete && self.tracker.is_defined();
         let late_ms = record.metadata.late_events_watermark_ms.unwrap_or(watermark_ms);
-        let (metrics, written) = self.run_stages(id, watermark_ms, late_ms, parallel).await?;
-        let results: Vec<RecordBatch> = self.output.run(self.pool, parallel, Ok).await?;
+        let times = BatchTimes {
+            version: id + 1,
+            evict_ms: drops.then_some(watermark_ms),
+            late_ms: drops.then_some(late_ms),
+            parallel: rows >= PARALLEL_ROWS as u64,
+        };
+        let ahead = rows >= READ_AHEAD_ROWS
+            && self.replay.is_empty()
+            && matches!(self.trigger, Trigger::Default | Trigger::AvailableNow);
+        let work = run_plan(self.pool, &self.stages, &self.output, times);
+        let (done, next) = beside(work, read_ahead(&mut self.sources, &record.offsets, ahead), stopping).await;
+        self.ahead = next;
+        let (metrics, written, results) = done?;
         clock.add("addBatch", phase);
         Ok(Some(Computed { read, metrics, written, results }))
-    }
-
-    /// Reads the batch into the sources' slots; the number of rows of each.
-    async fn read_sources(&mut self, record: &OffsetRecord) -> Result<Vec<u64>, EngineError> {
-        let mut rows = Vec::with_capacity(self.sources.len());
-        for (source, end) in self.sources.iter_mut().zip(&record.offsets) {
-            let batches = match end {
-                Some(end) if *end != source.position => source.source.read(&source.position, end).await?,
-                _ => Vec::new(),
-            };
-            rows.push(batches.iter().flatten().map(|batch| batch.num_rows() as u64).sum());
-            source.slot.fill(batches.into_iter().flatten(), PARALLEL_ROWS);
-        }
-        Ok(rows)
-    }
-
-    async fn run_stages(
-        &mut self,
-        id: i64,
-        watermark_ms: i64,
-        late_ms: i64,
-        parallel: bool,
-    ) -> Result<(Vec<AggregationMetrics>, Vec<PathBuf>), EngineError> {
-        let drops = self.mode != OutputMode::Complete && self.tracker.is_defined();
-        let evict_ms = drops.then_some(watermark_ms);
-        let late_ms = drops.then_some(late_ms);
-        let (mut all_metrics, mut written) = (Vec::new(), Vec::new());
-        for stage in &self.stages {
-            let exchange = Arc::clone(stage.aggregation.exchange());
-            let chunks = stage.fragment.run(self.pool, parallel, move |batch| exchange.chunk(&batch, late_ms)).await?;
-            let batch = AggregationBatch { version: id + 1, evict_ms };
-            let (output, metrics, files) = stage.aggregation.process(chunks, batch, self.pool).await?;
-            stage.slot.fill(output, PARALLEL_ROWS);
-            all_metrics.push(metrics);
-            written.extend(files);
-        }
-        Ok((all_metrics, written))
     }
 
     /// Returns when a source has more rows, the query is to stop, or somebody asks whether all is done.
@@ -437,6 +444,95 @@ impl Execution {
         }
         times
     }
+}
+
+/// A batch of this many rows is followed by another soon: that is read while this one is computed.
+const READ_AHEAD_ROWS: u64 = 50_000;
+/// How long a batch that is computed waits for the next one to be read.
+const READ_AHEAD_GRACE: Duration = Duration::from_secs(1);
+
+/// The rows up to these ends, by source and partition.
+async fn read_sources(sources: &mut [SourceRun], ends: &[Option<SourceOffset>]) -> Result<SourceRows, EngineError> {
+    let mut rows = Vec::with_capacity(sources.len());
+    for (source, end) in sources.iter_mut().zip(ends) {
+        rows.push(match end {
+            Some(end) if *end != source.position => source.source.read(&source.position, end).await?,
+            _ => Vec::new(),
+        });
+    }
+    Ok(rows)
+}
+
+/// The batch behind one that ends at `starts`, if there is more. An error is left to the attempt that follows.
+async fn read_ahead(sources: &mut [SourceRun], starts: &[Option<SourceOffset>], wanted: bool) -> Option<Ahead> {
+    if !wanted || !sources.iter().all(|source| source.source.can_read_ahead()) {
+        return None;
+    }
+    let mut ahead = Ahead { starts: Vec::new(), ends: Vec::new(), latest: Vec::new(), rows: Vec::new() };
+    let mut has_data = false;
+    for (source, start) in sources.iter_mut().zip(starts) {
+        let start = start.as_ref().unwrap_or(&source.position);
+        let NextOffset { end, latest } = source.source.next_offset(start, ReadLimit::Options).await.ok()?;
+        has_data |= end != *start;
+        ahead.rows.push(if end == *start { Vec::new() } else { source.source.read(start, &end).await.ok()? });
+        ahead.starts.push(start.clone());
+        ahead.ends.push(end);
+        ahead.latest.push(latest);
+    }
+    has_data.then_some(ahead)
+}
+
+/// Runs `work` and, beside it, `next`, which is given up when it takes much longer or the query is to stop.
+async fn beside<T, N>(
+    work: impl Future<Output = T>,
+    next: impl Future<Output = Option<N>>,
+    mut stopping: tokio::sync::watch::Receiver<bool>,
+) -> (T, Option<N>) {
+    let (mut work, mut next) = (std::pin::pin!(work), std::pin::pin!(next));
+    tokio::select! {
+        done = &mut work => {
+            let found = tokio::select! {
+                found = next => found,
+                () = tokio::time::sleep(READ_AHEAD_GRACE) => None,
+                _ = stopping.wait_for(|stopping| *stopping) => None,
+            };
+            (done, found)
+        }
+        found = &mut next => (work.await, found),
+    }
+}
+
+/// What the running batch tells its operators.
+#[derive(Clone, Copy)]
+struct BatchTimes {
+    version: i64,
+    evict_ms: Option<i64>,
+    late_ms: Option<i64>,
+    parallel: bool,
+}
+
+type PlanResult = (Vec<AggregationMetrics>, Vec<PathBuf>, Vec<RecordBatch>);
+
+/// Runs the stages over what is in the slots, then the output fragment.
+async fn run_plan(
+    pool: &'static CpuPool,
+    stages: &[StageRun],
+    output: &Fragment,
+    times: BatchTimes,
+) -> Result<PlanResult, EngineError> {
+    let (mut all_metrics, mut written) = (Vec::new(), Vec::new());
+    for stage in stages {
+        let exchange = Arc::clone(stage.aggregation.exchange());
+        let late_ms = times.late_ms;
+        let chunks = stage.fragment.run(pool, times.parallel, move |batch| exchange.chunk(&batch, late_ms)).await?;
+        let batch = AggregationBatch { version: times.version, evict_ms: times.evict_ms };
+        let (output, metrics, files) = stage.aggregation.process(chunks, batch, pool).await?;
+        stage.slot.fill(output, PARALLEL_ROWS);
+        all_metrics.push(metrics);
+        written.extend(files);
+    }
+    let results = output.run(pool, times.parallel, Ok).await?;
+    Ok((all_metrics, written, results))
 }
 
 /// What a batch came to before the sink has it.

@@ -96,6 +96,7 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
         replay: resume.replay,
         no_data_batches: settings.no_data_batches,
         last_trigger: None,
+        ahead: None,
     };
     let task = tokio::spawn(execution.run());
     let watched = Arc::clone(&shared);

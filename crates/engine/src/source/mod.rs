@@ -48,6 +48,11 @@ pub trait Source: Send {
         false
     }
 
+    /// Whether the next batch may be asked for and read before the last one is in the sink, and be thrown away.
+    fn can_read_ahead(&self) -> bool {
+        false
+    }
+
     /// Tells the source the name of the query, or its id when it has no name; called once, before the first read, on a
     /// runtime. Sources that make the query's progress visible elsewhere (Kafka: as a consumer group) use it.
     fn set_query_name(&mut self, _name: &str) {}

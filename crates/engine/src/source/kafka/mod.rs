@@ -333,6 +333,10 @@ impl Source for KafkaSource {
         }
     }
 
+    fn can_read_ahead(&self) -> bool {
+        true
+    }
+
     fn set_query_name(&mut self, name: &str) {
         let group = match (&self.options.group_id, &self.options.group_id_prefix) {
             (Some(id), _) => id.clone(),
