@@ -13,6 +13,10 @@ use caudal_client::{Available, Chunk, Error, OffsetRange, OffsetSpec, Topics};
 use caudal_engine::error::EngineError;
 use caudal_engine::options::Options;
 use caudal_engine::plan::SourceFactory;
+use caudal_engine::plan::nodes::StreamRelation;
+use caudal_engine::query::{StreamingQuerySpec, Trigger, start};
+use caudal_engine::sink::OutputMode;
+use caudal_engine::sink::memory::{MemoryRows, MemorySink};
 use caudal_engine::source::bounded::BoundedTable;
 use caudal_engine::source::kafka::cluster::{Chunks, Cluster, TopicInfo};
 use caudal_engine::source::kafka::{KafkaOffsets, KafkaSource, KafkaTable};
@@ -607,4 +611,88 @@ fn wrong_options_are_refused_as_spark_refuses_them() {
         let found = error(options);
         assert!(found.contains(expected), "{found}");
     }
+}
+
+/// Opens sources over a scripted cluster.
+#[derive(Debug)]
+struct Scripted {
+    script: Arc<Script>,
+    table: KafkaTable,
+}
+
+#[async_trait]
+impl SourceFactory for Scripted {
+    async fn open(&self, checkpoint_dir: Option<&std::path::Path>) -> Result<Box<dyn Source>, EngineError> {
+        Ok(Box::new(self.table.open_on(Arc::clone(&self.script) as Arc<dyn Cluster>, checkpoint_dir)?))
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.table.schema()
+    }
+
+    fn description(&self) -> String {
+        self.table.description()
+    }
+}
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Script")
+    }
+}
+
+/// Runs `select` over the script until it has read what is there; the rows of each batch, and the offsets in the sink.
+async fn drain(script: &Arc<Script>, checkpoint: &std::path::Path) -> (Vec<u64>, Vec<i64>) {
+    let table = KafkaTable::stream(&options(&[("maxOffsetsPerTrigger", "60000")])).unwrap();
+    let context = SessionContext::new();
+    let relation = StreamRelation::new("t", Arc::new(Scripted { script: Arc::clone(script), table }));
+    context.register_table("t", Arc::new(relation)).unwrap();
+    let plan = context.sql("select \"offset\", value from t").await.unwrap().into_unoptimized_plan();
+    let rows = MemoryRows::new(Arc::new(plan.schema().as_arrow().clone()));
+    let spec = StreamingQuerySpec {
+        name: None,
+        plan,
+        output_mode: OutputMode::Append,
+        sink: Box::new(MemorySink::new(rows.clone())),
+        trigger: Trigger::AvailableNow,
+        checkpoint: Some(checkpoint.to_owned()),
+        session: context.state(),
+        conf: BTreeMap::new(),
+    };
+    let query = start(spec).await.unwrap();
+    query.await_termination().await.unwrap();
+    let batches = query.recent_progress().iter().map(|progress| progress.num_input_rows).collect();
+    let mut offsets = Vec::new();
+    for batch in rows.snapshot() {
+        let values = batch.column(1).as_binary::<i32>();
+        for (offset, value) in batch.column(0).as_primitive::<Int64Type>().iter().zip(values) {
+            assert_eq!(value.unwrap(), format!("v{}", offset.unwrap()).as_bytes());
+            offsets.push(offset.unwrap());
+        }
+    }
+    offsets.sort_unstable();
+    (batches, offsets)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_are_read_ahead_hold_every_record_once() {
+    let script = Script::new(1);
+    for _ in 0..20 {
+        script.append(0, 10_000, Codec::None);
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let (batches, offsets) = drain(&script, temp.path()).await;
+    assert_eq!(batches, [60_000, 60_000, 60_000, 20_000]);
+    assert_eq!(offsets, (0..200_000).collect::<Vec<_>>());
+
+    // The last commits are lost: what was planned runs again as it was, then what has come since.
+    for id in 2..4 {
+        std::fs::remove_file(temp.path().join("commits").join(id.to_string())).unwrap();
+    }
+    for _ in 0..7 {
+        script.append(0, 10_000, Codec::None);
+    }
+    let (batches, offsets) = drain(&script, temp.path()).await;
+    assert_eq!(batches, [60_000, 20_000, 60_000, 10_000]);
+    assert_eq!(offsets, (120_000..270_000).collect::<Vec<_>>());
 }

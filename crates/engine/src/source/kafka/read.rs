@@ -17,7 +17,7 @@ use crate::error::EngineError;
 use crate::source::SourceOffset;
 
 /// What one micro-batch may hold when the user set no limit, in bytes of columns.
-pub(super) const BATCH_BYTES: usize = 128 * 1024 * 1024;
+pub(super) const BATCH_BYTES: usize = 64 * 1024 * 1024;
 /// The records of the first step, while their size is not known.
 const FIRST_RECORDS: u64 = 4_096;
 /// How many times the records read so far a step may have.
