@@ -613,39 +613,11 @@ fn wrong_options_are_refused_as_spark_refuses_them() {
     }
 }
 
-/// Opens sources over a scripted cluster.
-#[derive(Debug)]
-struct Scripted {
-    script: Arc<Script>,
-    table: KafkaTable,
-}
-
-#[async_trait]
-impl SourceFactory for Scripted {
-    async fn open(&self, checkpoint_dir: Option<&std::path::Path>) -> Result<Box<dyn Source>, EngineError> {
-        Ok(Box::new(self.table.open_on(Arc::clone(&self.script) as Arc<dyn Cluster>, checkpoint_dir)?))
-    }
-
-    fn schema(&self) -> SchemaRef {
-        self.table.schema()
-    }
-
-    fn description(&self) -> String {
-        self.table.description()
-    }
-}
-
-impl std::fmt::Debug for Script {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Script")
-    }
-}
-
 /// Runs `select` over the script until it has read what is there; the rows of each batch, and the offsets in the sink.
 async fn drain(script: &Arc<Script>, checkpoint: &std::path::Path) -> (Vec<u64>, Vec<i64>) {
     let table = KafkaTable::stream(&options(&[("maxOffsetsPerTrigger", "60000")])).unwrap();
     let context = SessionContext::new();
-    let relation = StreamRelation::new("t", Arc::new(Scripted { script: Arc::clone(script), table }));
+    let relation = StreamRelation::new("t", Arc::new(ScriptTable(table, Arc::clone(script))));
     context.register_table("t", Arc::new(relation)).unwrap();
     let plan = context.sql("select \"offset\", value from t").await.unwrap().into_unoptimized_plan();
     let rows = MemoryRows::new(Arc::new(plan.schema().as_arrow().clone()));
