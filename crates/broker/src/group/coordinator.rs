@@ -405,12 +405,14 @@ impl Coordinator {
         self.groups.values().filter_map(Group::next_deadline_ms).min()
     }
 
-    /// Ends sessions and rebalances that have timed out.
-    pub fn tick(&mut self, now_ms: i64, wall_ms: i64) -> Outcome {
+    /// Ends sessions and rebalances that have timed out. Nobody is taken for gone whose deadline is later than `heard_ms`:
+    /// every request that came before that moment has been worked on. It lies behind `now_ms` where the broker itself was
+    /// held up, with heartbeats waiting for it.
+    pub fn tick(&mut self, now_ms: i64, heard_ms: i64, wall_ms: i64) -> Outcome {
         let mut out = Outcome::default();
         for group in self.groups.values_mut() {
             if group.next_deadline_ms().is_some_and(|d| d <= now_ms) {
-                group.tick(now_ms, wall_ms, &self.config, &mut out);
+                group.tick((now_ms, heard_ms), wall_ms, &self.config, &mut out);
             }
         }
         out

@@ -668,20 +668,33 @@ impl Group {
     }
 
     /// Ends what has timed out by `now_ms`.
-    pub fn tick(&mut self, now_ms: i64, wall_ms: i64, config: &super::GroupConfig, out: &mut Outcome) {
-        self.pending.retain(|_, until| *until > now_ms);
+    pub fn tick(
+        &mut self,
+        (now_ms, heard_ms): (i64, i64),
+        wall_ms: i64,
+        config: &super::GroupConfig,
+        out: &mut Outcome,
+    ) {
+        self.pending.retain(|_, until| *until > heard_ms);
         // A member whose join waits is kept: it cannot send heartbeats meanwhile.
         let expired: Vec<String> = self
             .members
             .values()
-            .filter(|m| m.waiting_join.is_none() && m.session_deadline_ms <= now_ms)
+            .filter(|m| m.waiting_join.is_none() && m.session_deadline_ms <= heard_ms)
             .map(|m| m.id.clone())
             .collect();
         for id in expired {
             self.remove(now_ms, wall_ms, config, &id, out);
         }
         self.try_complete_join(now_ms, wall_ms, out);
-        if self.deadline_ms.is_some_and(|d| d <= now_ms) {
+        // A rebalance that waits only for its delay ends on time; one that would go on without somebody, when it is sure that
+        // they said nothing.
+        let all_came = match self.state {
+            State::PreparingRebalance => self.members.values().all(|m| m.waiting_join.is_some()),
+            State::CompletingRebalance | State::Stable => self.members.values().all(|m| m.synced),
+            State::Empty => true,
+        };
+        if self.deadline_ms.is_some_and(|d| d <= if all_came { now_ms } else { heard_ms }) {
             match self.state {
                 State::PreparingRebalance => self.complete_join(now_ms, wall_ms, out),
                 State::CompletingRebalance | State::Stable => {

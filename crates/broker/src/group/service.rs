@@ -60,6 +60,13 @@ impl Sender {
     }
 }
 
+/// How long the coordinator listens before it takes a silent member for gone.
+const LISTEN: Duration = Duration::from_millis(200);
+/// With this the broker is not held up.
+const LISTEN_LATE_MS: i64 = 300;
+/// A machine that is too busy for that over so many tries in a row does not keep the dead in their groups for ever.
+const LISTEN_MOST: u32 = 50;
+
 struct Inner {
     coordinator: Coordinator,
     waiting: HashMap<Waiter, Sender>,
@@ -266,9 +273,28 @@ impl GroupService {
         look(&self.inner.lock().coordinator)
     }
 
+    /// Waits until the requests that had come when it was called have been worked on, and returns that moment: when a short
+    /// sleep ends on time and nobody keeps the coordinator busy, neither the process nor the machine is held up, and
+    /// connections had their turn.
+    async fn listen(&self) -> i64 {
+        let mut asked_ms = self.now_ms();
+        for _ in 0..LISTEN_MOST {
+            tokio::time::sleep(LISTEN).await;
+            drop(self.inner.lock());
+            let now_ms = self.now_ms();
+            if now_ms - asked_ms <= LISTEN_LATE_MS {
+                break;
+            }
+            tracing::debug!(late_ms = now_ms - asked_ms, "the broker is held up; sessions are not ended yet");
+            asked_ms = now_ms;
+        }
+        asked_ms
+    }
+
     /// Ends sessions and rebalances on time and expires offsets; runs until it is dropped. Sleeps while nothing is due.
     pub async fn run_timers(&self, offsets_check_interval: Duration) {
         let mut next_expiry = Instant::now() + offsets_check_interval;
+        let mut heard_ms = 0;
         loop {
             let deadline = self.inner.lock().coordinator.next_deadline_ms();
             let due = deadline.map(|ms| self.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
@@ -277,23 +303,40 @@ impl GroupService {
                 () = tokio::time::sleep_until(until.into()) => {}
                 () = self.timer.notified() => continue,
             }
-            let mut inner = self.inner.lock();
-            let outcome = inner.coordinator.tick(self.now_ms(), wall_ms());
-            self.settle(&mut inner, outcome);
+            if self.end_what_is_due(heard_ms) {
+                // Their heartbeat may be waiting, where the broker itself was held up.
+                heard_ms = self.listen().await;
+                continue;
+            }
             if Instant::now() >= next_expiry {
                 next_expiry = Instant::now() + offsets_check_interval;
-                let records = inner.coordinator.expire_offsets(wall_ms());
-                if !records.is_empty() {
-                    tracing::info!(records = records.len(), "forgot expired offsets and empty groups");
-                    let report = |error: ErrorCode| {
-                        if error.is_error() {
-                            tracing::warn!(error = error.name(), "expired offsets could not be removed");
-                        }
-                    };
-                    self.store(records, Box::new(report));
-                }
+                self.expire_offsets();
             }
         }
+    }
+
+    /// True when somebody is to be taken for gone who may have said something behind `heard_ms`.
+    fn end_what_is_due(&self, heard_ms: i64) -> bool {
+        let mut inner = self.inner.lock();
+        let now_ms = self.now_ms();
+        let outcome = inner.coordinator.tick(now_ms, heard_ms, wall_ms());
+        self.settle(&mut inner, outcome);
+        inner.coordinator.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms)
+    }
+
+    fn expire_offsets(&self) {
+        let mut inner = self.inner.lock();
+        let records = inner.coordinator.expire_offsets(wall_ms());
+        if records.is_empty() {
+            return;
+        }
+        tracing::info!(records = records.len(), "forgot expired offsets and empty groups");
+        let report = |error: ErrorCode| {
+            if error.is_error() {
+                tracing::warn!(error = error.name(), "expired offsets could not be removed");
+            }
+        };
+        self.store(records, Box::new(report));
     }
 }
 
@@ -309,4 +352,57 @@ fn random_uuid_text() -> String {
     let n = n & !(0x3 << 62) | (0x2 << 62);
     let hex = format!("{n:032x}");
     [0..8, 8..12, 12..16, 16..20, 20..32].map(|r| hex.get(r).unwrap_or_default()).join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use caudal_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+
+    use super::*;
+
+    struct NoLog;
+
+    impl OffsetsLog for NoLog {
+        fn partitions(&self) -> Option<i32> {
+            Some(1)
+        }
+
+        fn append(&self, _: i32, _: Vec<(Bytes, Option<Bytes>)>, stored: Stored) {
+            stored(ErrorCode::None);
+        }
+    }
+
+    /// The only thread of the runtime is held up for longer than the session: timers and heartbeats are late alike.
+    #[tokio::test]
+    async fn a_heartbeat_that_waits_while_the_process_is_held_up_counts() {
+        let config =
+            GroupConfig { session_timeout_ms: (1, 60_000), initial_rebalance_delay_ms: 0, ..GroupConfig::default() };
+        let service = Arc::new(GroupService::new(config, Arc::new(NoLog)));
+        service.load(std::iter::empty());
+        let timers = service.clone();
+        let timers = tokio::spawn(async move { timers.run_timers(Duration::from_secs(3600)).await });
+        let request = JoinGroupRequest {
+            group_id: "g".into(),
+            session_timeout_ms: 100,
+            rebalance_timeout_ms: 60_000,
+            protocol_type: "consumer".into(),
+            protocols: vec![JoinGroupRequestProtocol { name: "range".into(), metadata: Bytes::new() }],
+            ..JoinGroupRequest::default()
+        };
+        let joined = service.join(&request, "c", "/127.0.0.1", 3).await;
+        assert_eq!(joined.error_code, 0);
+        std::thread::sleep(Duration::from_millis(400));
+        // The timer comes first: it is due, the heartbeat has yet to be read.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let member = joined.member_id.as_str();
+        let code = service.heartbeat("g", member, None, joined.generation_id);
+        assert_ne!(code, ErrorCode::UnknownMemberId);
+        // Who says nothing more is out in the end.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while service.view(|coordinator| coordinator.has_members("g")) {
+            assert!(Instant::now() < deadline, "a silent member stays");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        timers.abort();
+    }
 }

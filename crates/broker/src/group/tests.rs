@@ -111,7 +111,7 @@ impl World {
         let until = self.now_ms + ms;
         while let Some(next) = self.coordinator.next_deadline_ms().filter(|d| *d <= until) {
             self.now_ms = next.max(self.now_ms);
-            let outcome = self.coordinator.tick(self.now_ms, self.now_ms);
+            let outcome = self.coordinator.tick(self.now_ms, self.now_ms, self.now_ms);
             self.take(outcome);
         }
         self.now_ms = until;
@@ -149,6 +149,32 @@ impl World {
         assert_eq!(w.state(), "Stable");
         w
     }
+}
+
+/// The broker stands still for a minute, as in a virtual machine that was paused, with a heartbeat in its sockets.
+#[test]
+fn a_stall_of_the_broker_expels_only_who_is_silent_behind_it() {
+    let mut w = World::pair();
+    let asleep = w.now_ms;
+    w.now_ms += 60_000;
+    let outcome = w.coordinator.tick(w.now_ms, asleep, w.now_ms);
+    w.take(outcome);
+    assert!(w.coordinator.next_deadline_ms().unwrap() < w.now_ms, "it is to be asked again");
+    assert_eq!((w.state(), w.beat("m1", 1)), ("Stable".to_owned(), ErrorCode::None));
+    let heard = w.now_ms;
+    w.now_ms += 250;
+    let outcome = w.coordinator.tick(w.now_ms, heard, w.now_ms);
+    w.take(outcome);
+    assert_eq!(w.state(), "PreparingRebalance");
+    assert_eq!(w.beat("m1", 1), ErrorCode::RebalanceInProgress);
+    assert_eq!(w.beat("m2", 1), ErrorCode::UnknownMemberId);
+    // m1's join waits in the sockets meanwhile: the rebalance does not end without it.
+    w.now_ms += 60_000;
+    let outcome = w.coordinator.tick(w.now_ms, heard, w.now_ms);
+    w.take(outcome);
+    let joined = w.join("m1", None);
+    assert_eq!(w.joins[&joined].error_code, 0);
+    assert_eq!(w.joins[&joined].members.len(), 1);
 }
 
 #[test]
