@@ -51,11 +51,11 @@ pub fn committed_files(dir: &Path) -> Result<Option<Vec<SinkFileStatus>>, Engine
     Ok(committed_files_after(dir, None)?.map(|(files, _)| files))
 }
 
+/// Files in a sink's log, and the last batch in it.
+pub(crate) type LoggedFiles = (Vec<SinkFileStatus>, Option<i64>);
+
 /// As [`committed_files`], without most of those that were there at batch `after`; and the last batch in the log.
-pub(crate) fn committed_files_after(
-    dir: &Path,
-    after: Option<i64>,
-) -> Result<Option<(Vec<SinkFileStatus>, Option<i64>)>, EngineError> {
+pub(crate) fn committed_files_after(dir: &Path, after: Option<i64>) -> Result<Option<LoggedFiles>, EngineError> {
     let log_dir = dir.join(METADATA_DIR);
     if !log_dir.is_dir() {
         return Ok(None);
