@@ -245,6 +245,10 @@ impl Consumer {
             self.look_positions_up(now);
             let records = self.take_records();
             self.send_fetches(now);
+            if records.is_empty() && self.failure.is_some() {
+                // A partition that cannot be read fails every poll: fetches of the others must get their turn.
+                tokio::task::yield_now().await;
+            }
             if records.is_empty()
                 && let Some(error) = self.failure.take()
             {
@@ -366,7 +370,7 @@ impl Consumer {
 
     fn auto_commit(&mut self, now: Instant) {
         let (Some(interval), Some(config)) = (self.settings.auto_commit, self.group_config.clone()) else { return };
-        if now < self.auto_commit_at || self.auto_committing.is_some() || self.membership.is_settling() {
+        if now < self.auto_commit_at || self.auto_committing.is_some() || !self.may_commit() {
             return;
         }
         self.auto_commit_at = now + interval;
@@ -378,6 +382,12 @@ impl Consumer {
         // Tried once: the next one brings newer positions.
         let task = async move { Event::AutoCommitted(commit_once(&client, &config, &member, &offsets).await) };
         self.auto_committing = Some(self.tasks.spawn(task));
+    }
+
+    /// Whether the group knows this consumer. A subscriber outside of its generation would pass as a stranger, of whom an
+    /// empty group takes any commit, also one that is older than what others committed meanwhile.
+    fn may_commit(&self) -> bool {
+        !matches!(self.subscription, Subscription::Topics(_)) || self.membership.member().generation >= 0
     }
 
     /// Before another commit: the automatic one under way must not come behind it. What it has sent already stays in
@@ -405,10 +415,9 @@ impl Consumer {
         if offsets.is_empty() {
             return Ok(());
         }
-        if self.membership.is_settling() {
-            // There is no generation to commit for, and the coordinator would take this for the commit of a stranger.
+        if !self.may_commit() {
             let what = format!("commit offsets of group '{}'", config.group_id);
-            let hint = "the group is rebalancing; poll until that is over and commit then";
+            let hint = "this consumer is not in the group's present generation; poll until it is and commit then";
             return Err(Error::server(what, ErrorCode::RebalanceInProgress.code(), Some(hint)));
         }
         self.stop_auto_commit();
@@ -494,7 +503,7 @@ impl Consumer {
     /// Commits if auto commit is on, and leaves the group.
     pub async fn close(mut self) -> Result<()> {
         let mut result = Ok(());
-        if self.settings.auto_commit.is_some() && !self.membership.is_settling() {
+        if self.settings.auto_commit.is_some() && self.may_commit() {
             result = self.commit().await;
         }
         self.leave_group().await;

@@ -169,6 +169,31 @@ async fn a_full_buffer_makes_senders_wait() {
 }
 
 #[tokio::test]
+async fn without_acks_memory_is_bounded_as_well() {
+    let broker = FakeBroker::start(1).await;
+    broker.script(std::iter::repeat_n(Fault::Stall, 100_000));
+    let properties = [("acks", "0"), ("buffer.memory", "1000000"), ("max.block.ms", "50")];
+    let producer = producer(&broker, &properties).await;
+    let value = vec![0; 60_000];
+    let mut taken = 0;
+    // The sockets between take some megabytes.
+    while taken < 1000 && producer.send(Record::new(TOPIC, None, Some(&value))).await.map(drop).is_ok() {
+        taken += 1;
+    }
+    assert!(taken < 1000, "{taken} records were taken and have gone nowhere");
+}
+
+#[tokio::test]
+async fn a_broker_that_tells_nothing_blocks_for_max_block() {
+    let broker = FakeBroker::start(1).await;
+    let producer = producer(&broker, &[("max.block.ms", "50"), ("request.timeout.ms", "30000")]).await;
+    broker.state.lock().silent_metadata = true;
+    let send = producer.send(Record::new(TOPIC, None, None));
+    let error = tokio::time::timeout(Duration::from_secs(15), send).await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("find topic 't' within 50 ms"), "{error}");
+}
+
+#[tokio::test]
 async fn a_broker_of_kafka_2_1_is_spoken_to_in_its_versions() {
     let broker = FakeBroker::start(1).await;
     broker.state.lock().versions = Some(vec![

@@ -37,6 +37,8 @@ pub enum Fault {
     CloseAfter,
     /// No answer ever.
     Silence,
+    /// Nothing more is read from the connection.
+    Stall,
     /// The batches are written, and no answer ever.
     SilenceAfter,
     /// An error for every partition, nothing written.
@@ -73,6 +75,8 @@ pub struct State {
     pub commit_faults: VecDeque<Fault>,
     /// What was committed for partition 0, in the order of the commits.
     pub commits: Vec<i64>,
+    /// Metadata is asked for in vain.
+    pub silent_metadata: bool,
     /// The versions that produce requests came in.
     pub produce_versions: Vec<i16>,
 }
@@ -134,6 +138,7 @@ impl FakeBroker {
 enum Reply {
     Answer(Bytes),
     Nothing,
+    Stall,
     Close,
 }
 
@@ -156,6 +161,7 @@ async fn serve(mut socket: TcpStream, port: u16, state: Arc<Mutex<State>>) {
                 }
             }
             Reply::Nothing => {}
+            Reply::Stall => std::future::pending().await,
             Reply::Close => return,
         }
     }
@@ -174,6 +180,7 @@ fn answer(frame: Bytes, port: u16, state: &mut State) -> Reply {
             let (response, version) = api_versions(state, version);
             reply(api, version, id, &response)
         }
+        ApiKey::Metadata if state.silent_metadata => Reply::Nothing,
         ApiKey::Metadata => reply(api, version, id, &metadata(port, version, state)),
         ApiKey::InitProducerId => {
             state.next_producer_id += 1;
@@ -189,7 +196,7 @@ fn answer(frame: Bytes, port: u16, state: &mut State) -> Reply {
             let request = m::FetchRequest::decode(&mut r, version).unwrap();
             match state.fetch_faults.pop_front().unwrap_or(Fault::None) {
                 Fault::CloseBefore | Fault::CloseAfter => Reply::Close,
-                Fault::Silence | Fault::SilenceAfter => Reply::Nothing,
+                Fault::Silence | Fault::SilenceAfter | Fault::Stall => Reply::Nothing,
                 Fault::Refuse(code) | Fault::RefuseAfter(code) => {
                     reply(api, version, id, &fetch(&request, state, code))
                 }
@@ -279,8 +286,10 @@ fn metadata(port: u16, version: i16, state: &State) -> m::MetadataResponse {
 
 fn produce(request: m::ProduceRequest, version: i16, id: i32, state: &mut State) -> Reply {
     let fault = state.faults.pop_front().unwrap_or(Fault::None);
-    if fault == Fault::CloseBefore {
-        return Reply::Close;
+    match fault {
+        Fault::CloseBefore => return Reply::Close,
+        Fault::Stall => return Reply::Stall,
+        _ => {}
     }
     let mut responses = Vec::new();
     for topic in request.topic_data {
