@@ -113,6 +113,8 @@ pub enum ReadError {
     Corrupt { log: TopicPartition, offset: i64, file: PathBuf, position: u64 },
     #[error("failed to read {log}: {source}")]
     Io { log: TopicPartition, source: io::Error },
+    #[error("failed to read {log}: the log was deleted")]
+    Closed { log: TopicPartition },
     #[error("failed to read: {0}")]
     Offline(#[from] Offline),
 }
@@ -122,6 +124,7 @@ impl ReadError {
         match self {
             ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
             ReadError::Corrupt { .. } => ErrorCode::CorruptMessage,
+            ReadError::Closed { .. } => ErrorCode::NotLeaderOrFollower,
             ReadError::Io { .. } | ReadError::Offline(_) => ErrorCode::KafkaStorageError,
         }
     }
@@ -138,6 +141,15 @@ pub enum FlushError {
     /// Nothing is lost; the next flush makes up for it.
     #[error("failed to flush {log}: the process has no memory or file descriptors left ({reason}). Raise `ulimit -n`")]
     Exhausted { log: TopicPartition, reason: String },
+}
+
+impl FlushError {
+    pub fn error_code(&self) -> ErrorCode {
+        match self {
+            FlushError::Offline(_) | FlushError::Exhausted { .. } => ErrorCode::KafkaStorageError,
+            FlushError::Closed { .. } => ErrorCode::NotLeaderOrFollower,
+        }
+    }
 }
 
 /// Why a log directory or a log in it could not be opened, created or closed.

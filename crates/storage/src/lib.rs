@@ -23,7 +23,9 @@ pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{AppendError, FlushError, Offline, OpenError, ReadError};
 pub use flusher::{DurableCallback, Flusher};
 pub use leader_epoch::{UNDEFINED_EPOCH, UNDEFINED_OFFSET};
-pub use log::{AppendInfo, AppendOrigin, Log, LogRecovery, LogSlice, TimestampedOffset};
+pub use log::{
+    AbortedTransaction, AppendInfo, AppendOrigin, Log, LogRecovery, LogSlice, TimestampedOffset, TransactionMarker,
+};
 pub use log_dir::{LogDir, LogDirConfig, RecoveryReport, TopicLog};
 pub use producer_state::ActiveProducer;
 pub use segment::CorruptRange;

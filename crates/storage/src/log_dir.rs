@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -80,6 +80,8 @@ pub struct LogDir {
     /// Held while logs are created or deleted.
     changing: Mutex<()>,
     flusher: Flusher,
+    /// Directories of deleted logs, each with the time to remove it.
+    doomed: Mutex<Vec<(Instant, PathBuf)>>,
     clock: Mutex<RetentionClock>,
     /// What the checkpoint files hold, as far as this process read or wrote them.
     checkpointed: Mutex<HashMap<&'static str, Offsets>>,
@@ -88,6 +90,7 @@ pub struct LogDir {
 
 const LOCK_FILE: &str = ".lock";
 const DELETE_SUFFIX: &str = "-delete";
+const STRAY_SUFFIX: &str = "-stray";
 
 impl LogDir {
     /// Locks the directory (created when missing), recovers and opens all logs in it.
@@ -121,6 +124,7 @@ impl LogDir {
             logs: RwLock::new(logs),
             changing: Mutex::new(()),
             flusher,
+            doomed: Mutex::default(),
             clock: Mutex::new(RetentionClock::new(wall_clock_ms(), Instant::now())),
             checkpointed: Mutex::new(checkpointed),
             _lock: lock,
@@ -191,28 +195,58 @@ impl LogDir {
         Ok(created)
     }
 
-    /// Deletes the log of a partition: renamed first, so that a crash cannot bring half of it back, then removed.
-    /// Readers that hold slices go on reading. False when there is none.
+    /// Deletes the log of a partition: renamed first, so that a crash cannot bring half of it back, then removed after
+    /// `file.delete.delay.ms`, see [`LogDir::remove_doomed`]. Readers that hold slices go on reading. False when there is none.
     pub fn delete_log(&self, topic_partition: &TopicPartition) -> Result<bool, OpenError> {
         let _changing = self.changing.lock();
         let Some(log) = self.logs.write().remove(topic_partition) else { return Ok(false) };
         log.shut();
-        let mut name = topic_partition.to_string();
-        // Kafka's form is TOPIC-PARTITION.UNIQUE-delete, at most 255 characters.
+        let doomed = self.rename_away(&log, DELETE_SUFFIX)?;
+        let delay_ms = log.config().file_delete_delay_ms.unsigned_abs();
+        self.doomed.lock().push((Instant::now() + Duration::from_millis(delay_ms), doomed));
+        self.remove_doomed();
+        Ok(true)
+    }
+
+    /// Removes the directories of deleted logs whose time has come (`file.delete.delay.ms`). To be called every second or
+    /// so.
+    pub fn remove_doomed(&self) {
+        let now = Instant::now();
+        let due: Vec<_> = self.doomed.lock().extract_if(.., |(due, _)| *due <= now).collect();
+        for (_, dir) in due {
+            if let Err(error) = self.disk().remove_dir_all(&dir) {
+                tracing::error!(dir = %dir.display(), %error, "failed to remove a deleted log; the next start tries again");
+            }
+        }
+    }
+
+    /// Takes a log out of use and keeps its directory under another name, which is returned.
+    pub fn set_aside(&self, topic_partition: &TopicPartition) -> Result<PathBuf, OpenError> {
+        let _changing = self.changing.lock();
+        let removed = self.logs.write().remove(topic_partition);
+        let log = removed.ok_or_else(|| OpenError::Layout {
+            dir: self.path().to_owned(),
+            reason: format!("it holds no log of {topic_partition}"),
+        })?;
+        log.shut();
+        self.rename_away(&log, STRAY_SUFFIX)
+    }
+
+    /// Renames the directory of a log in Kafka's form: TOPIC-PARTITION.UNIQUE-SUFFIX, at most 255 characters.
+    fn rename_away(&self, log: &Log, suffix: &str) -> Result<PathBuf, OpenError> {
+        let mut name = log.topic_partition().to_string();
         let unique: String = Uuid::random().0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let suffix = format!(".{unique}{DELETE_SUFFIX}");
+        let suffix = format!(".{unique}{suffix}");
         let mut most = 255 - suffix.len();
         while !name.is_char_boundary(most.min(name.len())) {
             most -= 1;
         }
         name.truncate(most);
-        let doomed = self.path().join(name + &suffix);
-        let disk = self.disk();
-        let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: log.dir().to_owned(), source };
-        disk.rename(log.dir(), &doomed).map_err(failed)?;
-        disk.sync_dir(self.path()).map_err(failed)?;
-        disk.remove_dir_all(&doomed).map_err(failed)?;
-        Ok(true)
+        let away = self.path().join(name + &suffix);
+        let failed = |source| OpenError::Log { log: log.topic_partition().clone(), dir: log.dir().to_owned(), source };
+        self.disk().rename(log.dir(), &away).map_err(failed)?;
+        self.disk().sync_dir(self.path()).map_err(failed)?;
+        Ok(away)
     }
 
     /// Makes everything durable, indexes and producer state included, and writes the checkpoint files, so that a
@@ -261,10 +295,15 @@ impl LogDir {
         }
     }
 
+    /// The time by a clock that follows the wall clock but does not leap forward with it.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.lock().now(wall_clock_ms(), Instant::now())
+    }
+
     /// Applies retention to all logs and forgets producers that are gone for long, by a clock that follows the wall clock but does not leap forward with it.
     /// Returns the number of segments deleted.
     pub fn apply_retention(&self) -> usize {
-        let now_ms = self.clock.lock().now(wall_clock_ms(), Instant::now());
+        let now_ms = self.now_ms();
         let mut deleted = 0;
         for log in self.logs() {
             log.expire_producers(now_ms.saturating_sub(self.config.producer_id_expiration_ms));

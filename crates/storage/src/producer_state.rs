@@ -88,6 +88,17 @@ impl ProducerEntry {
     }
 }
 
+/// A transaction whose marker was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EndedTransaction {
+    pub producer_id: i64,
+    pub first_offset: i64,
+    /// Of the marker.
+    pub last_offset: i64,
+    /// With the transaction ended.
+    pub last_stable_offset: i64,
+}
+
 /// A producer as DescribeProducers shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActiveProducer {
@@ -172,19 +183,24 @@ impl ProducerState {
         Ok(())
     }
 
-    /// Takes note of a batch that was appended. `header` carries its final offsets.
-    pub fn update(&mut self, header: &BatchHeader) {
+    /// Takes note of a batch that was appended. `header` carries its final offsets. Returns the transaction that it ended.
+    pub fn update(&mut self, header: &BatchHeader) -> Option<EndedTransaction> {
         if !header.has_producer_id() {
-            return;
+            return None;
         }
         let entry = self.producers.entry(header.producer_id).or_insert_with(ProducerEntry::new);
         entry.set_epoch(header.producer_epoch);
         entry.last_timestamp_ms = header.max_timestamp_ms;
         if header.is_control() {
-            if let Some(first) = entry.transaction_first_offset.take() {
-                self.open_transactions.remove(&first);
-            }
-            return;
+            let first_offset = entry.transaction_first_offset.take()?;
+            self.open_transactions.remove(&first_offset);
+            let last_offset = header.last_offset();
+            return Some(EndedTransaction {
+                producer_id: header.producer_id,
+                first_offset,
+                last_offset,
+                last_stable_offset: self.first_unstable_offset().unwrap_or(last_offset + 1),
+            });
         }
         if entry.batches.len() == BATCHES_KEPT {
             entry.batches.pop_front();
@@ -194,6 +210,7 @@ impl ProducerState {
             entry.transaction_first_offset = Some(header.base_offset);
             self.open_transactions.insert(header.base_offset);
         }
+        None
     }
 
     /// Puts batches that were appended in front of those that are known, as far as they are of the same epoch. False when

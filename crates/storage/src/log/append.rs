@@ -88,6 +88,7 @@ impl Log {
         } else {
             self.write_many(&mut writer, &segment, batches, &checked, (first_offset, leader_epoch), origin, &config)?;
         }
+        self.note_transactions(&writer);
         self.publish(LogEnd { offset: last_offset + 1, segment_base: segment.base_offset, position: position + len });
         drop(writer);
         self.health.note_written();

@@ -12,6 +12,7 @@ mod in_flight;
 mod read;
 pub(crate) mod recover;
 mod retention;
+mod transactions;
 
 use std::fmt;
 use std::io;
@@ -26,6 +27,7 @@ use parking_lot::{Mutex, RwLock};
 pub use append::{AppendInfo, AppendOrigin};
 pub use read::{LogSlice, TimestampedOffset};
 pub use recover::LogRecovery;
+pub use transactions::{AbortedTransaction, TransactionMarker};
 
 use crate::checkpoint;
 use crate::config::LogConfig;
@@ -126,6 +128,10 @@ pub struct Log {
     /// The offset behind which nothing needs recovery, as of the last checkpoint.
     recovery_point: AtomicI64,
     writer: Mutex<Writer>,
+    /// The first offset of the oldest undecided transaction; `i64::MAX` without one.
+    first_unstable: AtomicI64,
+    /// None is ever added: this broker does not take transactions.
+    aborted: Vec<AbortedTransaction>,
     epochs: Mutex<LeaderEpochs>,
     /// Held by the one that flushes.
     flushing: Mutex<()>,
@@ -213,8 +219,7 @@ impl Log {
 
     /// The offset of the first record whose transaction is undecided, or the durable end when there is none.
     pub fn last_stable_offset(&self) -> i64 {
-        let durable = self.durable_end_offset();
-        self.writer.lock().producers.first_unstable_offset().map_or(durable, |first| first.min(durable))
+        self.durable_end_offset().min(self.first_unstable.load(Ordering::Acquire))
     }
 
     /// Bytes of all segment files, indexes not counted.
@@ -266,6 +271,11 @@ impl Log {
     /// Whether the log directory is in use, and if not, why.
     pub fn check_online(&self) -> Result<(), Offline> {
         self.health.check()
+    }
+
+    fn note_transactions(&self, writer: &Writer) {
+        let first = writer.producers.first_unstable_offset().unwrap_or(i64::MAX);
+        self.first_unstable.store(first, Ordering::Release);
     }
 
     pub(crate) fn snapshot(&self) -> Segments {

@@ -21,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::append::roll_jitter_ms;
 use super::in_flight::complete_batches;
+use super::transactions::{AbortedTransaction, load_aborted};
 use super::{DirHealth, Log, LogEnd, Writer, wall_clock_ms};
 use crate::checkpoint;
 use crate::config::LogConfig;
@@ -29,7 +30,7 @@ use crate::error::{OpenError, is_disk_full};
 use crate::flusher::{FlushQueue, Waiters};
 use crate::index::{IndexFile, OffsetEntry, TimeEntry};
 use crate::leader_epoch::LeaderEpochs;
-use crate::producer_state::{ProducerState, snapshot_path};
+use crate::producer_state::{EndedTransaction, ProducerState, snapshot_path};
 use crate::scan::{BatchScan, HeaderScan, ScanError};
 use crate::segment::{
     CorruptRange, INDEX_SUFFIX, LOG_SUFFIX, Segment, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX, file_path,
@@ -83,6 +84,7 @@ struct Opening<'a> {
     /// See [`Checkpoints::durable`].
     durable: i64,
     epochs: LeaderEpochs,
+    aborted: Vec<AbortedTransaction>,
     report: LogRecovery,
 }
 
@@ -104,6 +106,7 @@ impl Log {
         let parts = Parts {
             segments: vec![Arc::new(segment)],
             epochs: LeaderEpochs::default(),
+            aborted: Vec::new(),
             writer: Writer::default(),
             next_offset: 0,
             log_start_offset: 0,
@@ -137,6 +140,7 @@ impl Log {
             index_interval_bytes: config.index_interval_bytes,
             durable: checkpoints.durable(),
             epochs,
+            aborted: Vec::new(),
             report: LogRecovery::default(),
         };
         let parts = opening.open(checkpoints, &config);
@@ -184,6 +188,8 @@ impl Log {
             synced_offset: AtomicI64::new(end.offset),
             log_start_offset: AtomicI64::new(parts.log_start_offset),
             recovery_point: AtomicI64::new(parts.recovery_point),
+            first_unstable: AtomicI64::new(parts.writer.producers.first_unstable_offset().unwrap_or(i64::MAX)),
+            aborted: parts.aborted,
             writer: Mutex::new(parts.writer),
             epochs: Mutex::new(parts.epochs),
             flushing: Mutex::new(()),
@@ -201,6 +207,7 @@ impl Log {
 struct Parts {
     segments: Vec<Arc<Segment>>,
     epochs: LeaderEpochs,
+    aborted: Vec<AbortedTransaction>,
     writer: Writer,
     next_offset: i64,
     log_start_offset: i64,
@@ -262,8 +269,9 @@ impl Opening<'_> {
         let writer = self.load_producers(&segments, next_offset, config)?;
         let recovery_point = if scanned { -1 } else { next_offset };
         let epochs = std::mem::take(&mut self.epochs);
+        let aborted = std::mem::take(&mut self.aborted);
         let log_start_offset = log_start.max(segments.first().map_or(0, |segment| segment.base_offset));
-        Ok(Parts { segments, epochs, writer, next_offset, log_start_offset, recovery_point })
+        Ok(Parts { segments, epochs, aborted, writer, next_offset, log_start_offset, recovery_point })
     }
 
     /// The base offsets of the segments, ascending. Removes what interrupted work left behind.
@@ -426,7 +434,7 @@ impl Opening<'_> {
     }
 
     /// Producer state from the newest usable snapshot and the batch headers behind it.
-    fn load_producers(&self, segments: &[Arc<Segment>], end: i64, config: &LogConfig) -> io::Result<Writer> {
+    fn load_producers(&mut self, segments: &[Arc<Segment>], end: i64, config: &LogConfig) -> io::Result<Writer> {
         let mut snapshots: Vec<i64> = Vec::new();
         for entry in self.disk().list(self.dir)? {
             if let Some(offset) = entry.name.strip_suffix(".snapshot").and_then(|name| name.parse().ok()) {
@@ -457,9 +465,11 @@ impl Opening<'_> {
             snapshots.pop();
         }
         complete_batches(segments, from, end, &mut producers)?;
+        let mut ended = Vec::new();
         for segment in segments.iter().filter(|_| from < end) {
-            replay_producers(segment, from, &mut producers)?;
+            replay_producers(segment, from, &mut producers, &mut ended)?;
         }
+        self.aborted = load_aborted(&self.shared.disk, self.dir, (segments, end), ended)?;
         let roll_jitter_ms = roll_jitter_ms(config);
         Ok(Writer { producers, snapshots, roll_jitter_ms, closed: false })
     }
@@ -641,7 +651,13 @@ fn reaches(file: &dyn DiskFile, offset: i64) -> io::Result<bool> {
     }
 }
 
-fn replay_producers(segment: &Segment, from: i64, producers: &mut ProducerState) -> io::Result<()> {
+/// Adds the transactions that ended to `ended`, each with the position of its marker.
+fn replay_producers(
+    segment: &Segment,
+    from: i64,
+    producers: &mut ProducerState,
+    ended: &mut Vec<(EndedTransaction, u64)>,
+) -> io::Result<()> {
     if segment.size() == 0 {
         return Ok(());
     }
@@ -659,7 +675,9 @@ fn replay_producers(segment: &Segment, from: i64, producers: &mut ProducerState)
             scan.seek(range.end_position);
         }
         match scan.next() {
-            Ok(Some((_, header))) if header.base_offset >= from => producers.update(&header),
+            Ok(Some((position, header))) if header.base_offset >= from => {
+                ended.extend(producers.update(&header).map(|ended| (ended, position)));
+            }
             Ok(Some(_)) => {}
             Ok(None) => return Ok(()),
             Err(ScanError::Io(error)) => return Err(error),

@@ -26,8 +26,7 @@ impl Log {
         let mut writer = self.writer.lock();
         self.health.check()?;
         if self.deleted.load(Ordering::Acquire) {
-            let source = io::Error::new(io::ErrorKind::NotFound, "the log was deleted");
-            return Err(ReadError::Io { log: self.topic_partition.clone(), source });
+            return Err(ReadError::Closed { log: self.topic_partition.clone() });
         }
         self.log_start_offset.fetch_max(offset, Ordering::AcqRel);
         let deleted = self.delete_oldest(&mut writer.snapshots, |_, next| next <= offset);

@@ -269,7 +269,29 @@ fn leftovers_of_interrupted_deletions_go() {
     let (dir, report) = open(temp.path());
     assert!(!doomed.exists() && !orphan.exists() && !deleted.exists());
     assert_eq!(report.ignored, ["lost+found"]);
+    dir.log(&tp()).unwrap().set_config(LogConfig { file_delete_delay_ms: 0, ..LogConfig::default() });
     assert!(dir.delete_log(&tp()).unwrap() && !dir.delete_log(&tp()).unwrap());
     let left: Vec<_> = fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("games")), "{left:?}");
+}
+
+#[test]
+fn deleted_logs_stay_for_a_while_and_strays_for_good() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let named = |part: &str| {
+        let names = fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("games-0") && name.ends_with(part)).count()
+    };
+    append_records(&create(&dir, LogConfig { file_delete_delay_ms: 60_000, ..LogConfig::default() }), 1);
+    dir.delete_log(&tp()).unwrap();
+    dir.remove_doomed();
+    assert_eq!((named("-0"), named("-delete")), (0, 1));
+    append_records(&create(&dir, LogConfig::default()), 2);
+    let away = dir.set_aside(&tp()).unwrap();
+    assert!(away.exists() && dir.log(&tp()).is_none() && dir.set_aside(&tp()).is_err());
+    drop(dir);
+    let (dir, _) = open(temp.path());
+    assert_eq!((named("-0"), named("-delete"), named("-stray")), (0, 0, 1));
+    assert_eq!(create(&dir, LogConfig::default()).log_end_offset(), 0);
 }

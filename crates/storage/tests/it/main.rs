@@ -18,3 +18,4 @@ mod records;
 mod refusal;
 mod retention;
 mod support;
+mod transactions;
