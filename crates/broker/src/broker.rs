@@ -14,23 +14,26 @@ use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::{Disk, LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport};
 use tokio::sync::{mpsc, watch};
 
-use crate::clock;
 use crate::config::BrokerConfig;
 use crate::context::Context;
+use crate::descriptors;
 use crate::fetch::session::Sessions;
-use crate::group::offsets_log::OffsetsTopic;
+use crate::group::offsets_log::{OFFSETS_TOPIC, OffsetsTopic};
 use crate::group::service::GroupService;
 use crate::metadata::{Metadata, RegisterError};
 use crate::producer_ids::ProducerIds;
 use crate::registration::{self, Registrar};
 use crate::replicas::Replicas;
-use crate::server::{self, BindError};
+use crate::server::{self, BindError, Serving};
 use crate::topics::Topics;
 
 /// How often recovery points are written: what lies behind them is scanned after a crash.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 /// How often a broker that was started on a full disk looks whether there is space.
 const CATCH_UP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often overdue flushes (`flush.ms`) and removals (`file.delete.delay.ms`) are looked for.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,7 @@ pub struct Broker {
     ctx: Arc<Context>,
     stop: watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    serving: Serving,
 }
 
 struct Opened {
@@ -95,6 +99,7 @@ impl Broker {
     pub async fn start_on(mut config: BrokerConfig, disk: Arc<dyn Disk>) -> Result<Broker, StartError> {
         let listener = server::bind(&config)?;
         complete(&mut config, &listener.bound);
+        config.limits.max_connections = config.limits.max_connections.min(descriptors::for_connections());
         let settings = config.clone();
         let opened = tokio::task::spawn_blocking(move || open(&settings, disk));
         let Opened { log_dir, meta, metadata_log, features, clean } =
@@ -130,8 +135,8 @@ impl Broker {
         load_groups(&ctx.groups, offsets).await?;
         let (stop, stopped) = watch::channel(false);
         let tasks = background(&ctx, &stopped, deletions);
-        listener.serve(&ctx, &stopped);
-        Ok(Broker { ctx, stop, tasks })
+        let serving = listener.serve(&ctx, &stopped);
+        Ok(Broker { ctx, stop, tasks, serving })
     }
 
     pub fn context(&self) -> &Arc<Context> {
@@ -143,9 +148,11 @@ impl Broker {
         self.ctx.bound.first().copied()
     }
 
-    /// Stops accepting, ends the connections, closes the data cleanly.
+    /// Stops accepting, answers what was begun, ends the connections, closes the data cleanly.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
+        // What is appended is answered: a producer that got no answer would have to send it again.
+        self.serving.ended().await;
         for task in self.tasks {
             task.abort();
         }
@@ -182,7 +189,11 @@ fn complete(config: &mut BrokerConfig, bound: &[SocketAddr]) {
 }
 
 fn open(config: &BrokerConfig, disk: Arc<dyn Disk>) -> Result<Opened, StartError> {
-    let dir_config = LogDirConfig { flush_before_ack: config.flush_before_ack, ..LogDirConfig::default() };
+    let dir_config = LogDirConfig {
+        flush_before_ack: config.flush_before_ack,
+        producer_id_expiration_ms: config.properties.int("producer.id.expiration.ms"),
+        ..LogDirConfig::default()
+    };
     let formatted = MetaProperties::read(disk.as_ref(), &config.log_dir)?;
     if formatted.is_none() && !config.format_if_empty {
         return Err(StartError::NotFormatted { dir: config.log_dir.clone() });
@@ -234,15 +245,19 @@ fn tell(report: &RecoveryReport, config: &BrokerConfig) {
 async fn load_groups(groups: &Arc<GroupService>, offsets: Arc<OffsetsTopic>) -> Result<(), StartError> {
     let groups = groups.clone();
     let loaded = tokio::task::spawn_blocking(move || {
-        let mut records = Vec::new();
-        offsets.read_all(|record| records.push(record))?;
-        groups.load(records.into_iter());
-        Ok(())
+        let unreadable = offsets.read_all(|record| groups.replay(record));
+        for (partition, reason) in &unreadable {
+            tracing::error!(
+                "the groups in {OFFSETS_TOPIC}-{partition} are not served, as it cannot be read: {reason}. Restore the \
+                 partition's directory from a backup, or delete it to let these groups begin anew, and restart"
+            );
+        }
+        groups.loaded(unreadable.into_keys().collect());
     });
-    loaded.await.unwrap_or_else(|e| Err(e.to_string())).map_err(StartError::Groups)
+    loaded.await.map_err(|e| StartError::Groups(format!("failed to load the groups: {e}")))
 }
 
-/// What runs beside the requests. Nothing here ticks faster than once a minute, once the broker is registered.
+/// What runs beside the requests. Nothing here ticks faster than once a second.
 fn background(
     ctx: &Arc<Context>,
     stopped: &watch::Receiver<bool>,
@@ -251,7 +266,8 @@ fn background(
     let millis = |name: &str| u64::try_from(ctx.config.properties.int(name)).unwrap_or(u64::MAX);
     let timers = ctx.groups.clone();
     let offsets_check = Duration::from_millis(millis("offsets.retention.check.interval.ms"));
-    let group_timers = tokio::spawn(async move { timers.run_timers(offsets_check).await });
+    let log_dir = ctx.replicas.log_dir.clone();
+    let group_timers = tokio::spawn(async move { timers.run_timers(offsets_check, || log_dir.now_ms()).await });
     let groups = ctx.groups.clone();
     let forget_topics = tokio::spawn(async move {
         while let Some(topic) = deletions.recv().await {
@@ -261,11 +277,8 @@ fn background(
             }
         }
     });
-    let producer_expiration_ms = ctx.config.properties.int("producer.id.expiration.ms");
     let retention = every(ctx.config.retention_check_interval, stopped.clone(), ctx.clone(), move |ctx| {
         let segments = ctx.replicas.log_dir.apply_retention();
-        let before_ms = clock::wall_ms().saturating_sub(producer_expiration_ms);
-        ctx.topics.view().partitions().for_each(|partition| partition.log.expire_producers(before_ms));
         if segments > 0 {
             tracing::info!(segments, "deleted by retention");
             ctx.topics.view().partitions().for_each(|partition| partition.wake());
@@ -283,7 +296,11 @@ fn background(
             tokio::time::sleep(CATCH_UP_INTERVAL).await;
         }
     });
-    vec![group_timers, forget_topics, retention, checkpoints, catch_up]
+    let upkeep = every(UPKEEP_INTERVAL, stopped.clone(), ctx.clone(), |ctx| {
+        ctx.replicas.log_dir.flush_overdue();
+        ctx.replicas.log_dir.remove_doomed();
+    });
+    vec![group_timers, forget_topics, retention, checkpoints, catch_up, upkeep]
 }
 
 /// Runs blocking work again and again, the first time after one interval.

@@ -5,6 +5,7 @@ pub mod api;
 pub mod clock;
 pub mod config;
 pub mod context;
+mod descriptors;
 pub mod fetch;
 pub mod group;
 pub mod metadata;

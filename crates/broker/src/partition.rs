@@ -1,7 +1,7 @@
 //! A partition that this broker leads: its log, and who waits for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
 use caudal_storage::{AppendError, AppendInfo, AppendOrigin, FlushError, Log, LogDir, LogSlice, ReadError};
@@ -16,6 +16,7 @@ pub struct Partition {
     pub topic_id: Uuid,
     pub log: Arc<Log>,
     leader_epoch: AtomicI32,
+    short_of_replicas: AtomicBool,
     log_dir: Arc<LogDir>,
     flush_before_ack: bool,
     waiters: Arc<Waiters>,
@@ -52,7 +53,8 @@ impl Partition {
     ) -> Partition {
         let flush_before_ack = log_dir.flush_before_ack();
         let leader_epoch = AtomicI32::new(leader_epoch);
-        Partition { name, topic_id, log, leader_epoch, log_dir, flush_before_ack, waiters: Arc::default() }
+        let (short_of_replicas, waiters) = (AtomicBool::new(false), Arc::default());
+        Partition { name, topic_id, log, leader_epoch, short_of_replicas, log_dir, flush_before_ack, waiters }
     }
 
     pub fn leader_epoch(&self) -> i32 {
@@ -61,6 +63,15 @@ impl Partition {
 
     pub fn set_leader_epoch(&self, epoch: i32) {
         self.leader_epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// Whether fewer replicas are in sync than `min.insync.replicas` asks for: nothing is taken with acks=all then.
+    pub fn is_short_of_replicas(&self) -> bool {
+        self.short_of_replicas.load(Ordering::Relaxed)
+    }
+
+    pub fn set_short_of_replicas(&self, short: bool) {
+        self.short_of_replicas.store(short, Ordering::Relaxed);
     }
 
     /// Appends whole batches, stamped with offsets. `on_durable` is called once when they may be acknowledged, or with

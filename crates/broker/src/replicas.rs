@@ -1,5 +1,6 @@
 //! Makes the logs on disk be what the metadata says: creates, configures and removes them, and keeps [`Topics`] in step.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use caudal_cluster::MetadataImage;
@@ -12,6 +13,9 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::partition::Partition;
 use crate::topics::{Topic, Topics, TopicsView};
+
+/// Whose log is not among the topics of the image.
+const METADATA_TOPIC: &str = "__cluster_metadata";
 
 /// The partitions of this node.
 #[derive(Debug)]
@@ -37,6 +41,9 @@ impl Replicas {
             }
         }
         self.remove(&gone, &old, after);
+        if before.is_none() {
+            self.set_strays_aside(after);
+        }
         let topics = after.topics().map(|topic| {
             let known = old.by_id(&topic.id);
             let resource = ConfigResource::topic(topic.name.as_str());
@@ -61,6 +68,33 @@ impl Replicas {
                 partition.replicas.contains(&self.node_id) && known.and_then(|k| k.partition(index)).is_none()
             })
         })
+    }
+
+    /// A crash may come between a topic's end and that of its logs. What is left is kept, out of the way of a new topic of
+    /// that name: as in Kafka it is the operator's to delete.
+    fn set_strays_aside(&self, image: &MetadataImage) {
+        for log in self.log_dir.logs() {
+            let name = log.topic_partition();
+            if name.topic == METADATA_TOPIC {
+                continue;
+            }
+            // Without an id the log was never flushed; it goes by its name.
+            let topic = match log.topic_id() {
+                Some(id) => image.topic_by_id(&id),
+                None => image.topic(&name.topic),
+            };
+            let partition = topic.and_then(|topic| topic.partitions.get(&name.partition));
+            if partition.is_some_and(|partition| partition.replicas.contains(&self.node_id)) {
+                continue;
+            }
+            match self.log_dir.set_aside(name) {
+                Ok(dir) => tracing::warn!(
+                    partition = %name, dir = %dir.display(),
+                    "a log belongs to no partition of this node: it was set aside and can be deleted"
+                ),
+                Err(error) => tracing::error!(partition = %name, "failed to set a stray log aside: {error}"),
+            }
+        }
     }
 
     fn broker_configs<'i>(
@@ -91,22 +125,36 @@ impl Replicas {
         config_changed: bool,
         image: &MetadataImage,
     ) -> Topic {
-        let config =
-            (known.is_none() || config_changed || known.is_some_and(|k| k.partitions.len() != topic.partitions.len()))
-                .then(|| self.log_config(&topic.name, image));
+        let config = OnceCell::new();
+        let config = || config.get_or_init(|| self.log_config(&topic.name, image)).clone();
         let count = topic.partitions.keys().next_back().map_or(0, |last| last + 1);
         let partitions = (0..count).map(|index| {
             let wanted = topic.partitions.get(&index).filter(|p| p.replicas.contains(&self.node_id))?;
+            let short = self.is_short_of_replicas(&topic.name, wanted, image);
             if let Some(partition) = known.and_then(|k| k.partition(index)) {
                 partition.set_leader_epoch(wanted.leader_epoch);
-                if let Some(config) = &config {
-                    partition.log.set_config(config.clone());
+                partition.set_short_of_replicas(short);
+                if config_changed {
+                    partition.log.set_config(config());
                 }
                 return Some(partition.clone());
             }
-            self.create(topic, index, wanted.leader_epoch, config.clone().unwrap_or_default())
+            let created = self.create(topic, index, wanted.leader_epoch, config())?;
+            created.set_short_of_replicas(short);
+            Some(created)
         });
         Topic { name: topic.name.as_str().into(), id: topic.id, partitions: partitions.collect() }
+    }
+
+    /// `min.insync.replicas`, as far as there are so many replicas, against those that are in sync.
+    fn is_short_of_replicas(&self, topic: &str, partition: &image::Partition, image: &MetadataImage) -> bool {
+        if partition.isr.len() >= partition.replicas.len() {
+            return false;
+        }
+        let values = self.static_config.topic_values(image, self.node_id, topic);
+        let wanted = values.into_iter().find(|(name, _)| name == "min.insync.replicas");
+        let wanted: usize = wanted.and_then(|(_, value)| value.parse().ok()).unwrap_or(1);
+        partition.isr.len() < wanted.min(partition.replicas.len())
     }
 
     fn create(&self, topic: &image::Topic, index: i32, leader_epoch: i32, config: LogConfig) -> Option<Arc<Partition>> {

@@ -14,7 +14,7 @@ pub async fn handle(
 ) -> DeleteGroupsResponse {
     let mut results = Vec::with_capacity(request.groups_names.len());
     for id in request.groups_names {
-        let mut error = ctx.groups.readiness();
+        let mut error = ctx.groups.readiness(&id);
         if !error.is_error() {
             let (verdict, stored) = ctx.groups.change(|c| c.delete(&id)).await;
             error = if verdict.is_error() { verdict } else { stored };

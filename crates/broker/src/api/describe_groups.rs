@@ -17,8 +17,8 @@ pub async fn handle(
     request: DescribeGroupsRequest,
     version: i16,
 ) -> DescribeGroupsResponse {
-    let ready = ctx.groups.readiness();
     let describe = |id: &String| {
+        let ready = ctx.groups.readiness(id);
         if ready.is_error() {
             return DescribedGroup { group_id: id.clone(), error_code: ready.code(), ..Default::default() };
         }

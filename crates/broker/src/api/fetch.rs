@@ -4,8 +4,9 @@
 //! whole however large it is, so that a consumer always gets on. Nothing at or above the high watermark is served; with
 //! fsync before acknowledgement (the default) that is what is durable. Sessions: KIP-227, see [`crate::fetch::session`].
 //!
-//! There are no transactions yet: the last stable offset is the high watermark. A fetch that says it comes from a replica
-//! is refused, since this broker has none.
+//! Readers of committed records get those below the last stable offset, with the aborted transactions among them: they are
+//! there when Apache Kafka wrote the directory; this broker takes no transactions yet. A fetch that says it comes from a
+//! replica is refused, since this broker has none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::fetch_request::FetchRequest;
 use caudal_protocol::messages::fetch_response::{
-    FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
+    AbortedTransaction, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
 };
 use caudal_protocol::wire::Records;
 use tokio::time::{Instant, timeout_at};
@@ -27,6 +28,9 @@ use crate::fetch::waiters::Registration;
 use crate::partition::Partition;
 use crate::server::{FileRange, Response};
 use crate::topics::TopicsView;
+
+/// The isolation level of consumers that leave out what is undecided or aborted.
+const READ_COMMITTED: i8 = 1;
 
 /// What one pass over the partitions found.
 #[derive(Default)]
@@ -88,6 +92,7 @@ fn resolve<'v>(view: &'v TopicsView, key: &PartitionKey) -> Result<&'v Arc<Parti
 
 fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchContext, max_bytes: usize) -> Pass {
     let view = ctx.topics.view();
+    let committed_only = isolation_level == READ_COMMITTED;
     let mut pass = Pass { answers: Vec::with_capacity(context.partitions.len()), ..Pass::default() };
     for (key, wanted) in &context.partitions {
         let partition = match resolve(&view, key) {
@@ -99,7 +104,7 @@ fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchCon
         };
         pass.present.push(partition.clone());
         let left = max_bytes.saturating_sub(pass.bytes);
-        let mut data = match read_one(partition, wanted, left, pass.bytes == 0, &mut pass.ranges) {
+        let mut data = match read_one(partition, wanted, committed_only, (left, pass.bytes == 0), &mut pass.ranges) {
             Ok(data) => data,
             Err(error) => {
                 pass.failed = true;
@@ -109,7 +114,7 @@ fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchCon
         if data.error_code == ErrorCode::FencedLeaderEpoch.code() {
             data.current_leader = LeaderIdAndEpoch { leader_id: ctx.node_id(), leader_epoch: partition.leader_epoch() };
         }
-        if isolation_level == 0 {
+        if !committed_only {
             data.aborted_transactions = None;
         }
         pass.bytes += data.records.as_ref().map_or(0, Records::len);
@@ -126,8 +131,8 @@ fn storage_error_for(version: i16, error: ErrorCode) -> ErrorCode {
 fn read_one(
     partition: &Arc<Partition>,
     wanted: &Wanted,
-    left: usize,
-    first: bool,
+    committed_only: bool,
+    (left, first): (usize, bool),
     ranges: &mut Vec<FileRange>,
 ) -> Result<PartitionData, ErrorCode> {
     partition.check_leader_epoch(wanted.current_leader_epoch)?;
@@ -137,9 +142,19 @@ fn read_one(
     if wanted.offset < log_start_offset || wanted.offset > partition.log.log_end_offset() {
         return Err(ErrorCode::OffsetOutOfRange);
     }
+    let last_stable_offset = partition.log.last_stable_offset().min(high_watermark);
+    let end_offset = if committed_only { last_stable_offset } else { high_watermark };
+    let aborted = |t: caudal_storage::AbortedTransaction| AbortedTransaction {
+        producer_id: t.producer_id,
+        first_offset: t.first_offset,
+    };
+    let aborted_transactions = committed_only.then(|| {
+        let aborted_there = partition.log.aborted_transactions(wanted.offset, end_offset);
+        aborted_there.into_iter().map(aborted).collect()
+    });
     let mut records = Records::Bytes(Bytes::new());
-    if wanted.offset < high_watermark && (max_bytes > 0 || first) {
-        let slice = partition.read(wanted.offset, max_bytes, high_watermark, first)?;
+    if wanted.offset < end_offset && (max_bytes > 0 || first) {
+        let slice = partition.read(wanted.offset, max_bytes, end_offset, first)?;
         if slice.len > 0 {
             records = Records::External { id: ranges.len(), len: slice.len };
             ranges.push(FileRange { file: slice.file, position: slice.position, len: slice.len });
@@ -148,7 +163,8 @@ fn read_one(
     Ok(PartitionData {
         partition_index: partition.name.partition,
         high_watermark,
-        last_stable_offset: high_watermark,
+        last_stable_offset,
+        aborted_transactions,
         log_start_offset,
         records: Some(records),
         ..PartitionData::default()

@@ -11,7 +11,7 @@ pub async fn handle(
     request: HeartbeatRequest,
     _version: i16,
 ) -> HeartbeatResponse {
-    let mut error = ctx.groups.readiness();
+    let mut error = ctx.groups.readiness(&request.group_id);
     if !error.is_error() {
         let instance = request.group_instance_id.as_deref();
         error = ctx.groups.heartbeat(&request.group_id, &request.member_id, instance, request.generation_id);

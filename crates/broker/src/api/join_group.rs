@@ -14,7 +14,7 @@ pub async fn handle(
     request: JoinGroupRequest,
     version: i16,
 ) -> JoinGroupResponse {
-    let error = ctx.groups.readiness();
+    let error = ctx.groups.readiness(&request.group_id);
     let error = if error.is_error() {
         error
     } else if request.group_instance_id.is_some() && version < 5 {

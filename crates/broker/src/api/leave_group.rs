@@ -12,7 +12,7 @@ pub async fn handle(
     request: LeaveGroupRequest,
     version: i16,
 ) -> LeaveGroupResponse {
-    let error = ctx.groups.readiness();
+    let error = ctx.groups.readiness(&request.group_id);
     if error.is_error() {
         return LeaveGroupResponse { error_code: error.code(), ..Default::default() };
     }

@@ -16,6 +16,8 @@ use super::RequestHeader;
 use crate::context::Context;
 use crate::partition::Partition;
 
+/// The isolation level of consumers that leave out what is undecided or aborted.
+const READ_COMMITTED: i8 = 1;
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: i64 = -3;
@@ -38,7 +40,7 @@ pub async fn handle(
             let found = if seen.insert((topic.name.as_str(), wanted.partition_index)) {
                 view.partition(&topic.name, wanted.partition_index)
                     .ok_or(ErrorCode::UnknownTopicOrPartition)
-                    .and_then(|partition| find(partition, wanted, version))
+                    .and_then(|partition| find(partition, wanted, version, request.isolation_level == READ_COMMITTED))
                     .map(|found| if version < 4 { without_epoch(found) } else { found })
             } else {
                 Err(ErrorCode::InvalidRequest)
@@ -75,6 +77,7 @@ fn find(
     partition: &Partition,
     wanted: &ListOffsetsPartition,
     version: i16,
+    committed_only: bool,
 ) -> Result<ListOffsetsPartitionResponse, ErrorCode> {
     partition.check_leader_epoch(wanted.current_leader_epoch)?;
     if known_from(wanted.timestamp).is_none_or(|from| version < from) {
@@ -86,9 +89,11 @@ fn find(
     };
     let log = &partition.log;
     let high_watermark = partition.high_watermark();
+    // What may be read: consumers of committed records are told nothing of what is undecided.
+    let end = if committed_only { log.last_stable_offset().min(high_watermark) } else { high_watermark };
     let at = |offset: i64, leader_epoch: i32| ListOffsetsPartitionResponse { offset, leader_epoch, ..nothing.clone() };
     Ok(match wanted.timestamp {
-        LATEST => at(high_watermark, partition.leader_epoch()),
+        LATEST => at(end, partition.leader_epoch()),
         EARLIEST | EARLIEST_LOCAL => {
             let start = log.log_start_offset();
             at(start, log.epoch_for_offset(start).unwrap_or(-1))
@@ -104,7 +109,7 @@ fn find(
                 tracing::error!("{error}");
                 error.error_code()
             })?;
-            match found.filter(|f| f.offset < high_watermark) {
+            match found.filter(|f| f.offset < end) {
                 Some(found) => ListOffsetsPartitionResponse {
                     timestamp: found.timestamp_ms,
                     ..at(found.offset, found.leader_epoch.unwrap_or(-1))

@@ -171,6 +171,13 @@ serve! {
     DescribeProducers 0..=0 => describe_producers(describe_producers_request::DescribeProducersRequest);
 }
 
+/// Whether a frame (without its length) asks for something that waits for others: for records, or for the other members of a
+/// group.
+pub fn is_open_ended(frame: &[u8]) -> bool {
+    let key = frame.first_chunk().map(|key| i16::from_be_bytes(*key));
+    [ApiKey::Fetch, ApiKey::JoinGroup, ApiKey::SyncGroup].iter().any(|open_ended| key == Some(open_ended.code()))
+}
+
 /// Starts the work that a frame (without its length) asks for.
 pub fn dispatch(ctx: &Arc<Context>, connection: &Arc<ConnectionInfo>, mut frame: BytesMut) -> Result<Work, Refused> {
     let frame_bytes = frame.len();

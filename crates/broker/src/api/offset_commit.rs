@@ -17,7 +17,7 @@ pub async fn handle(
     request: OffsetCommitRequest,
     version: i16,
 ) -> OffsetCommitResponse {
-    let ready = ctx.groups.readiness();
+    let ready = ctx.groups.readiness(&request.group_id);
     let mut accepted = Vec::new();
     // Per topic and partition: the error found before anything is stored.
     let mut verdicts: Vec<(OffsetCommitResponseTopic, Vec<(i32, ErrorCode)>)> = Vec::new();

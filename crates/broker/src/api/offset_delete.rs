@@ -15,7 +15,7 @@ pub async fn handle(
     request: OffsetDeleteRequest,
     _version: i16,
 ) -> OffsetDeleteResponse {
-    let mut error = ctx.groups.readiness();
+    let mut error = ctx.groups.readiness(&request.group_id);
     if !error.is_error() && !ctx.groups.view(|c| c.exists(&request.group_id)) {
         error = ErrorCode::GroupIdNotFound;
     }

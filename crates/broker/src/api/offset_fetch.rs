@@ -51,7 +51,7 @@ fn classic_topic(topic: OffsetFetchResponseTopics, version: i16, error_code: i16
 }
 
 fn fetch(ctx: &Context, group: OffsetFetchRequestGroup, version: i16) -> OffsetFetchResponseGroup {
-    let error = ctx.groups.readiness();
+    let error = ctx.groups.readiness(&group.group_id);
     let mut answer =
         OffsetFetchResponseGroup { group_id: group.group_id.clone(), error_code: error.code(), ..Default::default() };
     if error.is_error() {

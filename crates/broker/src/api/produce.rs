@@ -33,6 +33,7 @@ use crate::topics::Topic;
 /// The first version that is really served.
 pub const MIN_VERSION: i16 = 3;
 const UNKNOWN_OFFSET: i64 = -1;
+const ACKS_ALL: i16 = -1;
 
 /// Why a partition's records were not taken.
 struct Rejection {
@@ -70,12 +71,13 @@ pub async fn handle(
     }
     for (topic, partition, durable) in waiting {
         let Err(error) = durable.wait().await else { continue };
-        if let Some(error) = error {
+        if let Some(error) = &error {
             tracing::error!("{error}");
         }
+        let code = error.map_or(ErrorCode::KafkaStorageError, |error| error.error_code());
         let answer = response.responses.get_mut(topic).and_then(|t| t.partition_responses.get_mut(partition));
         if let Some(answer) = answer {
-            *answer = rejected(answer.index, ErrorCode::KafkaStorageError.into());
+            *answer = rejected(answer.index, code.into());
         }
     }
     Ok(Some(Response::new(encode(header, &response)?)))
@@ -101,7 +103,9 @@ fn append_all(ctx: &Context, version: i16, request: ProduceRequest) -> (ProduceR
             let index = part.index;
             let appended = match &refuse_all {
                 Some(refusal) => Err(refusal()),
-                None => find(topic, index, unknown).and_then(|partition| append(partition, part, version)),
+                None => {
+                    find(topic, index, unknown).and_then(|partition| append(partition, part, version, request.acks))
+                }
             };
             answers.push(match appended {
                 Ok((answer, durable)) => {
@@ -140,7 +144,11 @@ fn append(
     partition: &Arc<Partition>,
     part: PartitionProduceData,
     version: i16,
+    acks: i16,
 ) -> Result<(PartitionProduceResponse, Durable), Rejection> {
+    if acks == ACKS_ALL && partition.is_short_of_replicas() {
+        return Err(ErrorCode::NotEnoughReplicas.into());
+    }
     let records = match part.records {
         Some(Records::Bytes(records)) => records,
         _ => Bytes::new(),

@@ -11,7 +11,7 @@ pub async fn handle(
     request: SyncGroupRequest,
     _version: i16,
 ) -> SyncGroupResponse {
-    let error = ctx.groups.readiness();
+    let error = ctx.groups.readiness(&request.group_id);
     if error.is_error() {
         return SyncGroupResponse { error_code: error.code(), ..Default::default() };
     }

@@ -1,7 +1,7 @@
 //! All groups of this broker with their committed offsets: a fold over [`GroupRecord`]s plus the volatile side of
 //! rebalances. Pure: time comes in, records and answers go out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
@@ -49,6 +49,10 @@ pub struct Coordinator {
     pub config: GroupConfig,
     groups: HashMap<String, Group>,
     offsets: HashMap<String, Offsets>,
+    /// When to look at which group: no later than its next deadline. Heartbeats put deadlines off without telling.
+    deadlines: BTreeSet<(i64, String)>,
+    /// The entry of each group in `deadlines`.
+    scheduled: HashMap<String, i64>,
 }
 
 /// Who commits: what fences a zombie.
@@ -63,7 +67,34 @@ pub struct Committer<'a> {
 
 impl Coordinator {
     pub fn new(config: GroupConfig) -> Coordinator {
-        Coordinator { config, groups: HashMap::new(), offsets: HashMap::new() }
+        Coordinator {
+            config,
+            groups: HashMap::new(),
+            offsets: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            scheduled: HashMap::new(),
+        }
+    }
+
+    /// Puts a group's next deadline in its place; to be called whenever the group changed. Forgets a group that nobody ever
+    /// was in.
+    fn reschedule(&mut self, id: &str) {
+        if self.groups.get(id).is_some_and(Group::is_void) {
+            self.groups.remove(id);
+        }
+        let next = self.groups.get(id).and_then(Group::next_deadline_ms);
+        let known = self.scheduled.get(id).copied();
+        if next == known {
+            return;
+        }
+        if let Some(known) = known {
+            self.deadlines.remove(&(known, id.to_owned()));
+            self.scheduled.remove(id);
+        }
+        if let Some(next) = next {
+            self.deadlines.insert((next, id.to_owned()));
+            self.scheduled.insert(id.to_owned(), next);
+        }
     }
 
     /// Applies one stored record while loading.
@@ -72,12 +103,66 @@ impl Coordinator {
             GroupRecord::Offset { group, topic, partition, value } => self.put_offset(&group, &topic, partition, value),
             GroupRecord::Group { group, value: Some(value) } => {
                 let loaded = Group::from_record(&group, &value, now_ms);
-                self.groups.insert(group, loaded);
+                self.groups.insert(group.clone(), loaded);
+                self.reschedule(&group);
             }
             GroupRecord::Group { group, value: None } => {
                 self.groups.remove(&group);
+                self.reschedule(&group);
             }
         }
+    }
+
+    /// Takes out what was loaded of the groups that `which` names.
+    pub fn forget(&mut self, which: impl Fn(&str) -> bool) {
+        let gone: Vec<String> = self.groups.keys().filter(|id| which(id)).cloned().collect();
+        for id in gone {
+            self.groups.remove(&id);
+            self.reschedule(&id);
+        }
+        self.offsets.retain(|id, _| !which(id));
+    }
+
+    /// Takes note of a record that was decided on and is now stored: commits and deletions take effect here. What members
+    /// do takes effect at once.
+    pub fn apply_stored(&mut self, record: GroupRecord) {
+        match record {
+            GroupRecord::Offset { group, topic, partition, value } => self.put_offset(&group, &topic, partition, value),
+            GroupRecord::Group { value: Some(_), .. } => {}
+            GroupRecord::Group { group, value: None } => {
+                // Somebody may have joined meanwhile; that is stored behind the deletion.
+                if self.groups.get(&group).is_some_and(|g| g.state == State::Empty && g.pending.is_empty()) {
+                    self.groups.remove(&group);
+                    self.reschedule(&group);
+                }
+            }
+        }
+    }
+
+    /// The assignment of a generation was stored, or could not be.
+    pub fn assignment_stored(
+        &mut self,
+        now_ms: i64,
+        wall_ms: i64,
+        (id, generation): &(String, i32),
+        error: ErrorCode,
+    ) -> Outcome {
+        let mut out = Outcome::default();
+        if let Some(group) = self.groups.get_mut(id) {
+            group.assignment_stored(now_ms, wall_ms, &self.config, (*generation, error), &mut out);
+            self.reschedule(id);
+        }
+        out
+    }
+
+    /// A record that tells of a group's members could not be stored.
+    pub fn not_stored(&mut self, now_ms: i64, wall_ms: i64, id: &str) -> Outcome {
+        let mut out = Outcome::default();
+        if let Some(group) = self.groups.get_mut(id) {
+            group.not_stored(now_ms, wall_ms, &self.config, &mut out);
+            self.reschedule(id);
+        }
+        out
     }
 
     /// Every record that rebuilds the present state: what a compacted log would hold.
@@ -150,6 +235,7 @@ impl Coordinator {
         let group =
             self.groups.entry(request.group_id.clone()).or_insert_with(|| Group::new(&request.group_id, wall_ms));
         group.join(now_ms, wall_ms, &self.config, request, joiner, &mut out);
+        self.reschedule(&request.group_id);
         out
     }
 
@@ -157,7 +243,10 @@ impl Coordinator {
     pub fn sync(&mut self, now_ms: i64, wall_ms: i64, request: &SyncGroupRequest, waiter: Waiter) -> Outcome {
         let mut out = Outcome::default();
         match self.groups.get_mut(&request.group_id) {
-            Some(group) => group.sync(now_ms, wall_ms, waiter, request, &mut out),
+            Some(group) => {
+                group.sync(now_ms, wall_ms, waiter, request, &mut out);
+                self.reschedule(&request.group_id);
+            }
             None => {
                 let error =
                     if request.group_id.is_empty() { ErrorCode::InvalidGroupId } else { ErrorCode::UnknownMemberId };
@@ -211,6 +300,7 @@ impl Coordinator {
                 }
             })
             .collect();
+        self.reschedule(group);
         (answers, out)
     }
 
@@ -241,14 +331,15 @@ impl Coordinator {
         ErrorCode::None
     }
 
-    /// Takes offsets that [`Coordinator::check_commit`] allowed; returns what to store.
-    pub fn commit(&mut self, group: &str, offsets: Vec<(String, i32, CommittedOffset)>) -> Vec<GroupRecord> {
-        let mut records = Vec::with_capacity(offsets.len());
-        for (topic, partition, value) in offsets {
-            self.put_offset(group, &topic, partition, Some(value.clone()));
-            records.push(GroupRecord::Offset { group: group.to_owned(), topic, partition, value: Some(value) });
-        }
-        records
+    /// What to store for offsets that [`Coordinator::check_commit`] allowed.
+    pub fn commit(&self, group: &str, offsets: Vec<(String, i32, CommittedOffset)>) -> Vec<GroupRecord> {
+        let record = |(topic, partition, value): (String, i32, CommittedOffset)| GroupRecord::Offset {
+            group: group.to_owned(),
+            topic,
+            partition,
+            value: Some(value),
+        };
+        offsets.into_iter().map(record).collect()
     }
 
     /// A committed offset.
@@ -316,7 +407,7 @@ impl Coordinator {
     }
 
     /// DeleteGroups for one id: the error, and the tombstones to store.
-    pub fn delete(&mut self, id: &str) -> (ErrorCode, Vec<GroupRecord>) {
+    pub fn delete(&self, id: &str) -> (ErrorCode, Vec<GroupRecord>) {
         let group = self.groups.get(id);
         if group.is_none() && !self.offsets.contains_key(id) {
             return (ErrorCode::GroupIdNotFound, Vec::new());
@@ -325,24 +416,25 @@ impl Coordinator {
             return (ErrorCode::NonEmptyGroup, Vec::new());
         }
         let mut records = self.tombstones(id, |_, _, _| true);
-        if self.groups.remove(id).is_some() {
+        if group.is_some() {
             records.push(GroupRecord::Group { group: id.to_owned(), value: None });
         }
         (ErrorCode::None, records)
     }
 
-    /// Forgets the offsets of a group that `which(topic, partition, offset)` names.
-    fn tombstones(&mut self, group: &str, which: impl Fn(&str, i32, &CommittedOffset) -> bool) -> Vec<GroupRecord> {
-        let mut gone: Vec<(String, i32)> = Vec::new();
+    /// Tombstones for the offsets of a group that `which(topic, partition, offset)` names.
+    fn tombstones(&self, group: &str, which: impl Fn(&str, i32, &CommittedOffset) -> bool) -> Vec<GroupRecord> {
+        let mut records = Vec::new();
         for (topic, partitions) in self.offsets(group) {
-            gone.extend(partitions.iter().filter(|(p, v)| which(topic, **p, v)).map(|(p, _)| (topic.clone(), *p)));
+            let gone = partitions.iter().filter(|(p, v)| which(topic, **p, v));
+            records.extend(gone.map(|(partition, _)| GroupRecord::Offset {
+                group: group.to_owned(),
+                topic: topic.clone(),
+                partition: *partition,
+                value: None,
+            }));
         }
-        gone.into_iter()
-            .map(|(topic, partition)| {
-                self.put_offset(group, &topic, partition, None);
-                GroupRecord::Offset { group: group.to_owned(), topic, partition, value: None }
-            })
-            .collect()
+        records
     }
 
     /// Whether members of the group may be reading; then single offsets cannot be deleted.
@@ -361,48 +453,40 @@ impl Coordinator {
         self.groups.contains_key(group) || self.offsets.contains_key(group)
     }
 
-    /// OffsetDelete: forgets single offsets.
-    pub fn delete_offsets(&mut self, group: &str, topic: &str, partition: i32) -> Vec<GroupRecord> {
+    /// OffsetDelete: what to store to forget a single offset.
+    pub fn delete_offsets(&self, group: &str, topic: &str, partition: i32) -> Vec<GroupRecord> {
         self.tombstones(group, |t, p, _| t == topic && p == partition)
     }
 
-    /// Forgets the offsets of topics that are gone.
-    pub fn topic_deleted(&mut self, topic: &str) -> Vec<GroupRecord> {
-        let groups: Vec<String> =
-            self.offsets.iter().filter(|(_, t)| t.contains_key(topic)).map(|(g, _)| g.clone()).collect();
-        groups.iter().flat_map(|g| self.tombstones(g, |t, _, _| t == topic)).collect()
+    /// What to store to forget the offsets of a topic that is gone.
+    pub fn topic_deleted(&self, topic: &str) -> Vec<GroupRecord> {
+        let groups = self.offsets.iter().filter(|(_, t)| t.contains_key(topic)).map(|(g, _)| g);
+        groups.flat_map(|g| self.tombstones(g, |t, _, _| t == topic)).collect()
     }
 
-    /// Forgets offsets of groups that have had no members for the retention time (KIP-211), and groups that have neither
-    /// members nor offsets, as console consumers leave them.
-    pub fn expire_offsets(&mut self, wall_ms: i64) -> Vec<GroupRecord> {
+    /// What to store to forget offsets of groups that have had no members for the retention time (KIP-211), and groups that
+    /// have neither members nor offsets, as console consumers leave them.
+    pub fn expire_offsets(&self, wall_ms: i64) -> Vec<GroupRecord> {
         let retention_ms = self.config.offsets_retention_ms;
+        let only_offsets = self.offsets.keys().filter(|id| !self.groups.contains_key(*id)).map(|id| (id, None));
+        let empty = self.groups.iter().filter(|(_, g)| g.is_empty()).map(|(id, g)| (id, Some(g)));
         let mut records = Vec::new();
-        let ids: Vec<String> = self.offsets.keys().cloned().collect();
-        for id in ids {
-            let since = match self.groups.get(&id) {
-                Some(g) if !g.is_empty() => continue,
-                Some(g) => g.state_since_ms,
-                None => i64::MIN,
-            };
-            records.extend(self.tombstones(&id, |_, _, v| v.commit_timestamp_ms.max(since) + retention_ms <= wall_ms));
-        }
-        let idle: Vec<String> = self
-            .groups
-            .values()
-            .filter(|g| g.is_empty() && g.pending.is_empty() && !self.offsets.contains_key(&g.id))
-            .map(|g| g.id.clone())
-            .collect();
-        for id in idle {
-            self.groups.remove(&id);
-            records.push(GroupRecord::Group { group: id, value: None });
+        for (id, group) in only_offsets.chain(empty) {
+            let since = group.map_or(i64::MIN, |g| g.state_since_ms);
+            let expired = |at: i64| at.max(since).saturating_add(retention_ms) <= wall_ms;
+            let gone = self.tombstones(id, |_, _, v| expired(v.commit_timestamp_ms));
+            let all = gone.len() == self.offsets(id).map(|(_, partitions)| partitions.len()).sum::<usize>();
+            records.extend(gone);
+            if all && group.is_some_and(|g| g.pending.is_empty()) {
+                records.push(GroupRecord::Group { group: id.clone(), value: None });
+            }
         }
         records
     }
 
     /// When [`Coordinator::tick`] has to be called next, if ever.
     pub fn next_deadline_ms(&self) -> Option<i64> {
-        self.groups.values().filter_map(Group::next_deadline_ms).min()
+        self.deadlines.first().map(|(due, _)| *due)
     }
 
     /// Ends sessions and rebalances that have timed out. Nobody is taken for gone whose deadline is later than `heard_ms`:
@@ -410,10 +494,15 @@ impl Coordinator {
     /// held up, with heartbeats waiting for it.
     pub fn tick(&mut self, now_ms: i64, heard_ms: i64, wall_ms: i64) -> Outcome {
         let mut out = Outcome::default();
-        for group in self.groups.values_mut() {
-            if group.next_deadline_ms().is_some_and(|d| d <= now_ms) {
+        let due: Vec<String> =
+            self.deadlines.iter().take_while(|(due, _)| *due <= now_ms).map(|(_, id)| id.clone()).collect();
+        for id in due {
+            if let Some(group) = self.groups.get_mut(&id)
+                && group.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms)
+            {
                 group.tick((now_ms, heard_ms), wall_ms, &self.config, &mut out);
             }
+            self.reschedule(&id);
         }
         out
     }

@@ -67,6 +67,8 @@ pub struct Group {
     pub deadline_ms: Option<i64>,
     /// While the first members gather: the rebalance ends no later than this.
     initial_until_ms: Option<i64>,
+    /// The generation whose assignment is being stored: nobody gets theirs before that is done.
+    storing: Option<i32>,
     /// Wall clock of the last change of state, for expiring the offsets of empty groups.
     pub state_since_ms: i64,
 }
@@ -99,6 +101,7 @@ impl Group {
             pending: BTreeMap::new(),
             deadline_ms: None,
             initial_until_ms: None,
+            storing: None,
             state_since_ms: wall_ms,
         }
     }
@@ -369,10 +372,7 @@ impl Group {
             let reply = if was_leader && !skip { self.follower_reply(&id, old) } else { self.join_reply(&id, skip) };
             return out.reply(joiner.waiter, reply);
         }
-        if self.state == State::CompletingRebalance && same_subscription {
-            let reply = self.join_reply(&id, false);
-            return out.reply(joiner.waiter, reply);
-        }
+        // While the assignment is being computed it is for the former id: the group begins anew, as in Kafka.
         if let Some(m) = self.members.get_mut(&id) {
             m.waiting_join = Some(joiner.waiter);
         }
@@ -437,6 +437,7 @@ impl Group {
                         out.reply(waiter, sync_error(ErrorCode::RebalanceInProgress));
                     }
                 }
+                self.storing = None;
                 self.enter(State::PreparingRebalance, wall_ms);
                 self.deadline_ms = Some(now_ms + self.longest_rebalance_ms());
             }
@@ -559,15 +560,54 @@ impl Group {
         if self.state == State::Stable {
             return self.hand_out_assignments(out);
         }
-        if self.leader.as_deref() == Some(request.member_id.as_str()) {
+        if self.leader.as_deref() == Some(request.member_id.as_str()) && self.storing.is_none() {
             for member in self.members.values_mut() {
                 let found = request.assignments.iter().find(|a| a.member_id == member.id);
                 member.assignment = found.map(|a| a.assignment.clone()).unwrap_or_default();
             }
-            self.enter(State::Stable, wall_ms);
+            self.state_since_ms = wall_ms;
+            self.storing = Some(self.generation);
             out.records.push(self.record());
-            self.hand_out_assignments(out);
+            out.assigned = Some((self.id.clone(), self.generation));
         }
+    }
+
+    /// The assignment of a generation was stored, or could not be: then the group begins anew, as in Kafka.
+    pub fn assignment_stored(
+        &mut self,
+        now_ms: i64,
+        wall_ms: i64,
+        config: &super::GroupConfig,
+        (generation, error): (i32, ErrorCode),
+        out: &mut Outcome,
+    ) {
+        if self.state != State::CompletingRebalance || self.storing != Some(generation) {
+            return;
+        }
+        self.storing = None;
+        if !error.is_error() {
+            self.state = State::Stable;
+            return self.hand_out_assignments(out);
+        }
+        for member in self.members.values_mut() {
+            member.synced = false;
+            if let Some(waiter) = member.waiting_sync.take() {
+                out.reply(waiter, sync_error(error));
+            }
+        }
+        self.prepare_rebalance(now_ms, wall_ms, config, out);
+    }
+
+    /// A record of the group could not be stored: what is on disk is brought in line by the next generation.
+    pub fn not_stored(&mut self, now_ms: i64, wall_ms: i64, config: &super::GroupConfig, out: &mut Outcome) {
+        if self.state == State::Stable {
+            self.prepare_rebalance(now_ms, wall_ms, config, out);
+        }
+    }
+
+    /// Whether nothing would be lost with the group: no member ever was in it, and none is on the way.
+    pub fn is_void(&self) -> bool {
+        self.generation == 0 && self.members.is_empty() && self.pending.is_empty()
     }
 
     fn hand_out_assignments(&mut self, out: &mut Outcome) {

@@ -11,6 +11,8 @@ pub mod offsets_log;
 pub mod record;
 pub mod service;
 #[cfg(test)]
+mod service_tests;
+#[cfg(test)]
 mod tests;
 
 use caudal_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
@@ -35,6 +37,8 @@ pub enum Reply {
 pub struct Outcome {
     pub records: Vec<GroupRecord>,
     pub replies: Vec<(Waiter, Reply)>,
+    /// The group and generation whose assignment is among the records: [`Coordinator::assignment_stored`] is to be told.
+    pub assigned: Option<(String, i32)>,
 }
 
 impl Outcome {

@@ -1,12 +1,13 @@
 //! `__consumer_offsets` as the group service sees it.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use caudal_protocol::ErrorCode;
-use caudal_protocol::batch::{BatchBuilder, Batches};
+use caudal_protocol::batch::{Batch, BatchBuilder, Batches};
 use caudal_protocol::compression::Codec;
-use caudal_storage::AppendOrigin;
+use caudal_storage::{AppendOrigin, TransactionMarker};
 
 use super::GroupRecord;
 use super::service::{OffsetsLog, Stored, wall_ms};
@@ -30,18 +31,43 @@ impl OffsetsTopic {
         OffsetsTopic { topics }
     }
 
-    /// Replays all that is stored, the oldest first within each group.
-    ///
-    /// # Errors
-    /// A partition cannot be read or a record not understood.
-    pub fn read_all(&self, mut each: impl FnMut(GroupRecord)) -> Result<(), String> {
+    /// Replays all that is stored, the oldest first within each group. Returns the partitions that cannot be read, with the
+    /// reason: their groups are not to be served, those of the others are.
+    pub fn read_all(&self, mut each: impl FnMut(GroupRecord)) -> BTreeMap<i32, String> {
         let view = self.topics.view();
-        let Some(topic) = view.by_name(OFFSETS_TOPIC) else { return Ok(()) };
-        for partition in topic.partitions.iter().flatten() {
-            read_partition(partition, &mut each)
-                .map_err(|error| format!("failed to load groups from {}: {error}", partition.name))?;
+        let Some(topic) = view.by_name(OFFSETS_TOPIC) else { return BTreeMap::new() };
+        let read = |partition: &Arc<Partition>| {
+            let failed = read_partition(partition, &mut each).err()?;
+            Some((partition.name.partition, failed))
+        };
+        topic.partitions.iter().flatten().filter_map(read).collect()
+    }
+}
+
+/// Offsets that transactions of Kafka wrote: they count once the transaction is committed.
+#[derive(Debug, Default)]
+struct Undecided(HashMap<i64, Vec<GroupRecord>>);
+
+impl Undecided {
+    fn add(&mut self, producer_id: i64, record: GroupRecord) {
+        self.0.entry(producer_id).or_default().push(record);
+    }
+
+    /// What was committed outside of a transaction later than within counts, whenever the transaction ends.
+    fn overtake(&mut self, newer: &GroupRecord) {
+        let place = |record: &GroupRecord| match record {
+            GroupRecord::Offset { group, topic, partition, .. } => Some((group.clone(), topic.clone(), *partition)),
+            GroupRecord::Group { .. } => None,
+        };
+        if !self.0.is_empty() {
+            let newer = place(newer);
+            self.0.values_mut().for_each(|records| records.retain(|record| place(record) != newer));
         }
-        Ok(())
+    }
+
+    fn end(&mut self, producer_id: i64, committed: bool) -> Vec<GroupRecord> {
+        let records = self.0.remove(&producer_id).unwrap_or_default();
+        if committed { records } else { Vec::new() }
     }
 }
 
@@ -49,27 +75,43 @@ fn read_partition(partition: &Partition, each: &mut impl FnMut(GroupRecord)) -> 
     let log = &partition.log;
     let mut offset = log.log_start_offset();
     let end = log.log_end_offset();
+    let mut undecided = Undecided::default();
     while offset < end {
         let slice = log.read(offset, READ_BYTES, end, true).map_err(|e| e.to_string())?;
         let bytes = slice.to_bytes().map_err(|e| e.to_string())?;
         let before = offset;
         for batch in Batches::new(bytes) {
-            let batch = batch.map_err(|e| e.to_string())?;
+            let batch = batch.map_err(|e| format!("offset {offset}: {e}"))?;
+            let base_offset = batch.header.base_offset;
             offset = batch.header.next_offset();
-            if batch.header.is_control() {
-                continue;
-            }
-            for record in batch.records(DECOMPRESSED_MAX_BYTES).map_err(|e| e.to_string())?.iter() {
-                let record = record.map_err(|e| e.to_string())?;
-                let Some(key) = record.key.map(Bytes::copy_from_slice) else { continue };
-                let value = record.value.map(Bytes::copy_from_slice);
-                if let Some(record) = GroupRecord::decode(key, value).map_err(|e| e.to_string())? {
-                    each(record);
-                }
-            }
+            replay_batch(&batch, &mut undecided, each)
+                .map_err(|e| format!("the batch at offset {base_offset}: {e}"))?;
         }
         if offset == before {
             return Err(format!("no whole batch at offset {offset}"));
+        }
+    }
+    Ok(())
+}
+
+fn replay_batch(batch: &Batch, undecided: &mut Undecided, each: &mut impl FnMut(GroupRecord)) -> Result<(), String> {
+    let producer_id = batch.header.producer_id;
+    for record in batch.records(DECOMPRESSED_MAX_BYTES).map_err(|e| e.to_string())?.iter() {
+        let record = record.map_err(|e| e.to_string())?;
+        if batch.header.is_control() {
+            if let Some(marker) = record.key.and_then(TransactionMarker::from_key) {
+                undecided.end(producer_id, marker == TransactionMarker::Commit).into_iter().for_each(&mut *each);
+            }
+            continue;
+        }
+        let Some(key) = record.key.map(Bytes::copy_from_slice) else { continue };
+        let value = record.value.map(Bytes::copy_from_slice);
+        let Some(record) = GroupRecord::decode(key, value).map_err(|e| e.to_string())? else { continue };
+        if batch.header.is_transactional() {
+            undecided.add(producer_id, record);
+        } else {
+            undecided.overtake(&record);
+            each(record);
         }
     }
     Ok(())
@@ -103,7 +145,7 @@ impl OffsetsLog for OffsetsTopic {
         let on_durable = waiting.clone();
         let appended = partition.append(&batch, AppendOrigin::Coordinator, move |result| {
             if let Some(stored) = on_durable.lock().take() {
-                stored(if result.is_ok() { ErrorCode::None } else { ErrorCode::KafkaStorageError });
+                stored(result.map_or_else(|error| error.error_code(), |()| ErrorCode::None));
             }
         });
         if let Err(error) = appended {

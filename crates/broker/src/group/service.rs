@@ -1,6 +1,6 @@
 //! The coordinator at work: requests wait here for their answers, changes are stored before they are told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -72,15 +72,43 @@ struct Inner {
     waiting: HashMap<Waiter, Sender>,
     next_waiter: Waiter,
     loaded: bool,
+    /// The partitions of `__consumer_offsets` that could not be read.
+    unreadable: BTreeSet<i32>,
+    /// What was decided on and is not known to be stored, by partition and in the log's order.
+    unsettled: HashMap<i32, VecDeque<(u64, Vec<GroupRecord>)>>,
+    next_ticket: u64,
+    /// When the timer will look again by itself.
+    armed_ms: Option<i64>,
+}
+
+/// Records on their way to a partition.
+struct Outgoing {
+    /// Or why they cannot even be written.
+    pairs: Result<Vec<(Bytes, Option<Bytes>)>, ErrorCode>,
+    stored: Stored,
+}
+
+#[derive(Default)]
+struct Outbox {
+    queue: VecDeque<Outgoing>,
+    /// Somebody appends from this box; it is left to them, for the sake of the order.
+    busy: bool,
+}
+
+/// What the callbacks of the log need. Not the log itself: its threads must not be what keeps it open.
+struct Core {
+    inner: Mutex<Inner>,
+    /// Decided under the lock of `inner`, in this order, and appended without it.
+    outboxes: Mutex<HashMap<i32, Outbox>>,
+    /// Wakes the timer when an earlier deadline has come up, or when something is left to append.
+    timer: Notify,
+    started: Instant,
 }
 
 /// The group coordinator of this broker.
 pub struct GroupService {
-    inner: Mutex<Inner>,
+    core: Arc<Core>,
     log: Arc<dyn OffsetsLog>,
-    /// Wakes the timer when an earlier deadline may have come up.
-    timer: Notify,
-    started: Instant,
 }
 
 /// Milliseconds since 1970.
@@ -88,75 +116,96 @@ pub fn wall_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
-impl GroupService {
-    pub fn new(config: GroupConfig, log: Arc<dyn OffsetsLog>) -> GroupService {
-        let inner =
-            Inner { coordinator: Coordinator::new(config), waiting: HashMap::new(), next_waiter: 0, loaded: false };
-        GroupService { inner: Mutex::new(inner), log, timer: Notify::new(), started: Instant::now() }
+/// What a failed append means to a member, as Kafka's coordinator has it: one that looks for the coordinator again finds
+/// it where it can be served.
+fn answered_as(error: ErrorCode) -> ErrorCode {
+    match error {
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::NotEnoughReplicas | ErrorCode::RequestTimedOut => {
+            ErrorCode::CoordinatorNotAvailable
+        }
+        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
+        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidFetchSize => {
+            ErrorCode::UnknownServerError
+        }
+        other => other,
     }
+}
 
+impl Core {
     fn now_ms(&self) -> i64 {
         self.started.elapsed().as_millis() as i64
     }
 
-    /// Replays what an earlier run stored. Until this was called requests are told that the coordinator is loading.
-    pub fn load(&self, records: impl Iterator<Item = GroupRecord>) {
-        let now_ms = self.now_ms();
-        let mut inner = self.inner.lock();
-        for record in records {
-            inner.coordinator.replay(record, now_ms);
+    /// Hands out an outcome's replies, once its records are stored if there are any.
+    fn settle(self: &Arc<Core>, inner: &mut Inner, partitions: Option<i32>, outcome: Outcome) {
+        let Outcome { records, replies, assigned } = outcome;
+        let replies: Vec<(Sender, Reply)> =
+            replies.into_iter().filter_map(|(w, r)| inner.waiting.remove(&w).map(|s| (s, r))).collect();
+        let deliver = move |error: ErrorCode| replies.into_iter().for_each(|(sender, reply)| sender.send(reply, error));
+        if records.is_empty() {
+            return deliver(ErrorCode::None);
         }
-        inner.loaded = true;
+        let groups: BTreeSet<String> = records.iter().map(|record| record.group().to_owned()).collect();
+        let core = self.clone();
+        let stored = move |error: ErrorCode| {
+            deliver(error);
+            if assigned.is_some() || error.is_error() {
+                core.told(partitions, assigned.as_ref(), &groups, error);
+            }
+        };
+        self.store(inner, partitions, records, Box::new(stored));
+    }
+
+    /// The records of an outcome were stored, or could not be.
+    fn told(
+        self: &Arc<Core>,
+        partitions: Option<i32>,
+        assigned: Option<&(String, i32)>,
+        groups: &BTreeSet<String>,
+        error: ErrorCode,
+    ) {
+        let mut inner = self.inner.lock();
+        let (now_ms, wall_ms) = (self.now_ms(), wall_ms());
+        if let Some(assigned) = assigned {
+            let outcome = inner.coordinator.assignment_stored(now_ms, wall_ms, assigned, error);
+            self.settle(&mut inner, partitions, outcome);
+        }
+        if error.is_error() {
+            for group in groups {
+                let outcome = inner.coordinator.not_stored(now_ms, wall_ms, group);
+                self.settle(&mut inner, partitions, outcome);
+            }
+        }
         drop(inner);
+        // Deadlines changed, and there may be more to append.
         self.timer.notify_one();
     }
 
-    /// `COORDINATOR_LOAD_IN_PROGRESS` or `COORDINATOR_NOT_AVAILABLE` while groups cannot be served.
-    pub fn readiness(&self) -> ErrorCode {
-        if !self.inner.lock().loaded {
-            ErrorCode::CoordinatorLoadInProgress
-        } else if self.log.partitions().is_none() {
-            ErrorCode::CoordinatorNotAvailable
-        } else {
-            ErrorCode::None
-        }
-    }
-
-    /// As [`GroupService::readiness`], but a broker that never had a group can list that it has none.
-    pub fn readiness_to_list(&self) -> ErrorCode {
-        if self.inner.lock().loaded { ErrorCode::None } else { ErrorCode::CoordinatorLoadInProgress }
-    }
-
-    /// Stores an outcome's records, then hands out its replies. Called with the lock held, so that the log has the
-    /// order of the decisions.
-    fn settle(&self, inner: &mut Inner, outcome: Outcome) {
-        let replies: Vec<(Sender, Reply)> =
-            outcome.replies.into_iter().filter_map(|(w, r)| inner.waiting.remove(&w).map(|s| (s, r))).collect();
-        let deliver = move |error: ErrorCode| replies.into_iter().for_each(|(sender, reply)| sender.send(reply, error));
-        if outcome.records.is_empty() {
-            deliver(ErrorCode::None)
-        } else {
-            self.store(outcome.records, Box::new(deliver))
-        }
-    }
-
-    /// Appends records to the partitions of their groups; `done` is called once, with the first error if there was one.
-    fn store(&self, records: Vec<GroupRecord>, done: Stored) {
-        let Some(partitions) = self.log.partitions() else { return done(ErrorCode::CoordinatorNotAvailable) };
-        let mut by_partition: BTreeMap<i32, Vec<(Bytes, Option<Bytes>)>> = BTreeMap::new();
-        for record in &records {
-            match record.encode() {
-                Ok(pair) => by_partition.entry(partition_for(record.group(), partitions)).or_default().push(pair),
-                Err(error) => {
-                    tracing::error!(group = record.group(), %error, "a group's record cannot be stored");
-                    return done(ErrorCode::UnknownServerError);
-                }
-            }
+    /// Sends records to the partitions of their groups; `done` is called once, without the lock, with the first error if
+    /// there was one. What they say of offsets and deletions takes effect when they are stored.
+    fn store(self: &Arc<Core>, inner: &mut Inner, partitions: Option<i32>, records: Vec<GroupRecord>, done: Stored) {
+        let mut by_partition: BTreeMap<i32, Vec<GroupRecord>> = BTreeMap::new();
+        for record in records {
+            let partition = partitions.map_or(-1, |count| partition_for(record.group(), count));
+            by_partition.entry(partition).or_default().push(record);
         }
         let pending = Arc::new(Mutex::new((by_partition.len(), ErrorCode::None, Some(done))));
-        for (partition, pairs) in by_partition {
-            let pending = pending.clone();
+        let mut outboxes = self.outboxes.lock();
+        for (partition, records) in by_partition {
+            let pairs = match partitions {
+                None => Err(ErrorCode::CoordinatorNotAvailable),
+                Some(_) => records.iter().map(GroupRecord::encode).collect::<Result<Vec<_>, _>>().map_err(|error| {
+                    tracing::error!(partition, %error, "the records of a group cannot be stored");
+                    ErrorCode::UnknownServerError
+                }),
+            };
+            let ticket = inner.next_ticket;
+            inner.next_ticket += 1;
+            inner.unsettled.entry(partition).or_default().push_back((ticket, records));
+            let (core, pending) = (self.clone(), pending.clone());
             let stored = move |error: ErrorCode| {
+                let error = answered_as(error);
+                core.inner.lock().settled(partition, ticket, error);
                 let mut state = pending.lock();
                 state.0 -= 1;
                 if error.is_error() {
@@ -170,8 +219,130 @@ impl GroupService {
                     done(outcome);
                 }
             };
-            self.log.append(partition, pairs, Box::new(stored));
+            let outgoing = Outgoing { pairs, stored: Box::new(stored) };
+            outboxes.entry(partition).or_default().queue.push_back(outgoing);
         }
+    }
+
+    /// The next records to append, from a partition that nobody is busy with.
+    fn take_outgoing(&self) -> Option<(i32, Outgoing)> {
+        let mut outboxes = self.outboxes.lock();
+        let (partition, outbox) = outboxes.iter_mut().find(|(_, outbox)| !outbox.busy && !outbox.queue.is_empty())?;
+        outbox.busy = true;
+        Some((*partition, outbox.queue.pop_front()?))
+    }
+
+    fn end_busy(&self, partition: i32) {
+        if let Some(outbox) = self.outboxes.lock().get_mut(&partition) {
+            outbox.busy = false;
+        }
+    }
+}
+
+impl Inner {
+    fn wait(&mut self, sender: Sender) -> Waiter {
+        self.next_waiter += 1;
+        self.waiting.insert(self.next_waiter, sender);
+        self.next_waiter
+    }
+
+    /// Records of a partition are stored, and with them all that were appended there before; or they could not be.
+    fn settled(&mut self, partition: i32, ticket: u64, error: ErrorCode) {
+        let Some(unsettled) = self.unsettled.get_mut(&partition) else { return };
+        if error.is_error() {
+            return unsettled.retain(|(other, _)| *other != ticket);
+        }
+        while let Some((_, records)) = unsettled.pop_front_if(|(other, _)| *other <= ticket) {
+            records.into_iter().for_each(|record| self.coordinator.apply_stored(record));
+        }
+    }
+}
+
+impl GroupService {
+    pub fn new(config: GroupConfig, log: Arc<dyn OffsetsLog>) -> GroupService {
+        let inner = Inner {
+            coordinator: Coordinator::new(config),
+            waiting: HashMap::new(),
+            next_waiter: 0,
+            loaded: false,
+            unreadable: BTreeSet::new(),
+            unsettled: HashMap::new(),
+            next_ticket: 0,
+            armed_ms: None,
+        };
+        let core = Core {
+            inner: Mutex::new(inner),
+            outboxes: Mutex::default(),
+            timer: Notify::new(),
+            started: Instant::now(),
+        };
+        GroupService { core: Arc::new(core), log }
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.core.now_ms()
+    }
+
+    /// Changes something with the lock held, then appends what was decided without it.
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.core.inner.lock();
+        let result = work(&mut inner);
+        let next_ms = inner.coordinator.next_deadline_ms();
+        let earlier = next_ms.is_some_and(|next| inner.armed_ms.is_none_or(|armed| next < armed));
+        drop(inner);
+        if earlier {
+            self.core.timer.notify_one();
+        }
+        self.append_outgoing();
+        result
+    }
+
+    /// Appends what is on its way, partition by partition in the order of the decisions.
+    fn append_outgoing(&self) {
+        while let Some((partition, Outgoing { pairs, stored })) = self.core.take_outgoing() {
+            match pairs {
+                Ok(pairs) => self.log.append(partition, pairs, stored),
+                Err(error) => stored(error),
+            }
+            self.core.end_busy(partition);
+        }
+    }
+
+    /// Replays what an earlier run stored. Until [`GroupService::loaded`] requests are told that the coordinator is loading.
+    pub fn replay(&self, record: GroupRecord) {
+        let now_ms = self.now_ms();
+        self.core.inner.lock().coordinator.replay(record, now_ms);
+    }
+
+    /// All is replayed but for the groups of some partitions, which are not served.
+    pub fn loaded(&self, unreadable: BTreeSet<i32>) {
+        let partitions = self.log.partitions().unwrap_or(1);
+        let mut inner = self.core.inner.lock();
+        if !unreadable.is_empty() {
+            inner.coordinator.forget(|group| unreadable.contains(&partition_for(group, partitions)));
+        }
+        inner.unreadable = unreadable;
+        inner.loaded = true;
+        drop(inner);
+        self.core.timer.notify_one();
+    }
+
+    /// `COORDINATOR_LOAD_IN_PROGRESS`, `COORDINATOR_NOT_AVAILABLE` or `NOT_COORDINATOR` while a group cannot be served.
+    pub fn readiness(&self, group: &str) -> ErrorCode {
+        let inner = self.core.inner.lock();
+        match self.log.partitions() {
+            _ if !inner.loaded => ErrorCode::CoordinatorLoadInProgress,
+            None => ErrorCode::CoordinatorNotAvailable,
+            Some(partitions) if inner.unreadable.contains(&partition_for(group, partitions)) => {
+                ErrorCode::NotCoordinator
+            }
+            Some(_) => ErrorCode::None,
+        }
+    }
+
+    /// As [`GroupService::readiness`], but a broker that never had a group can list that it has none.
+    pub fn readiness_to_list(&self) -> ErrorCode {
+        if self.core.inner.lock().loaded { ErrorCode::None } else { ErrorCode::CoordinatorLoadInProgress }
     }
 
     /// JoinGroup: answers when the rebalance is through.
@@ -183,24 +354,21 @@ impl GroupService {
         version: i16,
     ) -> JoinGroupResponse {
         let (tx, rx) = oneshot::channel();
-        {
-            let mut inner = self.inner.lock();
-            inner.next_waiter += 1;
-            let waiter = inner.next_waiter;
-            inner.waiting.insert(waiter, Sender::Join(tx));
-            let name = request.group_instance_id.as_deref().unwrap_or(client_id);
+        let name = request.group_instance_id.as_deref().unwrap_or(client_id);
+        let fresh_member_id = format!("{name}-{}", random_uuid_text());
+        let partitions = self.log.partitions();
+        self.with(|inner| {
             let joiner = Joiner {
-                waiter,
+                waiter: inner.wait(Sender::Join(tx)),
                 client_id: client_id.to_owned(),
                 client_host: client_host.to_owned(),
-                fresh_member_id: format!("{name}-{}", random_uuid_text()),
+                fresh_member_id,
                 requires_known_id: version >= 4,
                 supports_skipping_assignment: version >= 9,
             };
             let outcome = inner.coordinator.join(self.now_ms(), wall_ms(), request, joiner);
-            self.settle(&mut inner, outcome);
-        }
-        self.timer.notify_one();
+            self.core.settle(inner, partitions, outcome);
+        });
         rx.await.unwrap_or_else(|_| JoinGroupResponse {
             error_code: ErrorCode::NotCoordinator.code(),
             ..Default::default()
@@ -210,15 +378,12 @@ impl GroupService {
     /// SyncGroup: answers when the leader's assignment is stored.
     pub async fn sync(&self, request: &SyncGroupRequest) -> SyncGroupResponse {
         let (tx, rx) = oneshot::channel();
-        {
-            let mut inner = self.inner.lock();
-            inner.next_waiter += 1;
-            let waiter = inner.next_waiter;
-            inner.waiting.insert(waiter, Sender::Sync(tx));
+        let partitions = self.log.partitions();
+        self.with(|inner| {
+            let waiter = inner.wait(Sender::Sync(tx));
             let outcome = inner.coordinator.sync(self.now_ms(), wall_ms(), request, waiter);
-            self.settle(&mut inner, outcome);
-        }
-        self.timer.notify_one();
+            self.core.settle(inner, partitions, outcome);
+        });
         rx.await.unwrap_or_else(|_| SyncGroupResponse {
             error_code: ErrorCode::NotCoordinator.code(),
             ..Default::default()
@@ -226,51 +391,52 @@ impl GroupService {
     }
 
     pub fn heartbeat(&self, group: &str, member: &str, instance: Option<&str>, generation: i32) -> ErrorCode {
-        self.inner.lock().coordinator.heartbeat(self.now_ms(), group, member, instance, generation)
+        self.core.inner.lock().coordinator.heartbeat(self.now_ms(), group, member, instance, generation)
     }
 
     pub fn leave(&self, group: &str, members: &[MemberIdentity]) -> Vec<MemberResponse> {
-        let mut inner = self.inner.lock();
-        let (answers, outcome) = inner.coordinator.leave(self.now_ms(), wall_ms(), group, members);
-        self.settle(&mut inner, outcome);
-        drop(inner);
-        self.timer.notify_one();
-        answers
+        let partitions = self.log.partitions();
+        self.with(|inner| {
+            let (answers, outcome) = inner.coordinator.leave(self.now_ms(), wall_ms(), group, members);
+            self.core.settle(inner, partitions, outcome);
+            answers
+        })
     }
 
     /// Commits offsets, all or none: returns the error once they are durable.
     pub async fn commit(&self, who: Committer<'_>, offsets: Vec<(String, i32, CommittedOffset)>) -> ErrorCode {
-        let (tx, rx) = oneshot::channel();
-        {
-            let mut inner = self.inner.lock();
-            let error = inner.coordinator.check_commit(self.now_ms(), who);
-            if error.is_error() || offsets.is_empty() {
-                return error;
-            }
-            let records = inner.coordinator.commit(who.group, offsets);
-            self.store(records, Box::new(move |error| _ = tx.send(error)));
+        let change = |coordinator: &mut Coordinator| {
+            let error = coordinator.check_commit(self.now_ms(), who);
+            let records = if error.is_error() { Vec::new() } else { coordinator.commit(who.group, offsets) };
+            (error, records)
+        };
+        match self.change(change).await {
+            (ErrorCode::None, stored) => stored,
+            (refused, _) => refused,
         }
-        rx.await.unwrap_or(ErrorCode::CoordinatorNotAvailable)
     }
 
-    /// Runs `change` on the coordinator and waits until the records that it returns are durable.
+    /// Runs `change` on the coordinator and waits until the records that it returns are durable and in effect.
     pub async fn change<T>(&self, change: impl FnOnce(&mut Coordinator) -> (T, Vec<GroupRecord>)) -> (T, ErrorCode) {
         let (tx, rx) = oneshot::channel();
-        let result = {
-            let mut inner = self.inner.lock();
+        let partitions = self.log.partitions();
+        let (result, unchanged) = self.with(|inner| {
             let (result, records) = change(&mut inner.coordinator);
-            if records.is_empty() {
-                return (result, ErrorCode::None);
+            let unchanged = records.is_empty();
+            if !unchanged {
+                self.core.store(inner, partitions, records, Box::new(move |error| _ = tx.send(error)));
             }
-            self.store(records, Box::new(move |error| _ = tx.send(error)));
-            result
-        };
+            (result, unchanged)
+        });
+        if unchanged {
+            return (result, ErrorCode::None);
+        }
         (result, rx.await.unwrap_or(ErrorCode::CoordinatorNotAvailable))
     }
 
     /// Looks at the coordinator.
     pub fn view<T>(&self, look: impl FnOnce(&Coordinator) -> T) -> T {
-        look(&self.inner.lock().coordinator)
+        look(&self.core.inner.lock().coordinator)
     }
 
     /// Waits until the requests that had come when it was called have been worked on, and returns that moment: when a short
@@ -280,7 +446,7 @@ impl GroupService {
         let mut asked_ms = self.now_ms();
         for _ in 0..LISTEN_MOST {
             tokio::time::sleep(LISTEN).await;
-            drop(self.inner.lock());
+            drop(self.core.inner.lock());
             let now_ms = self.now_ms();
             if now_ms - asked_ms <= LISTEN_LATE_MS {
                 break;
@@ -292,16 +458,23 @@ impl GroupService {
     }
 
     /// Ends sessions and rebalances on time and expires offsets; runs until it is dropped. Sleeps while nothing is due.
-    pub async fn run_timers(&self, offsets_check_interval: Duration) {
+    /// `retention_ms` is a clock as [`wall_ms`] that does not leap ahead.
+    pub async fn run_timers(&self, offsets_check_interval: Duration, retention_ms: impl Fn() -> i64) {
         let mut next_expiry = Instant::now() + offsets_check_interval;
         let mut heard_ms = 0;
         loop {
-            let deadline = self.inner.lock().coordinator.next_deadline_ms();
-            let due = deadline.map(|ms| self.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+            // What callbacks of the log decided.
+            self.append_outgoing();
+            let deadline = {
+                let mut inner = self.core.inner.lock();
+                inner.armed_ms = inner.coordinator.next_deadline_ms();
+                inner.armed_ms
+            };
+            let due = deadline.map(|ms| self.core.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
             let until = due.map_or(next_expiry, |d| d.min(next_expiry));
             tokio::select! {
                 () = tokio::time::sleep_until(until.into()) => {}
-                () = self.timer.notified() => continue,
+                () = self.core.timer.notified() => continue,
             }
             if self.end_what_is_due(heard_ms) {
                 // Their heartbeat may be waiting, where the broker itself was held up.
@@ -310,33 +483,37 @@ impl GroupService {
             }
             if Instant::now() >= next_expiry {
                 next_expiry = Instant::now() + offsets_check_interval;
-                self.expire_offsets();
+                self.expire_offsets(retention_ms());
             }
         }
     }
 
     /// True when somebody is to be taken for gone who may have said something behind `heard_ms`.
     fn end_what_is_due(&self, heard_ms: i64) -> bool {
-        let mut inner = self.inner.lock();
-        let now_ms = self.now_ms();
-        let outcome = inner.coordinator.tick(now_ms, heard_ms, wall_ms());
-        self.settle(&mut inner, outcome);
-        inner.coordinator.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms)
+        let partitions = self.log.partitions();
+        self.with(|inner| {
+            let now_ms = self.now_ms();
+            let outcome = inner.coordinator.tick(now_ms, heard_ms, wall_ms());
+            self.core.settle(inner, partitions, outcome);
+            inner.coordinator.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms)
+        })
     }
 
-    fn expire_offsets(&self) {
-        let mut inner = self.inner.lock();
-        let records = inner.coordinator.expire_offsets(wall_ms());
-        if records.is_empty() {
-            return;
-        }
-        tracing::info!(records = records.len(), "forgot expired offsets and empty groups");
-        let report = |error: ErrorCode| {
-            if error.is_error() {
-                tracing::warn!(error = error.name(), "expired offsets could not be removed");
+    fn expire_offsets(&self, now_ms: i64) {
+        let partitions = self.log.partitions();
+        self.with(|inner| {
+            let records = inner.coordinator.expire_offsets(now_ms);
+            if records.is_empty() {
+                return;
             }
-        };
-        self.store(records, Box::new(report));
+            tracing::info!(records = records.len(), "forgetting expired offsets and empty groups");
+            let report = |error: ErrorCode| {
+                if error.is_error() {
+                    tracing::warn!(error = error.name(), "expired offsets could not be removed");
+                }
+            };
+            self.core.store(inner, partitions, records, Box::new(report));
+        });
     }
 }
 
@@ -378,9 +555,9 @@ mod tests {
         let config =
             GroupConfig { session_timeout_ms: (1, 60_000), initial_rebalance_delay_ms: 0, ..GroupConfig::default() };
         let service = Arc::new(GroupService::new(config, Arc::new(NoLog)));
-        service.load(std::iter::empty());
+        service.loaded(BTreeSet::new());
         let timers = service.clone();
-        let timers = tokio::spawn(async move { timers.run_timers(Duration::from_secs(3600)).await });
+        let timers = tokio::spawn(async move { timers.run_timers(Duration::from_secs(3600), wall_ms).await });
         let request = JoinGroupRequest {
             group_id: "g".into(),
             session_timeout_ms: 100,

@@ -40,7 +40,29 @@ impl World {
         }
     }
 
+    /// Stores at once what is to be stored.
     fn take(&mut self, outcome: Outcome) {
+        self.take_unstored(outcome).into_iter().for_each(|assigned| self.stored(&assigned, ErrorCode::None));
+    }
+
+    fn stored(&mut self, assigned: &(String, i32), error: ErrorCode) {
+        let outcome = self.coordinator.assignment_stored(self.now_ms, self.now_ms, assigned, error);
+        self.take(outcome);
+    }
+
+    fn apply(&mut self, records: Vec<GroupRecord>) -> usize {
+        records.iter().for_each(|record| self.coordinator.apply_stored(record.clone()));
+        let count = records.len();
+        self.records.extend(records);
+        count
+    }
+
+    fn expire(&mut self, wall_ms: i64) -> usize {
+        let records = self.coordinator.expire_offsets(wall_ms);
+        self.apply(records)
+    }
+
+    fn take_unstored(&mut self, outcome: Outcome) -> Option<(String, i32)> {
         self.records.extend(outcome.records);
         for (waiter, reply) in outcome.replies {
             assert!(self.asked.remove(&waiter), "answered twice, or never asked: {waiter}");
@@ -49,6 +71,7 @@ impl World {
                 Reply::Sync(r) => drop(self.syncs.insert(waiter, r)),
             }
         }
+        outcome.assigned
     }
 
     fn join(&mut self, member: &str, instance: Option<&str>) -> u64 {
@@ -86,6 +109,17 @@ impl World {
     }
 
     fn sync(&mut self, member: &str, generation: i32, assignments: &[(&str, &str)]) -> u64 {
+        let (waiter, assigned) = self.sync_unstored(member, generation, assignments);
+        assigned.into_iter().for_each(|assigned| self.stored(&assigned, ErrorCode::None));
+        waiter
+    }
+
+    fn sync_unstored(
+        &mut self,
+        member: &str,
+        generation: i32,
+        assignments: &[(&str, &str)],
+    ) -> (u64, Option<(String, i32)>) {
         self.next_waiter += 1;
         let waiter = self.next_waiter;
         self.asked.insert(waiter);
@@ -103,8 +137,7 @@ impl World {
             ..SyncGroupRequest::default()
         };
         let outcome = self.coordinator.sync(self.now_ms, self.now_ms, &request, waiter);
-        self.take(outcome);
-        waiter
+        (waiter, self.take_unstored(outcome))
     }
 
     fn pass(&mut self, ms: i64) {
@@ -293,9 +326,12 @@ fn commits_are_fenced_by_generation() {
 fn state_is_the_fold_of_its_records() {
     let mut w = World::pair();
     let value = CommittedOffset { offset: 5, leader_epoch: 0, metadata: "x".into(), commit_timestamp_ms: 1 };
-    let stored = w.coordinator.commit("g", vec![("t".into(), 0, value.clone()), ("t".into(), 1, value.clone())]);
-    w.records.extend(stored);
-    w.records.extend(w.coordinator.delete_offsets("g", "t", 1));
+    let records = w.coordinator.commit("g", vec![("t".into(), 0, value.clone()), ("t".into(), 1, value.clone())]);
+    assert_eq!(w.coordinator.offset("g", "t", 0), None, "not before it is stored");
+    w.apply(records);
+    let records = w.coordinator.delete_offsets("g", "t", 1);
+    assert_eq!(w.coordinator.offset("g", "t", 1), Some(&value), "not before it is stored");
+    w.apply(records);
     let mut loaded = Coordinator::new(GroupConfig::default());
     for record in &w.records {
         let (key, stored) = record.encode().unwrap();
@@ -311,13 +347,14 @@ fn state_is_the_fold_of_its_records() {
 fn offsets_expire_once_the_group_is_empty() {
     let mut w = World::pair();
     let value = CommittedOffset { offset: 5, leader_epoch: 0, metadata: String::new(), commit_timestamp_ms: 1 };
-    w.coordinator.commit("g", vec![("t".into(), 0, value)]);
+    let records = w.coordinator.commit("g", vec![("t".into(), 0, value)]);
+    w.apply(records);
     let week = w.coordinator.config.offsets_retention_ms;
-    assert!(w.coordinator.expire_offsets(week * 2).is_empty(), "members still use them");
+    assert_eq!(w.expire(week * 2), 0, "members still use them");
     w.leave("m1");
     w.leave("m2");
-    assert!(w.coordinator.expire_offsets(w.now_ms + week - 1).is_empty());
-    assert_eq!(w.coordinator.expire_offsets(w.now_ms + week).len(), 2);
+    assert_eq!(w.expire(w.now_ms + week - 1), 0);
+    assert_eq!(w.expire(w.now_ms + week), 2);
     assert!(!w.coordinator.exists("g"));
 }
 
@@ -325,9 +362,66 @@ fn offsets_expire_once_the_group_is_empty() {
 fn groups_without_members_and_offsets_go_at_the_next_look() {
     let mut w = World::pair();
     w.leave("m1");
-    assert!(w.coordinator.expire_offsets(w.now_ms).is_empty(), "there is a member");
+    assert_eq!(w.expire(w.now_ms), 0, "there is a member");
     w.leave("m2");
-    assert_eq!(w.coordinator.expire_offsets(w.now_ms).len(), 1);
+    assert_eq!(w.expire(w.now_ms), 1);
+    assert!(!w.coordinator.exists("g"));
+}
+
+#[test]
+fn a_static_member_that_returns_amid_a_rebalance_gets_its_part() {
+    let mut w = World::new(3_000);
+    let (a, b) = (w.join("", Some("i1")), w.join("", Some("i2")));
+    w.pass(3_000);
+    assert_eq!((w.joins[&a].generation_id, w.joins[&b].generation_id), (1, 1));
+    // The leader computes for the ids that it knows; meanwhile the other one comes back under a new id.
+    let again = w.join("", Some("i2"));
+    assert_eq!(w.beat("m1", 1), ErrorCode::RebalanceInProgress);
+    let late = w.sync("m1", 1, &[("m1", "p0"), ("m2", "p1")]);
+    assert_eq!(w.syncs[&late].error_code, ErrorCode::RebalanceInProgress.code());
+    let a = w.join("m1", Some("i1"));
+    let id = w.joins[&again].member_id.clone();
+    assert_eq!((w.joins[&a].generation_id, w.joins[&again].generation_id), (2, 2));
+    w.sync("m1", 2, &[("m1", "p0"), (&id, "p1")]);
+    let sync = w.sync(&id, 2, &[]);
+    assert_eq!(w.syncs[&sync].assignment, "p1");
+}
+
+#[test]
+fn an_assignment_counts_when_it_is_stored() {
+    let mut w = World::new(0);
+    let a = w.join("", None);
+    assert_eq!(w.joins[&a].generation_id, 1);
+    let (sync, assigned) = w.sync_unstored("m1", 1, &[("m1", "p0")]);
+    assert_eq!(w.state(), "CompletingRebalance");
+    w.stored(&assigned.unwrap(), ErrorCode::NotCoordinator);
+    assert_eq!(w.syncs[&sync].error_code, ErrorCode::NotCoordinator.code());
+    assert_eq!(w.beat("m1", 1), ErrorCode::RebalanceInProgress);
+    let a = w.join("m1", None);
+    assert_eq!(w.joins[&a].generation_id, 2);
+    let (sync, assigned) = w.sync_unstored("m1", 2, &[("m1", "p1")]);
+    // An answer about the generation before is none about this one.
+    w.stored(&("g".into(), 1), ErrorCode::None);
+    assert!(!w.syncs.contains_key(&sync));
+    w.stored(&assigned.unwrap(), ErrorCode::None);
+    assert_eq!((w.syncs[&sync].assignment.as_ref(), w.state().as_str()), (b"p1".as_slice(), "Stable"));
+}
+
+#[test]
+fn a_refused_member_leaves_no_group_behind() {
+    let mut w = World::new(0);
+    let refused = w.join("stranger", None);
+    assert_eq!(w.joins[&refused].error_code, ErrorCode::UnknownMemberId.code());
+    assert!(!w.coordinator.exists("g"));
+    let first = w.join_as("", None, "sub", true);
+    assert_eq!(w.joins[&first].error_code, ErrorCode::MemberIdRequired.code());
+    assert!(w.coordinator.exists("g"), "until the id lapses");
+    w.pass(11_000);
+    assert!(!w.coordinator.exists("g"));
+    let config = GroupConfig { max_size: 0, ..GroupConfig::default() };
+    w.coordinator = Coordinator::new(config);
+    let refused = w.join("", None);
+    assert_eq!(w.joins[&refused].error_code, ErrorCode::GroupMaxSizeReached.code());
     assert!(!w.coordinator.exists("g"));
 }
 
@@ -342,7 +436,10 @@ enum Act {
 }
 
 fn act() -> impl Strategy<Value = Act> {
+    // Time enough for all to gather.
+    let gather = Just(Act::Pass(3_000));
     prop_oneof![
+        gather,
         (0..6usize, any::<bool>()).prop_map(|(m, s)| Act::Join(m, s)),
         (proptest::option::of(0..2u8), any::<bool>()).prop_map(|(i, k)| Act::New(i, k)),
         (0..6usize).prop_map(Act::Sync),
@@ -352,33 +449,98 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// What a member learnt from its last answer to JoinGroup.
+#[derive(Debug, Clone, Default)]
+struct Learnt {
+    generation: i32,
+    /// Not empty: it is the leader of these.
+    members: Vec<String>,
+}
+
+/// Members that do as they were told.
+#[derive(Debug, Default)]
+struct Members {
+    /// In the order they came; a static member that came back is another one.
+    ids: Vec<String>,
+    learnt: HashMap<String, Learnt>,
+    instances: HashMap<String, String>,
+    seen: HashSet<u64>,
+    /// The generation of each SyncGroup.
+    synced: HashMap<u64, i32>,
+    newest: i32,
+}
+
+impl Members {
+    fn id(&self, n: usize) -> String {
+        self.ids.get(n).cloned().unwrap_or_else(|| "ghost".into())
+    }
+
+    /// Takes in what was answered since the last time: no generation before the newest, no assignment but of its own.
+    fn learn(&mut self, w: &World) -> Result<(), TestCaseError> {
+        let mut new: Vec<u64> = w.joins.keys().filter(|waiter| !self.seen.contains(*waiter)).copied().collect();
+        new.sort_unstable();
+        for waiter in new {
+            self.seen.insert(waiter);
+            let reply = &w.joins[&waiter];
+            if reply.error_code == ErrorCode::None.code() {
+                prop_assert!(reply.generation_id >= self.newest, "{} after {}", reply.generation_id, self.newest);
+                self.newest = reply.generation_id;
+                let members = reply.members.iter().map(|m| m.member_id.clone()).collect();
+                self.learnt.insert(reply.member_id.clone(), Learnt { generation: reply.generation_id, members });
+            }
+        }
+        for (waiter, generation) in &self.synced {
+            let Some(reply) = w.syncs.get(waiter).filter(|reply| reply.error_code == 0) else { continue };
+            let assignment = String::from_utf8(reply.assignment.to_vec()).unwrap();
+            prop_assert_eq!(assignment, format!("part of generation {generation}"));
+        }
+        Ok(())
+    }
+
+    /// The leader hands in a part for everybody that it was shown.
+    fn sync(&mut self, w: &mut World, id: &str) {
+        let Learnt { generation, members } = self.learnt.get(id).cloned().unwrap_or_default();
+        let part = format!("part of generation {generation}");
+        let parts: Vec<(&str, &str)> = members.iter().map(|member| (member.as_str(), part.as_str())).collect();
+        let waiter = w.sync(id, generation, &parts);
+        self.synced.insert(waiter, generation);
+    }
+}
+
 proptest! {
-    /// Whatever members do, every request is answered exactly once within the timeouts, and generations never go back.
+    /// Whatever members do, every request is answered exactly once within the timeouts, generations never go back, and who
+    /// is told that it is in a generation has its part of it.
     #[test]
     fn every_request_is_answered_once(acts in proptest::collection::vec(act(), 1..60)) {
         let mut w = World::new(3_000);
-        let mut known: Vec<String> = Vec::new();
-        let mut generation = 0;
+        let mut members = Members::default();
         for act in acts {
-            let id = |n: usize| known.get(n).cloned().unwrap_or_else(|| "ghost".into());
             match act {
-                Act::Join(n, same) => { w.join_as(&id(n), None, if same { "sub" } else { "other" }, true); }
+                Act::Join(n, same) => {
+                    let id = members.id(n);
+                    let instance = members.instances.get(&id).cloned();
+                    w.join_as(&id, instance.as_deref(), if same { "sub" } else { "other" }, true);
+                }
                 Act::New(instance, requires) => {
                     let name = instance.map(|i| format!("i{i}"));
                     w.join_as("", name.as_deref(), "sub", requires);
-                    known.push(format!("m{}", w.next_waiter));
+                    let id = format!("m{}", w.next_waiter);
+                    members.instances.extend(name.map(|name| (id.clone(), name)));
+                    members.ids.push(id);
                 }
-                Act::Sync(n) => { w.sync(&id(n), generation, &[]); }
-                Act::Beat(n) => { w.beat(&id(n), generation); }
-                Act::Leave(n) => { w.leave(&id(n)); }
+                Act::Sync(n) => {
+                    let id = members.id(n);
+                    members.sync(&mut w, &id);
+                }
+                Act::Beat(n) => { w.beat(&members.id(n), members.newest); }
+                Act::Leave(n) => { w.leave(&members.id(n)); }
                 Act::Pass(ms) => w.pass(i64::from(ms)),
             }
-            let newest = w.joins.values().map(|r| r.generation_id).max().unwrap_or(0).max(generation);
-            prop_assert!(newest >= generation);
-            generation = newest;
+            members.learn(&w)?;
         }
         // Nobody says anything any more: sessions and rebalances run out and all waiting requests are answered.
         w.pass(10 * 60_000);
+        members.learn(&w)?;
         prop_assert!(w.asked.is_empty(), "never answered: {:?}", w.asked);
         prop_assert!(!w.coordinator.has_members("g"));
     }

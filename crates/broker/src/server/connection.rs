@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
@@ -47,10 +48,17 @@ pub enum Closed {
     Idle(Duration),
     #[error("a request stopped arriving half-way for {0:?}")]
     Stalled(Duration),
+    #[error("not all requests were answered within {0:?} of a stop")]
+    Undrained(Duration),
 }
 
 enum Slot {
-    Waiting { work: Work, bytes: usize },
+    /// `open_ended`: it waits for others (a long poll, a rebalance), not for work that ends by itself.
+    Waiting {
+        work: Work,
+        bytes: usize,
+        open_ended: bool,
+    },
     Done(Option<Response>),
 }
 
@@ -88,7 +96,8 @@ impl Connection {
         }
     }
 
-    /// From now on no request is read; [`Connection::poll`] ends when what is answered has been written.
+    /// From now on no request is read; [`Connection::poll`] ends when what was begun has been answered and written. Requests
+    /// that wait for others are not waited for.
     pub fn drain(&mut self) {
         self.draining = true;
     }
@@ -107,7 +116,7 @@ impl Connection {
         loop {
             self.queue_answers()?;
             let written = self.outgoing.poll_write(&self.stream, cx)?;
-            if self.draining && written.is_ready() {
+            if self.draining && written.is_ready() && self.is_drained() {
                 return Poll::Ready(Ok(()));
             }
             if !self.may_read() {
@@ -124,6 +133,26 @@ impl Connection {
             self.start_requests(cx)?;
         }
         self.poll_timer(cx)
+    }
+
+    /// Says that nothing more comes and waits for the peer to hang up, unless it was silent for long: a socket that is closed
+    /// with requests unread in it takes away from the peer the answers that it has not read.
+    pub async fn linger(&mut self, longest: Duration) {
+        if self.last_active.elapsed() > longest {
+            return;
+        }
+        let mut unread = [0; 4096];
+        let read_out = async {
+            if self.stream.shutdown().await.is_ok() {
+                while matches!(self.stream.read(&mut unread).await, Ok(1..)) {}
+            }
+        };
+        // A peer that stays is cut off.
+        let _ = tokio::time::timeout(longest, read_out).await;
+    }
+
+    fn is_drained(&self) -> bool {
+        self.queue.iter().all(|slot| matches!(slot, Slot::Waiting { open_ended: true, .. }))
     }
 
     fn limits(&self) -> &ConnectionLimits {
@@ -146,13 +175,14 @@ impl Connection {
         {
             let Some(frame) = self.frames.take_frame()? else { break };
             let bytes = frame.len();
+            let open_ended = api::is_open_ended(&frame);
             let mut work = api::dispatch(&self.ctx, &self.info, frame)?;
             match work.as_mut().poll(cx) {
                 Poll::Ready(done) => self.queue.push_back(Slot::Done(done?)),
                 Poll::Pending => {
                     self.waiting += 1;
                     self.waiting_bytes += bytes;
-                    self.queue.push_back(Slot::Waiting { work, bytes });
+                    self.queue.push_back(Slot::Waiting { work, bytes, open_ended });
                 }
             }
             started += 1;
@@ -165,7 +195,7 @@ impl Connection {
             return Ok(());
         }
         for slot in &mut self.queue {
-            let Slot::Waiting { work, bytes } = slot else { continue };
+            let Slot::Waiting { work, bytes, .. } = slot else { continue };
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 self.waiting -= 1;
                 self.waiting_bytes -= *bytes;

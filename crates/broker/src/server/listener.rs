@@ -10,13 +10,17 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::connection::{Closed, Connection, ConnectionInfo};
 use crate::config::BrokerConfig;
 use crate::context::Context;
 
 const BACKLOG: i32 = 1024;
+/// How long a stop waits for a client that does not take its answers.
+const MAX_DRAIN: Duration = Duration::from_secs(5);
+/// How long a stop waits for clients to read what they were sent.
+const MAX_LINGER: Duration = Duration::from_millis(500);
 
 /// Why a broker cannot listen where it should.
 #[derive(Debug, thiserror::Error)]
@@ -116,17 +120,33 @@ impl Drop for Place {
     }
 }
 
-impl Listener {
-    /// Accepts until `stop` turns true; connections end by themselves then.
-    pub fn serve(self, ctx: &Arc<Context>, stop: &watch::Receiver<bool>) {
-        let counts = Arc::new(Counts::default());
-        for socket in self.sockets {
-            tokio::spawn(accept(socket, ctx.clone(), counts.clone(), stop.clone()));
-        }
+/// What a task needs to know of the broker's end: when to stop, and a sender that is dropped when it has.
+type Life = (watch::Receiver<bool>, mpsc::Sender<()>);
+
+/// The connections of a broker.
+#[derive(Debug)]
+pub struct Serving(mpsc::Receiver<()>);
+
+impl Serving {
+    /// Waits until all connections have ended, after a stop.
+    pub async fn ended(mut self) {
+        while self.0.recv().await.is_some() {}
     }
 }
 
-async fn accept(socket: TcpListener, ctx: Arc<Context>, counts: Arc<Counts>, mut stop: watch::Receiver<bool>) {
+impl Listener {
+    /// Accepts until `stop` turns true; connections end by themselves then, see [`Serving::ended`].
+    pub fn serve(self, ctx: &Arc<Context>, stop: &watch::Receiver<bool>) -> Serving {
+        let counts = Arc::new(Counts::default());
+        let (alive, ended) = mpsc::channel(1);
+        for socket in self.sockets {
+            tokio::spawn(accept(socket, ctx.clone(), counts.clone(), (stop.clone(), alive.clone())));
+        }
+        Serving(ended)
+    }
+}
+
+async fn accept(socket: TcpListener, ctx: Arc<Context>, counts: Arc<Counts>, (mut stop, alive): Life) {
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -149,18 +169,11 @@ async fn accept(socket: TcpListener, ctx: Arc<Context>, counts: Arc<Counts>, mut
             }
         };
         let id = counts.next_id.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(run(stream, peer, id, ctx.clone(), place, stop.clone()));
+        tokio::spawn(run(stream, peer, id, ctx.clone(), place, (stop.clone(), alive.clone())));
     }
 }
 
-async fn run(
-    stream: TcpStream,
-    peer: SocketAddr,
-    id: u64,
-    ctx: Arc<Context>,
-    place: Place,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn run(stream: TcpStream, peer: SocketAddr, id: u64, ctx: Arc<Context>, place: Place, (mut stop, _alive): Life) {
     let Ok(local) = stream.local_addr() else { return };
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(%peer, "failed to set TCP_NODELAY: {e}");
@@ -170,12 +183,16 @@ async fn run(
         closed = poll_fn(|cx| connection.poll(cx)) => closed,
         _ = stop.changed() => {
             connection.drain();
-            poll_fn(|cx| connection.poll(cx)).await
+            let drained = tokio::time::timeout(MAX_DRAIN, poll_fn(|cx| connection.poll(cx))).await;
+            if drained.is_ok() {
+                connection.linger(MAX_LINGER).await;
+            }
+            drained.unwrap_or(Closed::Undrained(MAX_DRAIN))
         }
     };
     match &closed {
         Closed::Peer | Closed::Io(_) | Closed::Idle(_) => tracing::debug!(%peer, "connection ended: {closed}"),
-        Closed::Frame(_) | Closed::Refused(_) | Closed::Stalled(_) => {
+        Closed::Frame(_) | Closed::Refused(_) | Closed::Stalled(_) | Closed::Undrained(_) => {
             tracing::warn!(%peer, "closed a connection: {closed}");
         }
     }

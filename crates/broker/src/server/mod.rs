@@ -7,5 +7,5 @@ mod outgoing;
 
 pub use connection::ConnectionInfo;
 pub use frame::{FrameError, FrameReader};
-pub use listener::{BindError, Listener, bind};
+pub use listener::{BindError, Listener, Serving, bind};
 pub use outgoing::{FileRange, Response};

@@ -6,6 +6,7 @@ mod connection;
 mod fetch;
 mod full_disk;
 mod hostile;
+mod leftovers;
 mod produce;
 mod raw;
 mod restart;

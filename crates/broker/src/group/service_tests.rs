@@ -1,0 +1,154 @@
+//! The service over a log that stores when it is told to, or fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caudal_protocol::ErrorCode;
+use caudal_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use caudal_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use caudal_protocol::messages::{JoinGroupRequest, SyncGroupRequest};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use super::GroupConfig;
+use super::coordinator::Committer;
+use super::record::CommittedOffset;
+use super::service::{GroupService, OffsetsLog, Stored};
+
+/// Keeps what is appended waiting.
+#[derive(Default)]
+struct SlowLog(Mutex<Vec<Stored>>);
+
+impl OffsetsLog for SlowLog {
+    fn partitions(&self) -> Option<i32> {
+        Some(1)
+    }
+
+    fn append(&self, _partition: i32, _records: Vec<(Bytes, Option<Bytes>)>, stored: Stored) {
+        self.0.lock().push(stored);
+    }
+}
+
+impl SlowLog {
+    async fn appended(&self, count: usize) {
+        let all_there = async {
+            while self.0.lock().len() < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all_there).await.unwrap();
+    }
+
+    /// The outcome of the append at `place` among those that wait.
+    fn end(&self, place: usize, error: ErrorCode) {
+        let stored = self.0.lock().remove(place);
+        stored(error);
+    }
+}
+
+fn run<F: Future<Output = ()>>(test: impl FnOnce(Arc<GroupService>, Arc<SlowLog>) -> F) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let log = Arc::new(SlowLog::default());
+    let config = GroupConfig { initial_rebalance_delay_ms: 0, ..GroupConfig::default() };
+    let service = Arc::new(GroupService::new(config, log.clone()));
+    service.loaded(Default::default());
+    runtime.block_on(test(service, log));
+}
+
+fn commit(service: &Arc<GroupService>, offset: i64) -> JoinHandle<ErrorCode> {
+    let service = service.clone();
+    tokio::spawn(async move {
+        let who = Committer { group: "g", member_id: "", instance_id: None, generation: -1 };
+        let value = CommittedOffset { offset, leader_epoch: 0, metadata: String::new(), commit_timestamp_ms: 1 };
+        service.commit(who, vec![("t".into(), 0, value)]).await
+    })
+}
+
+fn committed(service: &GroupService) -> Option<i64> {
+    service.view(|coordinator| coordinator.offset("g", "t", 0).map(|value| value.offset))
+}
+
+#[test]
+fn commits_take_effect_when_they_are_stored() {
+    run(|service, log| async move {
+        let first = commit(&service, 1);
+        log.appended(1).await;
+        assert_eq!(committed(&service), None);
+        log.end(0, ErrorCode::None);
+        assert_eq!((first.await.unwrap(), committed(&service)), (ErrorCode::None, Some(1)));
+        let refused = commit(&service, 2);
+        log.appended(1).await;
+        log.end(0, ErrorCode::KafkaStorageError);
+        assert_eq!((refused.await.unwrap(), committed(&service)), (ErrorCode::NotCoordinator, Some(1)));
+    });
+}
+
+#[test]
+fn what_is_told_out_of_order_takes_effect_in_order() {
+    run(|service, log| async move {
+        let first = commit(&service, 1);
+        log.appended(1).await;
+        let second = commit(&service, 2);
+        log.appended(2).await;
+        log.end(1, ErrorCode::None);
+        assert_eq!((second.await.unwrap(), committed(&service)), (ErrorCode::None, Some(2)));
+        log.end(0, ErrorCode::None);
+        assert_eq!((first.await.unwrap(), committed(&service)), (ErrorCode::None, Some(2)));
+        let deleted = {
+            let service = service.clone();
+            tokio::spawn(async move { service.change(|groups| groups.delete("g")).await })
+        };
+        log.appended(1).await;
+        assert_eq!(committed(&service), Some(2));
+        log.end(0, ErrorCode::None);
+        assert_eq!(deleted.await.unwrap(), (ErrorCode::None, ErrorCode::None));
+        assert!(!service.view(|groups| groups.exists("g")));
+    });
+}
+
+#[test]
+fn an_assignment_that_is_not_stored_begins_the_group_anew() {
+    run(|service, log| async move {
+        let protocol = JoinGroupRequestProtocol { name: "range".into(), metadata: Bytes::from_static(b"sub") };
+        let join = JoinGroupRequest {
+            group_id: "g".into(),
+            session_timeout_ms: 10_000,
+            rebalance_timeout_ms: 60_000,
+            protocol_type: "consumer".into(),
+            protocols: vec![protocol],
+            ..JoinGroupRequest::default()
+        };
+        let joined = service.join(&join, "c", "/127.0.0.1", 3).await;
+        assert_eq!((joined.error_code, joined.generation_id), (0, 1));
+        for (generation, error) in [(1, ErrorCode::KafkaStorageError), (2, ErrorCode::None)] {
+            let part = SyncGroupRequestAssignment {
+                member_id: joined.member_id.clone(),
+                assignment: Bytes::from_static(b"p0"),
+            };
+            let sync = SyncGroupRequest {
+                group_id: "g".into(),
+                generation_id: generation,
+                member_id: joined.member_id.clone(),
+                assignments: vec![part],
+                ..SyncGroupRequest::default()
+            };
+            let syncing = {
+                let service = service.clone();
+                tokio::spawn(async move { service.sync(&sync).await })
+            };
+            log.appended(1).await;
+            log.end(0, error);
+            let synced = syncing.await.unwrap();
+            if error == ErrorCode::None {
+                assert_eq!((synced.error_code, synced.assignment.as_ref()), (0, b"p0".as_slice()));
+                break;
+            }
+            assert_eq!(synced.error_code, ErrorCode::NotCoordinator.code());
+            let beat = service.heartbeat("g", &joined.member_id, None, generation);
+            assert_eq!(beat, ErrorCode::RebalanceInProgress);
+            let again = JoinGroupRequest { member_id: joined.member_id.clone(), ..join.clone() };
+            assert_eq!(service.join(&again, "c", "/127.0.0.1", 3).await.generation_id, generation + 1);
+        }
+    });
+}
