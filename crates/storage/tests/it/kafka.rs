@@ -1,9 +1,5 @@
-//! Directories that go between Apache Kafka and this log. Run by hand, since they need a Kafka:
-//!
-//! 1. stop (or kill) a Kafka that has a topic `t1`, and `CAUDAL_KAFKA_LOG_DIR=... cargo test -p caudal-storage --test it -- --ignored
-//!    kafka`: everything in the directory is read and a hundred records are appended to `t1-0` and `t1-1`;
-//! 2. `kafka-dump-log.sh --deep-iteration --files ...` on the segments, indexes and snapshots of `t1-0`;
-//! 3. start Kafka on the directory again and consume `t1`.
+//! A directory that Apache Kafka wrote and reads again: `conformance/run client` stops a Kafka that has a topic `t1`, names its
+//! directory in `CAUDAL_KAFKA_LOG_DIR`, runs this, dumps the segments with Kafka's tool and starts Kafka on them.
 
 use std::path::PathBuf;
 
@@ -15,7 +11,7 @@ use caudal_storage::{AppendOrigin, LogConfig};
 use crate::support::*;
 
 #[test]
-#[ignore = "needs a log directory that Apache Kafka wrote"]
+#[ignore = "needs a log directory that Apache Kafka wrote: conformance/run client"]
 fn a_directory_of_kafka_opens_and_can_be_appended_to() {
     let path = PathBuf::from(std::env::var_os("CAUDAL_KAFKA_LOG_DIR").unwrap());
     let (dir, report) = open(&path);
