@@ -11,7 +11,7 @@ use caudal_protocol::messages::describe_configs_response::{
 };
 use caudal_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 
-use super::RequestHeader;
+use super::{RequestHeader, once};
 use crate::context::Context;
 
 /// What beside the values is asked for.
@@ -29,7 +29,8 @@ pub async fn handle(
 ) -> DescribeConfigsResponse {
     let image = ctx.metadata.image();
     let extras = Extras { synonyms: request.include_synonyms, documentation: request.include_documentation };
-    let results = request.resources.into_iter().map(|resource| {
+    let resources = once(request.resources, |resource| (resource.resource_type, resource.resource_name.clone()));
+    let results = resources.into_iter().map(|resource| {
         let (error_code, error_message, mut configs) = match describe(ctx, &image, &resource, extras) {
             Ok(configs) => (ErrorCode::None.code(), None, configs),
             Err(error) => (error.code.code(), Some(error.message), Vec::new()),

@@ -4,7 +4,7 @@ use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::describe_groups_response::DescribedGroup;
 use caudal_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse};
 
-use super::RequestHeader;
+use super::{RequestHeader, once};
 use crate::context::Context;
 
 /// All operations on a group that an unsecured broker allows: READ, DELETE, DESCRIBE and the two for configurations, as
@@ -17,6 +17,7 @@ pub async fn handle(
     request: DescribeGroupsRequest,
     version: i16,
 ) -> DescribeGroupsResponse {
+    let groups = once(request.groups, String::clone);
     let describe = |id: &String| {
         let ready = ctx.groups.readiness(id);
         if ready.is_error() {
@@ -34,5 +35,5 @@ pub async fn handle(
         }
         group
     };
-    DescribeGroupsResponse { groups: request.groups.iter().map(describe).collect(), ..Default::default() }
+    DescribeGroupsResponse { groups: groups.iter().map(describe).collect(), ..Default::default() }
 }

@@ -7,7 +7,7 @@ use caudal_protocol::messages::describe_producers_response::{
 };
 use caudal_storage::ActiveProducer;
 
-use super::RequestHeader;
+use super::{RequestHeader, once};
 use crate::context::Context;
 
 pub async fn handle(
@@ -17,7 +17,8 @@ pub async fn handle(
     _version: i16,
 ) -> DescribeProducersResponse {
     let view = ctx.topics.view();
-    let topics = request.topics.into_iter().map(|topic| {
+    let topics = once(request.topics, |topic| topic.name.clone()).into_iter().map(|mut topic| {
+        topic.partition_indexes = once(topic.partition_indexes, |index| *index);
         let partitions = topic.partition_indexes.iter().map(|&partition_index| {
             let Some(partition) = view.partition(&topic.name, partition_index) else {
                 let error_code = ErrorCode::UnknownTopicOrPartition.code();

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use caudal_cluster::controller::check_topic_name;
 use caudal_cluster::image::{NO_LEADER, Partition, Topic};
 use caudal_protocol::ErrorCode;
+use caudal_protocol::messages::describe_topic_partitions_request::TopicRequest;
 use caudal_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
 use caudal_protocol::messages::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
 
-use super::RequestHeader;
 use super::metadata::{ALL_TOPIC_OPERATIONS, is_internal};
+use super::{RequestHeader, once};
 use crate::context::Context;
 
 pub async fn handle(
@@ -21,6 +22,16 @@ pub async fn handle(
     _version: i16,
 ) -> DescribeTopicPartitionsResponse {
     let image = ctx.metadata.image();
+    if request.cursor.as_ref().is_some_and(|cursor| cursor.partition_index < 0) {
+        let refused = |topic: &TopicRequest| DescribeTopicPartitionsResponseTopic {
+            error_code: ErrorCode::InvalidRequest.code(),
+            name: Some(topic.name.clone()),
+            is_internal: is_internal(&topic.name),
+            ..DescribeTopicPartitionsResponseTopic::default()
+        };
+        let topics = once(request.topics, |topic| topic.name.clone()).iter().map(refused).collect();
+        return DescribeTopicPartitionsResponse { topics, ..DescribeTopicPartitionsResponse::default() };
+    }
     let (first_topic, first_partition) = match &request.cursor {
         Some(cursor) => (cursor.topic_name.as_str(), cursor.partition_index),
         None => ("", 0),

@@ -6,8 +6,8 @@ use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::list_config_resources_response::ConfigResource;
 use caudal_protocol::messages::{ListConfigResourcesRequest, ListConfigResourcesResponse};
 
-use super::RequestHeader;
 use super::metadata::broker_ids;
+use super::{RequestHeader, once};
 use crate::context::Context;
 
 pub async fn handle(
@@ -19,7 +19,7 @@ pub async fn handle(
     use ConfigResourceType::*;
     let image = ctx.metadata.image();
     let mut types = Vec::new();
-    for code in &request.resource_types {
+    for code in &once(request.resource_types, |code| *code) {
         match ConfigResourceType::from_code(*code) {
             Some(kind) => types.push(kind),
             None => {

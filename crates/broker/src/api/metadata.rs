@@ -15,7 +15,7 @@ use caudal_protocol::messages::metadata_response::{
 use caudal_protocol::messages::{MetadataRequest, MetadataResponse};
 use caudal_protocol::{ErrorCode, Uuid};
 
-use super::RequestHeader;
+use super::{RequestHeader, once};
 use crate::context::Context;
 
 /// Topics that belong to the broker itself (`Topic.INTERNAL_TOPICS`).
@@ -45,6 +45,7 @@ pub async fn handle(ctx: &Context, header: &RequestHeader, request: MetadataRequ
     }
     let mut seen = BTreeSet::new();
     names.retain(|name| seen.insert(*name));
+    let ids = once(ids, |id| *id);
     if request.allow_auto_topic_creation && wanted.is_some() {
         create_missing(ctx, &names).await;
     }

@@ -3,7 +3,9 @@
 //! To serve another API: a file with `pub async fn handle(ctx, header, request, version) -> Response`, and a line in the
 //! table below. What is not in the table is not advertised.
 
+use std::collections::HashSet;
 use std::future::Future;
+use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -219,6 +221,14 @@ pub fn encode<S: Message>(header: &RequestHeader, response: &S) -> Result<Frame,
 }
 
 /// Puts a frame's length into its first four bytes, which were left free for it.
+/// What a request lists, each thing once. Where the answer to an entry is much larger than the entry, one that is repeated all
+/// over a large request would take all memory.
+fn once<T, K: Eq + Hash>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut seen = HashSet::new();
+    items.retain(|item| seen.insert(key(item)));
+    items
+}
+
 fn with_length(mut frame: Frame) -> Frame {
     let length = u32::try_from(frame.len().saturating_sub(4)).unwrap_or(u32::MAX);
     if let Some(Part::Bytes(first)) = frame.parts.first_mut() {

@@ -1,4 +1,5 @@
-//! OffsetCommit (8), versions 2-10 (topic ids from 10 on). Answered once the offsets are durable.
+//! OffsetCommit (8), versions 2-10 (topic ids from 10 on). Answered once the offsets are durable. Up to version 4 a client says how
+//! long they are kept, if not as long as `offsets.retention.minutes`.
 
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
@@ -21,12 +22,13 @@ pub async fn handle(
     let mut accepted = Vec::new();
     // Per topic and partition: the error found before anything is stored.
     let mut verdicts: Vec<(OffsetCommitResponseTopic, Vec<(i32, ErrorCode)>)> = Vec::new();
+    let keep_ms = Some(request.retention_time_ms).filter(|keep_ms| *keep_ms >= 0);
     for topic in &request.topics {
         let name = if version >= 10 { ctx.topic_name(&topic.topic_id) } else { Some(topic.name.clone()) };
         let partitions = topic.partitions.iter().map(|p| {
             let verdict = check(ctx, name.as_deref(), p, version);
             if let (ErrorCode::None, Some(name)) = (verdict, &name) {
-                accepted.push((name.clone(), p.partition_index, committed(p)));
+                accepted.push((name.clone(), p.partition_index, committed(p, keep_ms)));
             }
             (p.partition_index, verdict)
         });
@@ -69,11 +71,13 @@ fn check(ctx: &Context, topic: Option<&str>, p: &OffsetCommitRequestPartition, v
     ErrorCode::None
 }
 
-fn committed(p: &OffsetCommitRequestPartition) -> CommittedOffset {
+fn committed(p: &OffsetCommitRequestPartition, keep_ms: Option<i64>) -> CommittedOffset {
+    let now_ms = wall_ms();
     CommittedOffset {
         offset: p.committed_offset,
         leader_epoch: p.committed_leader_epoch,
         metadata: p.committed_metadata.clone().unwrap_or_default(),
-        commit_timestamp_ms: wall_ms(),
+        commit_timestamp_ms: now_ms,
+        expire_timestamp_ms: keep_ms.map(|keep_ms| now_ms.saturating_add(keep_ms)),
     }
 }

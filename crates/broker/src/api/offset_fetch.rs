@@ -9,7 +9,7 @@ use caudal_protocol::messages::offset_fetch_response::{
 };
 use caudal_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
 
-use super::RequestHeader;
+use super::{RequestHeader, once};
 use crate::context::Context;
 
 pub async fn handle(
@@ -19,7 +19,8 @@ pub async fn handle(
     version: i16,
 ) -> OffsetFetchResponse {
     if version >= 8 {
-        let groups = request.groups.into_iter().map(|g| fetch(ctx, g, version)).collect();
+        let groups = once(request.groups, |group| group.group_id.clone());
+        let groups = groups.into_iter().map(|g| fetch(ctx, g, version)).collect();
         return OffsetFetchResponse { groups, ..Default::default() };
     }
     let topics = request.topics.map(|topics| {

@@ -473,8 +473,8 @@ impl Coordinator {
         let mut records = Vec::new();
         for (id, group) in only_offsets.chain(empty) {
             let since = group.map_or(i64::MIN, |g| g.state_since_ms);
-            let expired = |at: i64| at.max(since).saturating_add(retention_ms) <= wall_ms;
-            let gone = self.tombstones(id, |_, _, v| expired(v.commit_timestamp_ms));
+            let by_use = |v: &CommittedOffset| v.commit_timestamp_ms.max(since).saturating_add(retention_ms);
+            let gone = self.tombstones(id, |_, _, v| v.expire_timestamp_ms.unwrap_or_else(|| by_use(v)) <= wall_ms);
             let all = gone.len() == self.offsets(id).map(|(_, partitions)| partitions.len()).sum::<usize>();
             records.extend(gone);
             if all && group.is_some_and(|g| g.pending.is_empty()) {

@@ -5,10 +5,14 @@ use caudal_protocol::records::group::group_metadata_value::MemberMetadata;
 use caudal_protocol::records::group::{GroupMetadataKey, GroupMetadataValue, OffsetCommitKey, OffsetCommitValue};
 use caudal_protocol::wire::{DecodeError, EncodeError, Message, Reader};
 
+/// The version of offsets with an expiry of their own; it has no leader epoch.
+const EXPIRING_VERSION: i16 = 1;
 /// Version in which values are written: what Kafka 4.x writes, without tagged extensions.
 const VALUE_VERSION: i16 = 3;
 /// Older brokers wrote offset keys as type 0 too; fields are the same.
 const OFFSET_KEY_TYPE_OLD: i16 = 0;
+
+const NO_EXPIRY: i64 = -1;
 
 /// An offset as committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +22,9 @@ pub struct CommittedOffset {
     pub metadata: String,
     /// Wall clock, milliseconds since 1970.
     pub commit_timestamp_ms: i64,
+    /// When it expires, wall clock, where the committer said so (OffsetCommit up to version 4); else `offsets.retention.minutes`
+    /// after the group was last in use.
+    pub expire_timestamp_ms: Option<i64>,
 }
 
 /// One persisted change; no value is a tombstone.
@@ -53,11 +60,15 @@ impl GroupRecord {
                     leader_epoch: v.leader_epoch,
                     metadata: v.metadata.clone(),
                     commit_timestamp: v.commit_timestamp_ms,
+                    expire_timestamp: v.expire_timestamp_ms.unwrap_or(NO_EXPIRY),
                     ..OffsetCommitValue::default()
                 });
-                pair(&key, value.as_ref())
+                let expires = value.as_ref().is_some_and(|v| v.expire_timestamp != NO_EXPIRY);
+                pair(&key, value.as_ref(), if expires { EXPIRING_VERSION } else { VALUE_VERSION })
             }
-            GroupRecord::Group { group, value } => pair(&GroupMetadataKey { group: group.clone() }, value.as_ref()),
+            GroupRecord::Group { group, value } => {
+                pair(&GroupMetadataKey { group: group.clone() }, value.as_ref(), VALUE_VERSION)
+            }
         }
     }
 
@@ -72,6 +83,7 @@ impl GroupRecord {
                     leader_epoch: v.leader_epoch,
                     metadata: v.metadata,
                     commit_timestamp_ms: v.commit_timestamp,
+                    expire_timestamp_ms: Some(v.expire_timestamp).filter(|at| *at != NO_EXPIRY),
                 });
                 Ok(Some(GroupRecord::Offset { group: key.group, topic: key.topic, partition: key.partition, value }))
             }
@@ -84,10 +96,14 @@ impl GroupRecord {
     }
 }
 
-fn pair<K: Message, V: Message>(key: &K, value: Option<&V>) -> Result<(Bytes, Option<Bytes>), GroupRecordError> {
+fn pair<K: Message, V: Message>(
+    key: &K,
+    value: Option<&V>,
+    version: i16,
+) -> Result<(Bytes, Option<Bytes>), GroupRecordError> {
     let key = framed(K::API_KEY, &key.to_bytes(0)?);
     let value = match value {
-        Some(v) => Some(framed(VALUE_VERSION, &v.to_bytes(VALUE_VERSION)?)),
+        Some(v) => Some(framed(version, &v.to_bytes(version)?)),
         None => None,
     };
     Ok((key, value))
@@ -138,7 +154,13 @@ mod tests {
             group: "g".into(),
             topic: "t".into(),
             partition: 3,
-            value: Some(CommittedOffset { offset: 42, leader_epoch: 1, metadata: "m".into(), commit_timestamp_ms: 7 }),
+            value: Some(CommittedOffset {
+                offset: 42,
+                leader_epoch: 1,
+                metadata: "m".into(),
+                commit_timestamp_ms: 7,
+                expire_timestamp_ms: None,
+            }),
         };
         let group = GroupRecord::Group {
             group: "g".into(),

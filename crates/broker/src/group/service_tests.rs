@@ -60,7 +60,13 @@ fn commit(service: &Arc<GroupService>, offset: i64) -> JoinHandle<ErrorCode> {
     let service = service.clone();
     tokio::spawn(async move {
         let who = Committer { group: "g", member_id: "", instance_id: None, generation: -1 };
-        let value = CommittedOffset { offset, leader_epoch: 0, metadata: String::new(), commit_timestamp_ms: 1 };
+        let value = CommittedOffset {
+            offset,
+            leader_epoch: 0,
+            metadata: String::new(),
+            commit_timestamp_ms: 1,
+            expire_timestamp_ms: None,
+        };
         service.commit(who, vec![("t".into(), 0, value)]).await
     })
 }

@@ -325,7 +325,13 @@ fn commits_are_fenced_by_generation() {
 #[test]
 fn state_is_the_fold_of_its_records() {
     let mut w = World::pair();
-    let value = CommittedOffset { offset: 5, leader_epoch: 0, metadata: "x".into(), commit_timestamp_ms: 1 };
+    let value = CommittedOffset {
+        offset: 5,
+        leader_epoch: 0,
+        metadata: "x".into(),
+        commit_timestamp_ms: 1,
+        expire_timestamp_ms: None,
+    };
     let records = w.coordinator.commit("g", vec![("t".into(), 0, value.clone()), ("t".into(), 1, value.clone())]);
     assert_eq!(w.coordinator.offset("g", "t", 0), None, "not before it is stored");
     w.apply(records);
@@ -346,7 +352,13 @@ fn state_is_the_fold_of_its_records() {
 #[test]
 fn offsets_expire_once_the_group_is_empty() {
     let mut w = World::pair();
-    let value = CommittedOffset { offset: 5, leader_epoch: 0, metadata: String::new(), commit_timestamp_ms: 1 };
+    let value = CommittedOffset {
+        offset: 5,
+        leader_epoch: 0,
+        metadata: String::new(),
+        commit_timestamp_ms: 1,
+        expire_timestamp_ms: None,
+    };
     let records = w.coordinator.commit("g", vec![("t".into(), 0, value)]);
     w.apply(records);
     let week = w.coordinator.config.offsets_retention_ms;
@@ -544,4 +556,22 @@ proptest! {
         prop_assert!(w.asked.is_empty(), "never answered: {:?}", w.asked);
         prop_assert!(!w.coordinator.has_members("g"));
     }
+}
+
+#[test]
+fn an_offset_with_an_expiry_of_its_own_keeps_and_obeys_it() {
+    let value = CommittedOffset {
+        offset: 5,
+        leader_epoch: -1,
+        metadata: "x".into(),
+        commit_timestamp_ms: 1,
+        expire_timestamp_ms: Some(500),
+    };
+    let mut w = World::new(0);
+    let records = w.coordinator.commit("g", vec![("t".into(), 0, value)]);
+    let (key, stored) = records[0].encode().unwrap();
+    assert_eq!(GroupRecord::decode(key, stored).unwrap().as_ref(), Some(&records[0]));
+    w.apply(records);
+    assert_eq!((w.expire(499), w.expire(500)), (0, 1));
+    assert_eq!(w.coordinator.offset("g", "t", 0), None);
 }

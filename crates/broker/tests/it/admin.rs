@@ -288,3 +288,22 @@ fn the_cluster_says_what_it_is() {
         assert_eq!(acls.error_code, ErrorCode::SecurityDisabled.code());
     }
 }
+
+/// An entry of a few bytes must not be answered with kilobytes as often as it is repeated.
+#[test]
+fn what_is_asked_for_twice_is_told_once() {
+    let broker = TestBroker::start();
+    broker.create_topic("t", 3);
+    let mut client = broker.connect();
+    let resource =
+        DescribeConfigsResource { resource_type: 4, resource_name: "1".into(), ..DescribeConfigsResource::default() };
+    let request = DescribeConfigsRequest { resources: vec![resource; 5000], ..DescribeConfigsRequest::default() };
+    let response: DescribeConfigsResponse = client.ask(&request, 4);
+    assert_eq!(response.results.len(), 1);
+    let request = MetadataRequest {
+        topics: Some(vec![MetadataRequestTopic { topic_id: broker.topic_id("t"), name: None }; 5000]),
+        ..MetadataRequest::default()
+    };
+    let response: MetadataResponse = client.ask(&request, 12);
+    assert_eq!((response.topics.len(), response.topics[0].partitions.len()), (1, 3));
+}
