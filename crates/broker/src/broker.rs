@@ -14,6 +14,7 @@ use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::{Disk, LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport};
 use tokio::sync::{mpsc, watch};
 
+use crate::cleaner;
 use crate::config::BrokerConfig;
 use crate::context::Context;
 use crate::descriptors;
@@ -62,6 +63,8 @@ pub enum StartError {
     Metadata(String),
     #[error("{0}")]
     Groups(String),
+    #[error("failed to start the log cleaner: {0}")]
+    Cleaner(std::io::Error),
 }
 
 /// A running broker. Dropping it without [`Broker::shutdown`] is a crash.
@@ -106,7 +109,9 @@ impl Broker {
             opened.await.map_err(|e| StartError::Metadata(format!("failed to open the data: {e}")))??;
         let topics = Arc::new(Topics::default());
         let (deleted, deletions) = mpsc::unbounded_channel();
+        let cleaner = cleaner::start(&log_dir, &config.properties, metadata_log.image(), config.node_id);
         let replicas = Arc::new(Replicas {
+            cleaner: cleaner.map_err(StartError::Cleaner)?,
             topics: topics.clone(),
             log_dir,
             node_id: config.node_id,
@@ -159,9 +164,15 @@ impl Broker {
         if let Err(error) = registration::stop(&self.ctx.metadata, self.ctx.node_id()).await {
             tracing::error!("{error}");
         }
-        let log_dir = self.ctx.replicas.log_dir.clone();
+        let replicas = self.ctx.replicas.clone();
         let broker_epoch = self.ctx.metadata.image().broker(self.ctx.node_id()).map_or(-1, |b| b.broker_epoch);
-        let closed = tokio::task::spawn_blocking(move || log_dir.close(broker_epoch)).await;
+        let closed = tokio::task::spawn_blocking(move || {
+            if let Some(cleaner) = &replicas.cleaner {
+                cleaner.stop();
+            }
+            replicas.log_dir.close(broker_epoch)
+        });
+        let closed = closed.await;
         match closed {
             Ok(Ok(())) => tracing::info!("stopped cleanly"),
             Ok(Err(error)) => tracing::error!("failed to stop cleanly: {error}"),

@@ -122,6 +122,11 @@ impl BrokerConfig {
         if dirs.contains(',') {
             return Err(refuse("log.dirs", &dirs, "one directory is served, not several".to_owned()));
         }
+        let (buffer, threads) = (values.int("log.cleaner.dedupe.buffer.size"), values.int("log.cleaner.threads"));
+        if values.bool("log.cleaner.enable") && buffer / threads.max(1) <= 1 << 20 {
+            let reason = format!("it must be more than 1048576 for each of the {threads} log.cleaner.threads");
+            return Err(refuse("log.cleaner.dedupe.buffer.size", &buffer.to_string(), reason));
+        }
         let node_id = i32::try_from(values.int("node.id")).unwrap_or(-1);
         let mut config = BrokerConfig::with(values, listen, advertised, PathBuf::from(dirs));
         config.node_id = if node_id < 0 { 1 } else { node_id };

@@ -2,6 +2,7 @@
 //! ([`context`]).
 
 pub mod api;
+mod cleaner;
 pub mod clock;
 pub mod config;
 pub mod context;

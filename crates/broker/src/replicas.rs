@@ -7,10 +7,11 @@ use caudal_cluster::MetadataImage;
 use caudal_cluster::config::StaticConfig;
 use caudal_cluster::image::{self, ConfigResource};
 use caudal_protocol::TopicPartition;
-use caudal_storage::{LogConfig, LogDir, TopicLog};
+use caudal_storage::{Cleaner, LogConfig, LogDir, TopicLog};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::cleaner::cleaner_config;
 use crate::partition::Partition;
 use crate::topics::{Topic, Topics, TopicsView};
 
@@ -22,6 +23,8 @@ const METADATA_TOPIC: &str = "__cluster_metadata";
 pub struct Replicas {
     pub topics: Arc<Topics>,
     pub log_dir: Arc<LogDir>,
+    /// `None` when it is off.
+    pub cleaner: Option<Cleaner>,
     pub node_id: i32,
     pub static_config: Arc<StaticConfig>,
     /// Told the names of topics that are no more.
@@ -51,6 +54,11 @@ impl Replicas {
             self.follow_topic(topic, known, changed, after)
         });
         self.topics.replace(TopicsView::new(topics.collect::<Vec<_>>()));
+        if let Some(cleaner) = self.cleaner.as_ref().filter(|_| broker_changed)
+            && let Err(error) = cleaner.reconfigure(cleaner_config(&self.static_config, after, self.node_id))
+        {
+            tracing::error!("failed to start the threads of the log cleaner: {error}");
+        }
         // Fetches that wait for what is gone are told.
         gone.iter().for_each(|partition| partition.wake());
         for topic in old.iter().filter(|topic| after.topic_by_id(&topic.id).is_none()) {

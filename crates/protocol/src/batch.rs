@@ -20,10 +20,14 @@
 //! ```
 //! All integers are big endian. Source: "Record Batch" in Kafka's protocol guide, KIP-98.
 
+mod rewrite;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::compression::{self, Codec, CompressionError};
 use crate::record::{self, BatchRecords, RecordError};
+
+pub use rewrite::rewrite;
 
 /// Bytes of a batch before its records.
 pub const HEADER_LEN: usize = 61;

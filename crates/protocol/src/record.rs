@@ -71,6 +71,11 @@ impl<'a> HeadersRef<'a> {
         self.count == 0
     }
 
+    /// How many there are, and their bytes as they are stored.
+    pub(crate) fn encoded(&self) -> (u32, &'a [u8]) {
+        (self.count, self.data)
+    }
+
     /// The headers in order. Malformed bytes end the iteration with an error.
     pub fn iter(&self) -> HeaderIter<'a> {
         HeaderIter { left: self.count, cursor: Cursor(self.data) }

@@ -12,6 +12,8 @@ use crate::disk::{self, Disk, OpenMode};
 pub const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 pub const LOG_START_OFFSETS: &str = "log-start-offset-checkpoint";
 pub const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+/// Up to where each compacted log was cleaned.
+pub const CLEANED_OFFSETS: &str = "cleaner-offset-checkpoint";
 pub const META_PROPERTIES: &str = "meta.properties";
 pub const PARTITION_METADATA: &str = "partition.metadata";
 pub const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";

@@ -78,6 +78,12 @@ impl LogConfig {
         Ok(config)
     }
 
+    /// After which time a new segment is begun: the active one is not compacted, and no record may wait for that longer than
+    /// `max.compaction.lag.ms`.
+    pub(crate) fn roll_ms(&self) -> i64 {
+        if self.cleanup_compact { self.segment_ms.min(self.max_compaction_lag_ms) } else { self.segment_ms }
+    }
+
     /// Sets one topic configuration by its Kafka name. True when the log has such a setting.
     pub fn set(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
         let refuse = |allowed| ConfigError { name: name.to_owned(), value: value.to_owned(), allowed };

@@ -85,6 +85,8 @@ impl Tree {
     fn apply_name(&mut self, op: &NameOp) {
         match op {
             NameOp::CreateFile { path, file } => {
+                // Also a file that is never written to has its number.
+                self.file_mut(*file);
                 self.names.insert(path.clone(), Node::File(*file));
             }
             NameOp::CreateDir { path } => {

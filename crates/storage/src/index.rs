@@ -168,6 +168,34 @@ impl<E: IndexEntry> IndexFile<E> {
         Ok(())
     }
 
+    /// Opens the file and keeps it: from now on nothing goes by its name.
+    pub fn pin(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = Some(self.disk.open(&self.path, OpenMode::Create)?);
+        }
+        Ok(())
+    }
+
+    /// Takes note of the file's new name.
+    pub fn renamed(self, path: PathBuf) -> IndexFile<E> {
+        IndexFile { path, ..self }
+    }
+
+    /// Writes everything, makes it durable, lets go of the memory and keeps the file open.
+    pub fn seal(&mut self) -> io::Result<()> {
+        self.pin()?;
+        self.sync()?;
+        self.older += self.recent.len() as u64;
+        self.recent = Vec::new();
+        self.recent_stored = 0;
+        Ok(())
+    }
+
+    /// Lets go of the descriptor of a sealed index; the file is opened again when it is needed.
+    pub fn release(&mut self) {
+        self.file = None;
+    }
+
     /// Whether a lookup reads the file.
     pub fn needs_file(&self) -> bool {
         self.file.is_none() && self.older > 0

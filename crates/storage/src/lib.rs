@@ -1,10 +1,11 @@
 //! The log: segments and their indexes in Apache Kafka's on-disk format, producer state, leader epochs, group commit,
-//! recovery and retention. No async, no network.
+//! recovery, retention and compaction. No async, no network.
 //!
 //! Start at [`LogDir::open`]; a partition is a [`Log`], [`Flusher`] makes appends durable for all that wait at once, and
-//! [`Disk`] is the seam at which tests cut the power ([`crash`]). Layouts: docs/formats/log-directory.md.
+//! [`Cleaner`] compacts, and [`Disk`] is the seam at which tests cut the power ([`crash`]). Layouts: docs/formats/log-directory.md.
 
 pub mod checkpoint;
+mod cleaner;
 pub mod config;
 pub mod crash;
 pub mod disk;
@@ -18,6 +19,7 @@ mod producer_state;
 mod scan;
 mod segment;
 
+pub use cleaner::{CleanError, Cleaned, Cleaner, CleanerConfig, clean_due};
 pub use config::{ConfigError, LogConfig};
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{AppendError, FlushError, Offline, OpenError, ReadError};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use caudal_protocol::{TopicPartition, Uuid};
 use parking_lot::{Mutex, RwLock};
 
-use crate::checkpoint::{self, CheckpointError, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS};
+use crate::checkpoint::{self, CLEANED_OFFSETS, CheckpointError, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS};
 use crate::config::LogConfig;
 use crate::disk::{DirLock, Disk};
 use crate::error::{Offline, OpenError};
@@ -85,6 +85,8 @@ pub struct LogDir {
     clock: Mutex<RetentionClock>,
     /// What the checkpoint files hold, as far as this process read or wrote them.
     checkpointed: Mutex<HashMap<&'static str, Offsets>>,
+    /// Up to where logs were compacted; what `cleaner-offset-checkpoint` holds.
+    cleaned: Mutex<Offsets>,
     _lock: Box<dyn DirLock>,
 }
 
@@ -118,6 +120,7 @@ impl LogDir {
         let (logs, mut report, checkpointed) = open_logs(&shared, path, &config)?;
         checkpoint::remove_clean_shutdown(shared.disk.as_ref(), path)?;
         report.elapsed = begin.elapsed();
+        let cleaned = read_offsets_or_none(shared.disk.as_ref(), &path.join(CLEANED_OFFSETS));
         let dir = LogDir {
             shared,
             config,
@@ -127,6 +130,7 @@ impl LogDir {
             doomed: Mutex::default(),
             clock: Mutex::new(RetentionClock::new(wall_clock_ms(), Instant::now())),
             checkpointed: Mutex::new(checkpointed),
+            cleaned: Mutex::new(cleaned),
             _lock: lock,
         };
         Ok((dir, report))
@@ -190,6 +194,7 @@ impl LogDir {
             // What the checkpoints say is about a log of that name that was deleted.
             self.write_checkpoints()?;
         }
+        self.forget_cleaned_offset(&log.topic_partition)?;
         let created = Log::create(&self.shared, log.topic_partition.clone(), log.topic_id, log.config)?;
         self.logs.write().insert(log.topic_partition, Arc::clone(&created));
         Ok(created)
@@ -201,6 +206,7 @@ impl LogDir {
         let _changing = self.changing.lock();
         let Some(log) = self.logs.write().remove(topic_partition) else { return Ok(false) };
         log.shut();
+        self.forget_cleaned_offset(topic_partition)?;
         let doomed = self.rename_away(&log, DELETE_SUFFIX)?;
         let delay_ms = log.config().file_delete_delay_ms.unsigned_abs();
         self.doomed.lock().push((Instant::now() + Duration::from_millis(delay_ms), doomed));
@@ -229,6 +235,7 @@ impl LogDir {
             reason: format!("it holds no log of {topic_partition}"),
         })?;
         log.shut();
+        self.forget_cleaned_offset(topic_partition)?;
         self.rename_away(&log, STRAY_SUFFIX)
     }
 
@@ -285,6 +292,32 @@ impl LogDir {
         // Recovery counts on it: what is only in the page cache stays out.
         write(HIGH_WATERMARKS, &|log| Some(log.durable_end_offset().min(log.synced_offset())))?;
         Ok(())
+    }
+
+    /// Up to where a log was compacted.
+    pub(crate) fn cleaned_offset(&self, topic_partition: &TopicPartition) -> Option<i64> {
+        self.cleaned.lock().get(topic_partition).copied()
+    }
+
+    /// Notes, durably, up to where a log was compacted.
+    pub(crate) fn set_cleaned_offset(&self, log: &Log, offset: i64) -> Result<(), CheckpointError> {
+        let mut cleaned = self.cleaned.lock();
+        cleaned.insert(log.topic_partition().clone(), offset);
+        checkpoint::write_offsets(self.disk().as_ref(), &self.path().join(CLEANED_OFFSETS), &cleaned)
+    }
+
+    /// Another log of that name begins anew.
+    fn forget_cleaned_offset(&self, topic_partition: &TopicPartition) -> Result<(), CheckpointError> {
+        let mut cleaned = self.cleaned.lock();
+        match cleaned.remove(topic_partition) {
+            None => Ok(()),
+            Some(_) => checkpoint::write_offsets(self.disk().as_ref(), &self.path().join(CLEANED_OFFSETS), &cleaned),
+        }
+    }
+
+    /// The time by a clock that follows the wall clock but does not leap forward with it.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.lock().now(wall_clock_ms(), Instant::now())
     }
 
     /// Starts the flushes that `flush.ms` of topics asks for. To be called every second or so; without effect when
@@ -362,17 +395,19 @@ fn parse_dir_name(name: &str) -> Option<TopicPartition> {
 type Offsets = BTreeMap<TopicPartition, i64>;
 type Opened = (HashMap<TopicPartition, Arc<Log>>, RecoveryReport, HashMap<&'static str, Offsets>);
 
+/// Checkpoints only save work: a damaged one costs a full scan, not the start.
+fn read_offsets_or_none(disk: &dyn Disk, path: &Path) -> Offsets {
+    checkpoint::read_offsets(disk, path).unwrap_or_else(|error| {
+        tracing::warn!(%error, "checkpoint ignored");
+        BTreeMap::new()
+    })
+}
+
 fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Opened, OpenError> {
     let disk = shared.disk.as_ref();
     let dir_failed = |source| OpenError::Dir { dir: path.to_owned(), source };
     let clean_shutdown = checkpoint::is_clean_shutdown(disk, path)?;
-    // Checkpoints only save work: a damaged one costs a full scan, not the start.
-    let read = |name: &str| {
-        checkpoint::read_offsets(disk, &path.join(name)).unwrap_or_else(|error| {
-            tracing::warn!(%error, "checkpoint ignored");
-            BTreeMap::new()
-        })
-    };
+    let read = |name: &str| read_offsets_or_none(disk, &path.join(name));
     let (recovery_points, start_offsets) = (read(RECOVERY_POINTS), read(LOG_START_OFFSETS));
     let high_watermarks = read(HIGH_WATERMARKS);
     let mut report = RecoveryReport { clean_shutdown, ..RecoveryReport::default() };

@@ -134,6 +134,12 @@ impl ProducerState {
         self.producers.iter().map(describe).collect()
     }
 
+    /// The last batch of records of each producer, by its last offset; `None` where only markers are known.
+    pub fn last_data_offsets(&self) -> HashMap<i64, Option<i64>> {
+        let last = |entry: &ProducerEntry| entry.batches.back().map(|batch| batch.last_offset);
+        self.producers.iter().map(|(&producer_id, entry)| (producer_id, last(entry))).collect()
+    }
+
     /// The offset of the oldest record whose transaction is undecided.
     pub fn first_unstable_offset(&self) -> Option<i64> {
         self.open_transactions.first().copied()

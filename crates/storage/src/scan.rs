@@ -86,13 +86,25 @@ pub(crate) struct BatchScan<'a> {
     file: &'a dyn DiskFile,
     position: u64,
     end: u64,
+    chunk: usize,
     buffer: Vec<u8>,
     buffer_position: u64,
 }
 
 impl<'a> BatchScan<'a> {
     pub fn new(file: &'a dyn DiskFile, position: u64, end: u64) -> BatchScan<'a> {
-        BatchScan { file, position, end, buffer: Vec::new(), buffer_position: 0 }
+        BatchScan::with_chunk(file, position, end, CHUNK)
+    }
+
+    /// A scan that reads `chunk` bytes at a time.
+    pub fn with_chunk(file: &'a dyn DiskFile, position: u64, end: u64, chunk: usize) -> BatchScan<'a> {
+        BatchScan { file, position, end, chunk, buffer: Vec::new(), buffer_position: 0 }
+    }
+
+    /// The bytes of the batch that [`BatchScan::next`] returned last.
+    pub fn batch(&self, position: u64, header: &BatchHeader) -> &[u8] {
+        let at = position.checked_sub(self.buffer_position).and_then(|at| usize::try_from(at).ok());
+        at.and_then(|at| self.buffer.get(at..)?.get(..header.size_bytes())).unwrap_or_default()
     }
 
     /// Goes on from another position.
@@ -133,7 +145,7 @@ impl<'a> BatchScan<'a> {
         if self.bytes().len() >= len {
             return Ok(());
         }
-        let want = len.max(CHUNK).min(left);
+        let want = len.max(self.chunk).min(left);
         self.buffer.resize(want, 0);
         let read = self.file.read_at(&mut self.buffer, self.position)?;
         self.buffer.truncate(read);

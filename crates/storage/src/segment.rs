@@ -9,7 +9,7 @@ use caudal_protocol::batch::BatchHeader;
 use parking_lot::RwLock;
 
 use crate::disk::{Disk, DiskFile, OpenMode};
-use crate::index::{IndexFile, OffsetEntry, TimeEntry};
+use crate::index::{IndexEntry, IndexFile, OffsetEntry, TimeEntry};
 use crate::scan::{HeaderScan, ScanError};
 
 /// Bytes of a segment that are known to be damaged, with valid batches behind them.
@@ -100,6 +100,33 @@ impl Segment {
         let offsets = IndexFile::create(Arc::clone(disk), file_path(dir, base_offset, INDEX_SUFFIX))?;
         let times = IndexFile::create(Arc::clone(disk), file_path(dir, base_offset, TIME_INDEX_SUFFIX))?;
         Ok(Segment::assemble(base_offset, path, file, 0, offsets, times, now_ms))
+    }
+
+    /// As [`Segment::create`], with `ending` behind the names of all files, for a segment that is no part of the log yet.
+    pub fn create_aside(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        base_offset: i64,
+        ending: &str,
+        now_ms: i64,
+    ) -> io::Result<Segment> {
+        let aside = |suffix: &str| file_path(dir, base_offset, &format!("{suffix}{ending}"));
+        let path = aside(LOG_SUFFIX);
+        let file = disk.open(&path, OpenMode::Truncate)?;
+        let offsets = IndexFile::create(Arc::clone(disk), aside(INDEX_SUFFIX))?;
+        let times = IndexFile::create(Arc::clone(disk), aside(TIME_INDEX_SUFFIX))?;
+        Ok(Segment::assemble(base_offset, path, file, 0, offsets, times, now_ms))
+    }
+
+    /// The segment under its lasting names.
+    pub fn settle(mut self, dir: &Path) -> Segment {
+        let place = |suffix: &str| file_path(dir, self.base_offset, suffix);
+        let (path, offsets, times) = (place(LOG_SUFFIX), place(INDEX_SUFFIX), place(TIME_INDEX_SUFFIX));
+        self.path = path;
+        let index = self.index.into_inner();
+        let (offsets, times) = (index.offsets.renamed(offsets), index.times.renamed(times));
+        self.index = RwLock::new(SegmentIndex { offsets, times, ..index });
+        self
     }
 
     pub fn assemble(
@@ -206,6 +233,29 @@ impl Segment {
         index.times.retire()
     }
 
+    /// Completes the indexes, makes them durable and keeps their files open; to be ended by [`Segment::release_index`].
+    pub fn seal_index(&self) -> io::Result<()> {
+        let mut index = self.index.write();
+        self.push_time(&mut index);
+        self.index_dirty.store(false, Ordering::Relaxed);
+        index.offsets.seal()?;
+        index.times.seal()
+    }
+
+    /// Keeps the index files open, so that their names may go.
+    pub fn pin_index(&self) -> io::Result<()> {
+        let mut index = self.index.write();
+        index.offsets.pin()?;
+        index.times.pin()
+    }
+
+    /// Lets go of the index files.
+    pub fn release_index(&self) {
+        let mut index = self.index.write();
+        index.offsets.release();
+        index.times.release();
+    }
+
     /// Makes the indexes durable if they changed.
     pub fn sync_index(&self) -> io::Result<()> {
         if self.index_dirty.swap(false, Ordering::Relaxed) {
@@ -227,6 +277,12 @@ impl Segment {
     pub fn is_index_full(&self, index_bytes: u64) -> bool {
         let index = self.index.read();
         index.offsets.len() >= index_bytes / 8 || index.times.len() + 1 >= index_bytes / 12
+    }
+
+    /// The sizes of the offset index and of the time index, in bytes.
+    pub fn index_sizes(&self) -> (u64, u64) {
+        let index = self.index.read();
+        (index.offsets.len() * OffsetEntry::SIZE as u64, index.times.len() * TimeEntry::SIZE as u64)
     }
 
     pub fn corrupt_ranges(&self) -> Vec<CorruptRange> {

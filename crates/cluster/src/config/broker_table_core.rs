@@ -80,21 +80,28 @@ config_table! {
         "Security protocol of each listener name.";
     "listeners" List "PLAINTEXT://:9092" Any High dynamic acts
         "Addresses to accept connections on: NAME://host:port, separated by commas. Port 0 takes a free one.";
-    "log.cleaner.backoff.ms" Long "15000" AtLeast(0) Medium dynamic idle "";
-    "log.cleaner.dedupe.buffer.size" Long "134217728" Any Medium dynamic idle "";
+    "log.cleaner.backoff.ms" Long "15000" AtLeast(0) Medium dynamic acts
+        "Milliseconds that the log cleaner waits when there is nothing to clean.";
+    "log.cleaner.dedupe.buffer.size" Long "134217728" Any Medium dynamic acts
+        "Bytes that all cleaner threads together may take for keys while they clean, 24 for each key; at least 1 MiB a thread.";
     "log.cleaner.delete.retention.ms" Long "86400000" AtLeast(0) Medium dynamic acts
         "Default of delete.retention.ms.";
-    "log.cleaner.enable" Boolean "true" Any Medium fixed idle "";
-    "log.cleaner.io.buffer.load.factor" Double "0.9" Any Medium dynamic idle "";
-    "log.cleaner.io.buffer.size" Int "524288" AtLeast(0) Medium dynamic idle "";
-    "log.cleaner.io.max.bytes.per.second" Double "1.7976931348623157E308" Any Medium dynamic idle "";
+    "log.cleaner.enable" Boolean "true" Any Medium fixed acts
+        "Whether topics with cleanup.policy=compact are compacted, __consumer_offsets among them; otherwise they grow for ever.";
+    "log.cleaner.io.buffer.load.factor" Double "0.9" Any Medium dynamic acts
+        "How full the memory for keys may become, 1 for all of it.";
+    "log.cleaner.io.buffer.size" Int "524288" AtLeast(0) Medium dynamic acts
+        "Bytes that all cleaner threads together read and write at a time.";
+    "log.cleaner.io.max.bytes.per.second" Double "1.7976931348623157E308" Any Medium dynamic acts
+        "Bytes that all cleaner threads together read and write in a second, at most.";
     "log.cleaner.max.compaction.lag.ms" Long "9223372036854775807" AtLeast(1) Medium dynamic acts
         "Default of max.compaction.lag.ms.";
     "log.cleaner.min.cleanable.ratio" Double "0.5" Ratio(0.0, 1.0) Medium dynamic acts
         "Default of min.cleanable.dirty.ratio.";
     "log.cleaner.min.compaction.lag.ms" Long "0" AtLeast(0) Medium dynamic acts
         "Default of min.compaction.lag.ms.";
-    "log.cleaner.threads" Int "1" AtLeast(0) Medium dynamic idle "";
+    "log.cleaner.threads" Int "1" AtLeast(0) Medium dynamic acts
+        "Threads that compact logs.";
     "log.cleanup.policy" List "delete" ListOf(&["compact", "delete"]) Medium dynamic acts
         "Default of cleanup.policy.";
     "log.dir" List "/tmp/kafka-logs" Any High fixed acts

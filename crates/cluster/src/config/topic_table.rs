@@ -7,7 +7,7 @@ config_table! {
     /// In the order of their names.
     TOPIC_CONFIGS:
     "cleanup.policy" List "delete" ListOf(&["compact", "delete"]) Medium dynamic acts ["log.cleanup.policy" * 1]
-        "What becomes of old records: 'delete' drops segments past the retention, 'compact' keeps the last record of each key; both may be given. Compaction itself is not carried out yet: a compacted topic keeps all of its records.";
+        "What becomes of old records: 'delete' drops segments past the retention, 'compact' keeps the last record of each key; both may be given.";
     "compression.gzip.level" Int "-1" GzipLevel Medium dynamic idle ["compression.gzip.level" * 1]
         "Level for topics whose compression.type is gzip.";
     "compression.lz4.level" Int "9" Between(1, 17) Medium dynamic idle ["compression.lz4.level" * 1]

@@ -72,7 +72,7 @@ pub fn incremental_alter_configs(
                     operate(node, &target, &mut wanted, &config.name, operation, value)?;
                     touched.insert(config.name.clone());
                 }
-                change(node, &target, &current, &wanted, &touched)
+                change(image, node, &target, &current, &wanted, &touched)
             })
             .map(|new| records.extend(new));
         let (error_code, error_message) = outcome(&result);
@@ -109,7 +109,7 @@ pub fn alter_configs(
                 let wanted: BTreeMap<String, String> =
                     resource.configs.iter().filter_map(|c| Some((c.name.clone(), c.value.clone()?))).collect();
                 let touched = current.keys().chain(wanted.keys()).cloned().collect();
-                change(node, &target, &current, &wanted, &touched)
+                change(image, node, &target, &current, &wanted, &touched)
             })
             .map(|new| records.extend(new));
         let (error_code, error_message) = outcome(&result);
@@ -226,6 +226,7 @@ fn operate(
 
 /// Records that bring a resource from `current` to `wanted`, if that is allowed.
 fn change(
+    image: &MetadataImage,
     node: &Node<'_>,
     target: &ConfigResource,
     current: &BTreeMap<String, String>,
@@ -242,7 +243,10 @@ fn change(
         ConfigResourceType::Topic => {
             check_topic_configs(wanted).map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
         }
-        _ => check_broker_configs(node, target, wanted, touched)?,
+        _ => {
+            check_broker_configs(node, target, wanted, touched)?;
+            check_cleaner_configs(image, node, wanted)?;
+        }
     }
     let mut records = Vec::new();
     for name in touched {
@@ -265,8 +269,22 @@ fn change(
     Ok(records)
 }
 
-/// Whether a broker config takes effect as soon as it is changed: those from which topics take their defaults do.
+/// Broker configs that the log cleaner follows while it runs.
+const CLEANER_CONFIGS: &[&str] = &[
+    "log.cleaner.backoff.ms",
+    "log.cleaner.dedupe.buffer.size",
+    "log.cleaner.io.buffer.load.factor",
+    "log.cleaner.io.buffer.size",
+    "log.cleaner.io.max.bytes.per.second",
+    "log.cleaner.threads",
+];
+
+/// Whether a broker config takes effect as soon as it is changed: those from which topics take their defaults do, and
+/// the log cleaner's.
 fn acts_while_running(name: &str) -> bool {
+    if CLEANER_CONFIGS.contains(&name) {
+        return true;
+    }
     TOPIC_CONFIGS.iter().any(|topic| topic.acts && topic.synonyms.iter().any(|s| s.name == name))
 }
 
@@ -311,6 +329,46 @@ fn check_broker_configs(
             ErrorCode::InvalidConfig,
             "Broker-level min.insync.replicas cannot be altered while ELR is enabled.",
         ));
+    }
+    Ok(())
+}
+
+/// What Kafka's cleaner refuses while it runs: a number of threads that is less than half or more than double of the
+/// present one, and too little memory for each.
+fn check_cleaner_configs(
+    image: &MetadataImage,
+    node: &Node<'_>,
+    wanted: &BTreeMap<String, String>,
+) -> Result<(), ApiError> {
+    let invalid = |message: String| Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    let present = |name: &str| {
+        let value = broker_config(name).and_then(|def| node.config.resolve_broker(image, node.node_id, def).value);
+        value.and_then(|value| value.parse::<i64>().ok()).unwrap_or(0)
+    };
+    let number = |name: &str| wanted.get(name).and_then(|value| value.trim().parse::<i64>().ok());
+    let (threads, buffer) = (number("log.cleaner.threads"), number("log.cleaner.dedupe.buffer.size"));
+    if let Some(threads) = threads {
+        let current = present("log.cleaner.threads");
+        let reason = match threads {
+            ..1 => "Log cleaner threads should be at least 1".to_owned(),
+            n if n < current / 2 => {
+                format!("Log cleaner threads cannot be reduced to less than half the current value {current}")
+            }
+            n if n > current * 2 => {
+                format!("Log cleaner threads cannot be increased to more than double the current value {current}")
+            }
+            _ => String::new(),
+        };
+        if !reason.is_empty() {
+            return invalid(reason);
+        }
+    }
+    if threads.or(buffer).is_some() {
+        let threads = threads.unwrap_or_else(|| present("log.cleaner.threads")).max(1);
+        let buffer = buffer.unwrap_or_else(|| present("log.cleaner.dedupe.buffer.size"));
+        if buffer / threads <= 1024 * 1024 {
+            return invalid("log.cleaner.dedupe.buffer.size must be at least 1MB per cleaner thread.".to_owned());
+        }
     }
     Ok(())
 }

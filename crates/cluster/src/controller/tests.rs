@@ -319,6 +319,8 @@ fn configs_change_one_by_one() {
     assert_eq!(image.config(&t, "segment.ms"), Option::None);
     assert_eq!(alter(&mut image, 4, "", &[("log.retention.ms", 0, Some("7"))]), OK);
     assert_eq!(image.config(&ConfigResource::all_brokers(), "log.retention.ms"), Some("7"));
+    assert_eq!(alter(&mut image, 4, "1", &[("log.cleaner.backoff.ms", 0, Some("14000"))]), OK);
+    assert_eq!(image.config(&ConfigResource::broker(1), "log.cleaner.backoff.ms"), Some("14000"));
     for (kind, name, ops, code, sentence) in [
         (
             2,
@@ -353,10 +355,24 @@ fn configs_change_one_by_one() {
         (
             4,
             "",
+            vec![("background.threads", 0, Some("3"))],
+            InvalidRequest,
+            "Invalid value 3 for configuration background.threads: this broker does not act on background.threads \
+             and takes only its present value",
+        ),
+        (
+            4,
+            "",
             vec![("log.cleaner.threads", 0, Some("3"))],
             InvalidRequest,
-            "Invalid value 3 for configuration log.cleaner.threads: this broker does not act on log.cleaner.threads \
-             and takes only its present value",
+            "Log cleaner threads cannot be increased to more than double the current value 1",
+        ),
+        (
+            4,
+            "1",
+            vec![("log.cleaner.dedupe.buffer.size", 0, Some("1048576"))],
+            InvalidRequest,
+            "log.cleaner.dedupe.buffer.size must be at least 1MB per cleaner thread.",
         ),
         (
             4,

@@ -327,7 +327,7 @@ impl Log {
         let most = config.segment_bytes.min(i32::MAX as u64);
         let roll = size > 0
             && (size + len > most
-                || waited_ms > config.segment_ms.saturating_sub(writer.roll_jitter_ms)
+                || waited_ms > config.roll_ms().saturating_sub(writer.roll_jitter_ms)
                 || active.is_index_full(config.segment_index_bytes));
         if roll || !active.can_hold(last_offset) {
             return self.roll_segment(writer, now_ms).map_err(|error| self.io_failed(error));
@@ -368,9 +368,13 @@ impl Log {
         if let Some(active) = segments.last() {
             active.retire_index()?;
             if self.flush_before_ack {
-                // Nothing follows a segment that could still lose its tail; recovery counts on that.
+                // Nothing follows a segment that could still lose its tail or its name; recovery counts on that.
                 active.file.sync().map_err(|error| {
                     self.health.fail(format!("fsync of {} failed: {error}", active.path.display()));
+                    error
+                })?;
+                self.disk.sync_dir(&self.dir).map_err(|error| {
+                    self.health.fail(format!("fsync of {} failed: {error}", self.dir.display()));
                     error
                 })?;
             }
@@ -422,7 +426,7 @@ impl Log {
 }
 
 pub(super) fn roll_jitter_ms(config: &LogConfig) -> i64 {
-    let most = config.segment_jitter_ms.min(config.segment_ms);
+    let most = config.segment_jitter_ms.min(config.roll_ms());
     if most <= 0 { 0 } else { rand::random_range(0..=most) }
 }
 

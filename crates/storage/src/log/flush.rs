@@ -154,16 +154,23 @@ impl Log {
     /// Closes the log: everything durable, indexes trimmed and complete, producer state saved. Appends are refused
     /// from now on. Returns the recovery point.
     pub(crate) fn close(&self) -> Result<i64, AppendError> {
-        self.writer.lock().closed = true;
+        self.refuse_changes();
         if let Some(active) = self.snapshot().last() {
             active.retire_index().map_err(|error| self.io_failed(error))?;
         }
         self.checkpoint()
     }
 
+    /// Ends appends, and waits for the end of a cleaning.
+    fn refuse_changes(&self) {
+        self.writer.lock().closed = true;
+        self.closing.store(true, Ordering::Release);
+        let _none_under_way = self.cleaning.lock();
+    }
+
     /// Refuses appends from now on: the log is being deleted.
     pub(crate) fn shut(&self) {
-        self.writer.lock().closed = true;
+        self.refuse_changes();
         // A checkpoint, a deletion or a flush that is under way ends before the directory goes; none begins behind it.
         let _no_upkeep = self.upkeep.lock();
         let _none_under_way = self.flushing.lock();

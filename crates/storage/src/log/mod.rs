@@ -1,9 +1,8 @@
 //! The log of one partition: its segments, one writer at a time, readers that never wait for it.
 //!
 //! Readers take a snapshot of the segment list and of the end offset; the writer publishes bytes by moving the end
-//! after they are in the file. `check.rs` judges
-//! what clients send, `append.rs` writes, `read.rs` reads, `flush.rs` makes durable, `recover.rs` opens,
-//! `retention.rs` deletes.
+//! after they are in the file. `check.rs` judges what clients send, `append.rs` writes, `read.rs` reads, `flush.rs` makes
+//! durable, `recover.rs` opens, `retention.rs` deletes, `replace.rs` puts compacted segments in the place of others.
 
 mod append;
 mod check;
@@ -11,9 +10,11 @@ mod flush;
 mod in_flight;
 mod read;
 pub(crate) mod recover;
+pub(crate) mod replace;
 mod retention;
 mod transactions;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -103,6 +104,7 @@ struct Writer {
     snapshots: Vec<i64>,
     /// Subtracted from `segment.ms` for the active segment, so that partitions do not all roll at once.
     roll_jitter_ms: i64,
+    replacing: Option<replace::Replacing>,
     closed: bool,
 }
 
@@ -133,6 +135,12 @@ pub struct Log {
     /// None is ever added: this broker does not take transactions.
     aborted: Vec<AbortedTransaction>,
     epochs: Mutex<LeaderEpochs>,
+    /// Held by the one that compacts.
+    pub(crate) cleaning: Mutex<()>,
+    /// Asks the one that compacts to end.
+    closing: AtomicBool,
+    /// Compaction failed in a way that another try does not mend.
+    uncleanable: AtomicBool,
     /// Held by the one that flushes.
     flushing: Mutex<()>,
     /// Held while files are written or removed outside of appends: a log is not deleted meanwhile. Taken before `writer`.
@@ -294,6 +302,23 @@ impl Log {
             *self.durable.lock() = end;
             self.durable_end_offset.store(end.offset, Ordering::Release);
         }
+    }
+
+    /// See [`ProducerState::last_data_offsets`].
+    pub(crate) fn last_data_offsets(&self) -> HashMap<i64, Option<i64>> {
+        self.writer.lock().producers.last_data_offsets()
+    }
+
+    pub(crate) fn is_uncleanable(&self) -> bool {
+        self.uncleanable.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_uncleanable(&self) {
+        self.uncleanable.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     pub(crate) fn recovery_point(&self) -> i64 {

@@ -21,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::append::roll_jitter_ms;
 use super::in_flight::complete_batches;
+use super::replace::finish_interrupted;
 use super::transactions::{AbortedTransaction, load_aborted};
 use super::{DirHealth, Log, LogEnd, Writer, wall_clock_ms};
 use crate::checkpoint;
@@ -192,6 +193,9 @@ impl Log {
             aborted: parts.aborted,
             writer: Mutex::new(parts.writer),
             epochs: Mutex::new(parts.epochs),
+            cleaning: Mutex::new(()),
+            closing: AtomicBool::new(false),
+            uncleanable: AtomicBool::new(false),
             flushing: Mutex::new(()),
             upkeep: Mutex::new(()),
             last_flush: Mutex::new(Instant::now()),
@@ -220,6 +224,7 @@ impl Opening<'_> {
     }
 
     fn open(&mut self, checkpoints: Checkpoints, config: &LogConfig) -> io::Result<Parts> {
+        finish_interrupted(self.disk(), self.dir)?;
         let bases = self.drop_overtaken(self.list_segments()?)?;
         // After a clean stop without a checkpoint of its own a log has nothing to recover.
         let trusted = match checkpoints.recovery_point {
@@ -286,7 +291,7 @@ impl Opening<'_> {
                 .iter()
                 .filter_map(|suffix| base_of(name, suffix))
                 .any(|base| !bases.contains(&base));
-            if orphan || [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| name.ends_with(suffix)) {
+            if orphan || [".deleted", ".tmp"].iter().any(|suffix| name.ends_with(suffix)) {
                 self.disk().remove_file(&self.dir.join(name))?;
             }
         }
@@ -471,7 +476,7 @@ impl Opening<'_> {
         }
         self.aborted = load_aborted(&self.shared.disk, self.dir, (segments, end), ended)?;
         let roll_jitter_ms = roll_jitter_ms(config);
-        Ok(Writer { producers, snapshots, roll_jitter_ms, closed: false })
+        Ok(Writer { producers, snapshots, roll_jitter_ms, replacing: None, closed: false })
     }
 }
 

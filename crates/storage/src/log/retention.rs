@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Log;
 use super::recover::remove_segment_files;
+use super::{Log, Writer};
 use crate::error::{AppendError, ReadError, is_disk_full};
 use crate::segment::Segment;
 
@@ -29,7 +29,7 @@ impl Log {
             return Err(ReadError::Closed { log: self.topic_partition.clone() });
         }
         self.log_start_offset.fetch_max(offset, Ordering::AcqRel);
-        let deleted = self.delete_oldest(&mut writer.snapshots, |_, next| next <= offset);
+        let deleted = self.delete_oldest(&mut writer, |_, next| next <= offset);
         deleted.map_err(|source| ReadError::Io { log: self.topic_partition.clone(), source })?;
         Ok(self.log_start_offset())
     }
@@ -69,7 +69,7 @@ impl Log {
             Ok(most) => self.size_bytes().saturating_sub(most),
             Err(_) => 0,
         };
-        let deleted = self.delete_oldest(&mut writer.snapshots, |segment, next| {
+        let deleted = self.delete_oldest(&mut writer, |segment, next| {
             let size = segment.size();
             let delete = next <= durable && (expired(segment) || (size > 0 && size <= excess));
             if delete {
@@ -81,15 +81,19 @@ impl Log {
     }
 
     /// Deletes segments from the oldest on while `delete` says so for a segment and the offset behind it. The active
-    /// segment stays. The writer's lock is held by the caller.
-    fn delete_oldest(
+    /// segment stays, and those that are being replaced at this moment. The writer's lock is held by the caller.
+    pub(super) fn delete_oldest(
         &self,
-        snapshots: &mut Vec<i64>,
+        writer: &mut Writer,
         mut delete: impl FnMut(&Segment, i64) -> bool,
     ) -> io::Result<usize> {
         let segments = self.snapshot();
         let followed = segments.iter().zip(segments.iter().skip(1));
-        let count = followed.take_while(|(segment, next)| delete(segment, next.base_offset)).count();
+        let count = followed
+            .take_while(|(segment, next)| {
+                !writer.is_replacing(segment.base_offset) && delete(segment, next.base_offset)
+            })
+            .count();
         if count == 0 {
             return Ok(0);
         }
@@ -97,7 +101,7 @@ impl Log {
         let start = kept.first().map_or(0, |segment| segment.base_offset);
         *self.segments.write() = Arc::new(kept.to_vec());
         self.log_start_offset.fetch_max(start, Ordering::AcqRel);
-        snapshots.retain(|&offset| offset >= start);
+        writer.snapshots.retain(|&offset| offset >= start);
         for segment in gone {
             tracing::info!(log = %self.topic_partition, base = segment.base_offset, bytes = segment.size(), "segment deleted");
             // Readers that hold the file go on reading it.

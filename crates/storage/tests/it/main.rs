@@ -8,6 +8,9 @@
 )]
 
 mod append;
+mod clean;
+mod clean_crash;
+mod clean_model;
 mod crash;
 mod damage;
 mod group_commit;

@@ -82,3 +82,56 @@ pub fn wait_durable(dir: &LogDir, log: &Arc<Log>, end: i64) {
     dir.flusher().notify_durable(log, end, Box::new(move |result| sender.send(result).unwrap()));
     receiver.recv_timeout(std::time::Duration::from_secs(20)).unwrap().unwrap();
 }
+
+/// Compacted, with segments of a kilobyte.
+pub fn compacted() -> LogConfig {
+    LogConfig {
+        segment_bytes: 1024,
+        index_interval_bytes: 200,
+        cleanup_delete: false,
+        cleanup_compact: true,
+        min_cleanable_dirty_ratio: 0.0,
+        ..LogConfig::default()
+    }
+}
+
+/// A batch of one record.
+pub fn keyed(key: &str, value: Option<&str>) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.append(BASE_TIME_MS, Some(key.as_bytes()), value.map(str::as_bytes), &[]);
+    builder.build().unwrap().to_vec()
+}
+
+/// A record as a reader sees it: offset, time, key, value.
+pub type Seen = (i64, i64, String, Option<String>);
+
+/// All records from `offset` to the log end, gaps allowed; checks that offsets ascend and every batch is whole.
+pub fn read_records(log: &Log, offset: i64) -> Vec<Seen> {
+    try_read_records(log, offset).unwrap()
+}
+
+/// As [`read_records`], with an error where something is missing.
+pub fn try_read_records(log: &Log, offset: i64) -> Result<Vec<Seen>, String> {
+    let mut seen: Vec<Seen> = Vec::new();
+    let mut next = offset;
+    while next < log.log_end_offset() {
+        let slice = log.read(next, 1 << 20, i64::MAX, true).map_err(|error| error.to_string())?;
+        let batches: Vec<Batch> = Batches::new(slice.to_bytes().unwrap()).map(Result::unwrap).collect();
+        if batches.is_empty() {
+            return Err(format!("nothing from {next} on, the end is {}", log.log_end_offset()));
+        }
+        for batch in batches {
+            caudal_protocol::batch::check_crc(&batch.bytes).unwrap();
+            assert!(batch.header.next_offset() > next, "offsets ascend");
+            for record in batch.records(1 << 20).unwrap().to_records().unwrap() {
+                assert!(seen.last().is_none_or(|last| last.0 < record.offset));
+                if record.offset >= offset {
+                    let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+                    seen.push((record.offset, record.timestamp_ms, text(record.key.unwrap()), record.value.map(text)));
+                }
+            }
+            next = batch.header.next_offset();
+        }
+    }
+    Ok(seen)
+}
