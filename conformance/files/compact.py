@@ -10,12 +10,12 @@ CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 def history(generation):
     """(topic, producer, key, value) in the order of writing; value None deletes."""
     rng = random.Random(generation)
-    for n in range(6000):
+    for n in range(9000):
         key = f"key {rng.randrange(400)}"
-        yield "table", n * 10 // 6000, key, None if rng.random() < 0.05 else f"{generation}.{n} " + rng.choice("abc") * 600
+        yield "table", n * 10 // 9000, key, None if rng.random() < 0.05 else f"{generation}.{n} " + f"{rng.getrandbits(2400):0600x}"
     # Few keys, mostly deletions; the marks go in the next generation.
     for n in range(4000):
-        yield "marks", 0, f"mark {rng.randrange(1000)}", None if rng.random() < 0.7 else "x" * 500
+        yield "marks", 0, f"mark {rng.randrange(1000)}", None if rng.random() < 0.7 else f"{rng.getrandbits(4800):01200x}"
 
 
 def write():
@@ -74,7 +74,7 @@ def read():
         for key, value in wanted.items():
             assert found.get(key) == value, f"{topic}: {key} is {found.get(key)!r:.40}, not {value!r:.40}"
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0))
-        assert (low, high) == (0, generations * (6000 if topic == "table" else 4000)), (topic, low, high)
+        assert (low, high) == (0, generations * (9000 if topic == "table" else 4000)), (topic, low, high)
     found = consumer.committed([TopicPartition("table", 0)], timeout=30)[0]
     assert (found.offset, found.metadata) == (committed(), f"generation {generations}"), found
     consumer.close()

@@ -315,11 +315,6 @@ impl LogDir {
         }
     }
 
-    /// The time by a clock that follows the wall clock but does not leap forward with it.
-    pub fn now_ms(&self) -> i64 {
-        self.clock.lock().now(wall_clock_ms(), Instant::now())
-    }
-
     /// Starts the flushes that `flush.ms` of topics asks for. To be called every second or so; without effect when
     /// acknowledgements wait for fsync.
     pub fn flush_overdue(&self) {

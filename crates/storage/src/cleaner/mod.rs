@@ -31,7 +31,7 @@ use self::choose::Candidate;
 use self::round::{Round, Tools};
 use self::throttle::Throttle;
 use crate::checkpoint::CheckpointError;
-use crate::error::{Offline, is_exhausted};
+use crate::error::{Offline, is_disk_full, is_exhausted};
 use crate::log::replace::ReplaceError;
 use crate::log_dir::LogDir;
 use crate::scan::ScanError;
@@ -158,11 +158,8 @@ impl CleanError {
 
     /// Whether another try may succeed: room on the disk and descriptors come back, damage stays.
     fn is_passing(&self) -> bool {
-        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match self {
-            CleanError::Io(error) => {
-                matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) || is_exhausted(error)
-            }
+            CleanError::Io(error) => is_disk_full(error) || is_exhausted(error),
             CleanError::Interrupted => true,
             CleanError::Damaged { .. } | CleanError::Offline(_) => false,
         }
