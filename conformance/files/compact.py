@@ -1,5 +1,5 @@
 """compact.py SERVER write|read GENERATION: fills compacted topics in the same way each time, or looks for what must be left of it."""
-import random, sys
+import random, sys, time
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -29,12 +29,13 @@ def write():
         Producer({"bootstrap.servers": server, "compression.type": CODECS[i % 5], "linger.ms": 20, "enable.idempotence": i % 2 == 0, "batch.num.messages": 50})
         for i in range(10)
     ]
-    last = None
+    # Producers whose records are old are forgotten at a start, by Kafka at least.
+    last, now_ms = None, time.time_ns() // 1_000_000
     for n, (topic, producer, key, value) in enumerate(history(generations)):
         if last is not None and last is not producers[producer]:
             assert last.flush(60) == 0
         last = producers[producer]
-        last.produce(topic, key=key, value=value, timestamp=1_700_000_000_000 + n, headers=[("n", str(n)), ("n", None)])
+        last.produce(topic, key=key, value=value, timestamp=now_ms + n, headers=[("n", str(n)), ("n", None)])
         if n % 500 == 499:
             assert last.flush(60) == 0
     assert last.flush(60) == 0
