@@ -41,6 +41,19 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), EngineError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io_error("sync the directory", dir, e))
 }
 
+/// Creates a directory with all that is missing above it, and makes their names durable.
+pub(crate) fn create_dirs(dir: &Path) -> Result<(), EngineError> {
+    let missing: Vec<&Path> =
+        dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    fs::create_dir_all(dir).map_err(|e| io_error("create the directory", dir, e))?;
+    for path in missing {
+        // The parent of a relative name is where the process runs.
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_dir(parent.unwrap_or_else(|| Path::new(".")))?;
+    }
+    Ok(())
+}
+
 impl FileLog {
     /// Opens the log in `dir`, which need not exist.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, EngineError> {
@@ -60,12 +73,7 @@ impl FileLog {
 
     /// Writes the entry of `batch_id` under a temporary name; nothing is synced. [`FileLog::commit`] puts it in place.
     pub fn prepare(&self, batch_id: i64, lines: &[String]) -> Result<PreparedEntry, EngineError> {
-        if !self.dir.exists() {
-            fs::create_dir_all(&self.dir).map_err(|e| io_error("create the log directory", &self.dir, e))?;
-            if let Some(parent) = self.dir.parent() {
-                sync_dir(parent)?;
-            }
-        }
+        create_dirs(&self.dir)?;
         let compact = is_compaction(batch_id);
         let mut text = String::from(VERSION);
         if compact {

@@ -97,6 +97,25 @@ async fn files_of_a_crashed_attempt_are_not_read() {
     assert_eq!(numbers(&read_all(FileFormat::Parquet, dir.path()).await), (0..20).collect::<Vec<_>>());
 }
 
+/// Without a log a reader takes every file, so the log's directory comes first.
+#[tokio::test]
+async fn files_of_the_first_batch_are_not_read_before_it_is_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("deep/out");
+    let mut sink = sink(FileFormat::Parquet, &out, &[]);
+    sink.start(&dir.path().join("sink")).await.unwrap();
+    assert_eq!(committed_files(&out).unwrap(), Some(Vec::new()));
+    fs::write(out.join("part-00000-running-c000.json"), b"{\"n\":1}\n").unwrap();
+    let options: Options = [("path", out.to_str().unwrap())].into_iter().collect();
+    let schema = Schema::new(vec![Field::new("n", DataType::Int64, true)]);
+    let table = FileTable::table(FileFormat::Json, &options, Some(Arc::new(schema)), utc()).unwrap();
+    let mut source = table.open_source(None).unwrap();
+    let start = source.initial_offset().await.unwrap();
+    assert_eq!(source.latest_offset().await.unwrap(), start, "a file that is not committed is read");
+    add(&mut sink, 0, rows(0, 10)).await;
+    assert_eq!(numbers(&read_all(FileFormat::Parquet, &out).await), (0..10).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn partitions_are_directories_and_come_back_as_columns() {
     for format in [FileFormat::Parquet, FileFormat::Json] {

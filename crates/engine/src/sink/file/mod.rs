@@ -3,12 +3,13 @@
 //!
 //! One batch costs two waits for the disk: the data files, their directories and the log entry's temporary file are
 //! synced side by side; then the entry is renamed and the log directory synced. Files of a batch that crashed before the
-//! rename are never listed, so no reader that knows the log sees them.
+//! rename are never listed, so no reader that knows the log sees them. The log's directory is there before the first data
+//! file is: a reader that finds none takes every file.
 
 mod writer;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::{OutputMode, Sink};
 use crate::blocking::block;
 use crate::error::EngineError;
-use crate::file_log::{FileLog, io_error, random_uuid, sync_dir};
+use crate::file_log::{FileLog, create_dirs, io_error, random_uuid, sync_dir};
 use crate::options::{Options, invalid};
 use crate::source::file::path::{file_url, local_path};
 pub use writer::FileFormat;
@@ -103,6 +104,7 @@ impl FileSink {
             return Ok(0);
         }
         self.writer.check_schema(schema, &self.partition_by)?;
+        self.make_log_dir()?;
         let mut files = Vec::new();
         let mut dirs = BTreeSet::new();
         let mut rows = 0;
@@ -117,29 +119,22 @@ impl FileSink {
             dirs.insert(dir);
         }
         let lines: Vec<String> = files.iter().map(|(file, path)| status_line(file, path)).collect::<Result<_, _>>()?;
-        self.make_dir(&self.dir.clone())?;
         let entry = self.log.prepare(batch_id, &lines)?;
         sync_all(&files, &dirs, &entry.file)?;
         self.log.commit(entry)?;
         Ok(rows)
     }
 
-    /// Creates a directory below the output directory and makes its name durable.
+    fn make_log_dir(&mut self) -> Result<(), EngineError> {
+        self.make_dir(&self.log.dir().to_owned())
+    }
+
+    /// Creates a directory and makes its name durable.
     fn make_dir(&mut self, dir: &Path) -> Result<(), EngineError> {
-        if self.made_dirs.contains(dir) {
-            return Ok(());
+        if !self.made_dirs.contains(dir) {
+            create_dirs(dir)?;
+            self.made_dirs.insert(dir.to_owned());
         }
-        let mut missing = Vec::new();
-        let mut ancestor = Some(dir);
-        while let Some(path) = ancestor.filter(|p| !p.exists()) {
-            missing.push(path);
-            ancestor = path.parent();
-        }
-        fs::create_dir_all(dir).map_err(|e| io_error("create the directory", dir, e))?;
-        for parent in missing.iter().filter_map(|p| p.parent()) {
-            sync_dir(parent)?;
-        }
-        self.made_dirs.insert(dir.to_owned());
         Ok(())
     }
 }
@@ -205,6 +200,10 @@ impl Sink for FileSink {
                 self.writer.format.name()
             ),
         })
+    }
+
+    async fn start(&mut self, _state_dir: &Path) -> Result<(), EngineError> {
+        block(|| self.make_log_dir())
     }
 
     async fn add_batch(

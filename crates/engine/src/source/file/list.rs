@@ -8,7 +8,7 @@ use super::backlog::ListedLogs;
 use super::path::{file_url, glob_match, is_glob, is_hidden, local_path};
 use crate::error::EngineError;
 use crate::file_log::io_error;
-use crate::sink::file::committed_files_after;
+            if self.committed(&root, listed, &mut files, &mut dirs)? {
 
 /// A file that can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +57,7 @@ impl Listing {
                 self.push(&mut files, root, &meta);
                 continue;
             }
+<<<<<<< HEAD
             let after = listed.get(&root).copied();
             if let Some((committed, latest)) = committed_files_after(&root, after)? {
                 dirs.push(root.join(crate::sink::file::METADATA_DIR));
@@ -70,11 +71,46 @@ impl Listing {
                         files.push(FoundFile { url: status.path, path, modified_ms, bytes: status.size });
                     }
                 }
+=======
+            if self.committed(&root, &mut files, &mut dirs)? {
+>>>>>>> bc76de4 (Create a file sink's log before its first file: readers without a log take every file)
                 continue;
             }
+            let (known, looked) = (files.len(), dirs.len());
             self.walk(&root, &mut files, &mut dirs)?;
+            // A sink that began meanwhile made its log before its first file: what the walk found may not be committed.
+            if root.join(METADATA_DIR).is_dir() {
+                files.truncate(known);
+                dirs.truncate(looked);
+                self.committed(&root, listed, &mut files, &mut dirs)?;
+            }
         }
         Ok((files, dirs))
+    }
+
+    /// The files that came into the log of a sink since the last look; `false` when there is no such log.
+    fn committed(
+        &self,
+        root: &Path,
+        listed: &mut ListedLogs,
+        files: &mut Vec<FoundFile>,
+        dirs: &mut Vec<PathBuf>,
+    ) -> Result<bool, EngineError> {
+        let Some((committed, latest)) = committed_files_after(root, listed.get(root).copied())? else {
+            return Ok(false);
+        };
+        dirs.push(root.join(METADATA_DIR));
+        if let Some(latest) = latest {
+            listed.insert(root.to_owned(), latest);
+        }
+        for status in committed {
+            let path = local_path(&status.path)?;
+            if self.wanted(&path) {
+                let modified_ms = i64::try_from(status.modification_time).unwrap_or(i64::MAX);
+                files.push(FoundFile { url: status.path, path, modified_ms, bytes: status.size });
+            }
+        }
+        Ok(true)
     }
 
     /// The existing paths that the pattern matches.
