@@ -91,14 +91,90 @@ impl GroupKeys {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::row::{RowConverter, SortField};
+
     use super::*;
 
+    /// Changing these values would orphan the state of every existing checkpoint: the hash of a key's encoding decides
+    /// in which partition its group lives.
     #[test]
     fn hash_is_fixed_for_ever() {
-        // Changing these values would orphan the state of every existing checkpoint.
-        assert_eq!(stable_hash(b""), stable_hash(b""));
-        assert_ne!(stable_hash(b"a"), stable_hash(b"a\0"));
-        assert_ne!(stable_hash(b"12345678"), stable_hash(b"123456780"));
+        let golden: [(&[u8], u64); 6] = [
+            (b"", 13_730_537_811_256_138_321),
+            (b"a", 4_559_384_733_140_619_897),
+            (b"a\0", 11_581_263_786_543_898_815),
+            (b"12345678", 1_643_536_238_911_196_835),
+            (b"123456780", 7_035_830_747_040_835_444),
+            (&[0xff; 24], 7_213_484_677_844_413_504),
+        ];
+        assert_eq!(golden.map(|(bytes, _)| (bytes, stable_hash(bytes))), golden);
+    }
+
+    /// As above, for the encoding itself, which is arrow-row's.
+    #[test]
+    fn encoded_keys_are_fixed_for_ever() {
+        let names = StringArray::from(vec![
+            Some("player-7"),
+            Some(""),
+            None,
+            Some("a name of more than 32 bytes, in two blocks"),
+        ]);
+        let numbers = Int64Array::from(vec![Some(1), Some(-1), None, Some(i64::MAX)]);
+        let floats = Float64Array::from(vec![Some(0.5), Some(-0.0), None, Some(f64::INFINITY)]);
+        let times = TimestampMicrosecondArray::from(vec![Some(1_577_836_800_000_000), Some(-1), None, Some(0)]);
+        let truths = BooleanArray::from(vec![Some(true), Some(false), None, Some(true)]);
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(names), Arc::new(numbers), Arc::new(floats), Arc::new(times), Arc::new(truths)];
+        let golden: [[u64; 4]; 6] = [
+            [
+                702_318_266_854_824_192,
+                9_740_607_811_037_517_663,
+                13_219_327_274_146_447_212,
+                15_985_898_180_405_291_490,
+            ],
+            [
+                1_265_155_685_196_300_105,
+                10_278_958_795_039_735_501,
+                2_204_343_597_994_812_180,
+                16_042_193_426_164_804_572,
+            ],
+            [
+                11_864_785_317_991_391_408,
+                10_278_958_795_039_735_501,
+                2_204_343_597_994_812_180,
+                6_454_046_865_378_227_558,
+            ],
+            [
+                15_553_754_003_689_672_575,
+                10_278_958_795_039_735_501,
+                2_204_343_597_994_812_180,
+                1_489_663_459_280_140_729,
+            ],
+            [
+                5_791_950_746_220_170_861,
+                14_275_807_222_205_694_433,
+                7_431_943_304_015_872_254,
+                5_791_950_746_220_170_861,
+            ],
+            [
+                12_406_990_528_006_732_038,
+                7_161_699_481_008_843_951,
+                8_623_366_984_756_926_435,
+                1_539_732_783_169_961_810,
+            ],
+        ];
+        let hashes = |columns: &[ArrayRef]| -> Vec<u64> {
+            let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+            let rows = RowConverter::new(fields).unwrap().convert_columns(columns).unwrap();
+            rows.iter().map(|row| stable_hash(row.data())).collect()
+        };
+        let mut all: Vec<Vec<u64>> = columns.iter().map(|column| hashes(std::slice::from_ref(column))).collect();
+        // And all of them as one key.
+        all.push(hashes(&columns));
+        assert_eq!(all, golden);
     }
 
     #[test]
