@@ -47,4 +47,9 @@ pub trait Sink: Send {
         schema: SchemaRef,
         batches: Vec<RecordBatch>,
     ) -> Result<u64, EngineError>;
+
+    /// Called once when the query ends in order, after its last batch is committed for good.
+    async fn stop(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
 }

@@ -1,7 +1,7 @@
 //! The Kafka sink over a scripted cluster that dies between any two batches: every row is there exactly once.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, Int32Array, Int64Array, RecordBatch, StringArray};
@@ -9,13 +9,16 @@ use arrow::datatypes::{DataType, Field, Schema};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use caudal_client::{Error, OffsetRange, OffsetSpec};
+use caudal_engine::error::EngineError;
 use caudal_engine::options::Options;
 use caudal_engine::sink::kafka::KafkaSink;
-use caudal_engine::sink::kafka::cluster::{Cluster, Produced};
+use caudal_engine::sink::kafka::cluster::{Cluster, Produced, Visit};
 use caudal_engine::sink::{OutputMode, Sink};
 use caudal_protocol::batch::{Batch, stamp_offset};
 use caudal_protocol::{ErrorCode, TopicPartition};
 use parking_lot::Mutex;
+
+use crate::runtime::support::directory;
 
 const PARTITIONS: usize = 2;
 
@@ -27,6 +30,11 @@ struct State {
     lives: Option<usize>,
     /// Batches whose answer is lost once, though they were written.
     lose_answers: usize,
+    /// How often somebody looked for records.
+    reads: usize,
+    /// The sink's log, and how many lines it had at each request.
+    log: Option<PathBuf>,
+    log_lines: Vec<usize>,
 }
 
 /// A cluster in memory that checks sequence numbers as Kafka does.
@@ -88,14 +96,19 @@ impl Cluster for Script {
         Ok(partitions.iter().map(|tp| (tp.clone(), offset(tp))).collect())
     }
 
-    async fn read(&self, range: OffsetRange) -> Result<Vec<Batch>, Error> {
-        let state = self.0.lock();
+    async fn read(&self, range: OffsetRange, visit: &mut Visit<'_>) -> Result<(), EngineError> {
+        let mut state = self.0.lock();
+        state.reads += 1;
         let log = state.logs.get(&range.partition).cloned().unwrap_or_default();
-        Ok(log.into_iter().filter(|b| b.header.next_offset() > range.start).collect())
+        log.into_iter().filter(|b| b.header.next_offset() > range.start).try_for_each(visit)
     }
 
     async fn produce(&self, batches: Vec<(TopicPartition, Bytes)>) -> Vec<(TopicPartition, Produced)> {
         let mut state = self.0.lock();
+        if let Some(log) = &state.log {
+            let lines = std::fs::read_to_string(log).unwrap().lines().count();
+            state.log_lines.push(lines);
+        }
         batches.into_iter().map(|(tp, bytes)| (tp.clone(), state.append(&tp, bytes))).collect()
     }
 }
@@ -148,25 +161,29 @@ async fn add(sink: &mut KafkaSink, id: i64, reversed: bool) -> Result<u64, Strin
     sink.add_batch(id, OutputMode::Append, rows.schema(), vec![rows]).await.map_err(|e| e.to_string())
 }
 
+/// Writes batches until the cluster is cut off or `end` is reached; the number of the first that is not done.
+async fn run(script: &Arc<Script>, dir: &Path, first: i64, end: i64, reversed_to: i64) -> i64 {
+    let mut sink = open(script, dir).await;
+    for id in first..end {
+        if add(&mut sink, id, id <= reversed_to).await.is_err() {
+            return id;
+        }
+    }
+    end
+}
+
 #[tokio::test]
 async fn a_crash_after_any_request_neither_loses_nor_doubles_rows() {
     let mut crashes = 0;
     for lives in 0..40 {
-        for torn in [false, true] {
-            let dir = tempfile::tempdir().unwrap();
+        // `back`: power loss took the query's last commits as well, so that batches which are done run again.
+        for (torn, back) in [(false, 0), (false, 1), (false, 2), (true, 0), (true, 1), (true, 2)] {
+            let dir = directory();
             let dir = dir.path().join("sink");
             let script = Arc::new(Script::default());
             script.0.lock().lives = Some(lives);
-            let mut done = 0;
-            let mut sink = open(&script, &dir).await;
-            while done < 3 {
-                if add(&mut sink, done, false).await.is_err() {
-                    crashes += 1;
-                    break;
-                }
-                done += 1;
-            }
-            drop(sink);
+            let mut done = run(&script, &dir, 0, 3, -1).await;
+            crashes += usize::from(done < 3);
             if torn && done > 0 {
                 // The entry of the batch was on its way to the disk when the power went; those before it are there.
                 let path = dir.join("kafka-sink.log");
@@ -177,19 +194,80 @@ async fn a_crash_after_any_request_neither_loses_nor_doubles_rows() {
                 }
             }
             script.0.lock().lives = None;
-            let mut sink = open(&script, &dir).await;
-            for id in done..4 {
-                add(&mut sink, id, id == done).await.unwrap();
-            }
-            assert_eq!(script.values(), expected(4), "cut off after {lives} requests, torn: {torn}");
+            run(&script, &dir, (done - back).max(0), 4, done).await;
+            assert_eq!(script.values(), expected(4), "cut off after {lives} requests, torn: {torn}, back: {back}");
         }
     }
-    assert!(crashes > 20, "{crashes}");
+    assert!(crashes > 60, "{crashes}");
+}
+
+#[tokio::test]
+async fn a_second_crash_while_the_first_is_mended_changes_nothing() {
+    for first in (0..25).step_by(3) {
+        for second in 0..9 {
+            for back in 0..2 {
+                let dir = directory();
+                let script = Arc::new(Script::default());
+                script.0.lock().lives = Some(first);
+                let done = run(&script, dir.path(), 0, 3, -1).await;
+                script.0.lock().lives = Some(second);
+                let again = run(&script, dir.path(), (done - back).max(0), 4, done).await;
+                script.0.lock().lives = None;
+                run(&script, dir.path(), (again - back).max(0), 5, -1).await;
+                assert_eq!(script.values(), expected(5), "cut off after {first} and {second} requests, back: {back}");
+            }
+        }
+    }
+}
+
+/// What a second run sends may have numbers that the first run's entry does not name, so its own must be there first.
+#[tokio::test]
+async fn a_second_run_logs_before_it_sends() {
+    let dir = directory();
+    let script = Arc::new(Script::default());
+    assert_eq!(run(&script, dir.path(), 0, 1, -1).await, 1);
+    script.0.lock().lives = Some(2);
+    assert_eq!(run(&script, dir.path(), 1, 2, -1).await, 1);
+    {
+        let mut state = script.0.lock();
+        state.lives = None;
+        state.log = Some(dir.path().join("kafka-sink.log"));
+    }
+    // Opening the log leaves one line in it.
+    assert_eq!(run(&script, dir.path(), 1, 2, 1).await, 2);
+    assert!(script.0.lock().log_lines.iter().all(|lines| *lines == 2), "{:?}", script.0.lock().log_lines);
+    assert_eq!(script.values(), expected(2));
+}
+
+#[tokio::test]
+async fn after_an_orderly_stop_nobody_looks_for_records() {
+    let dir = directory();
+    let script = Arc::new(Script::default());
+    for round in 0..3 {
+        let mut sink = open(&script, dir.path()).await;
+        if round > 0 {
+            assert_eq!(add(&mut sink, round * 2 - 1, false).await, Ok(0), "the last batch of the run before");
+        }
+        for id in [round * 2, round * 2 + 1] {
+            assert_eq!(add(&mut sink, id, false).await, Ok(12));
+        }
+        sink.stop().await.unwrap();
+    }
+    assert_eq!(script.0.lock().reads, 0);
+    assert_eq!(script.values(), expected(6));
+    // A crash in the first batch after such a stop.
+    for lives in 0..10 {
+        script.0.lock().lives = Some(lives);
+        run(&script, dir.path(), 6, 7, -1).await;
+    }
+    script.0.lock().lives = None;
+    assert_eq!(run(&script, dir.path(), 6, 8, 6).await, 8);
+    assert_eq!(script.values(), expected(8));
 }
 
 #[tokio::test]
 async fn a_batch_that_is_complete_is_not_written_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let script = Arc::new(Script::default());
     let mut sink = open(&script, dir.path()).await;
     assert_eq!(add(&mut sink, 0, false).await, Ok(12));
@@ -209,7 +287,7 @@ async fn a_batch_that_is_complete_is_not_written_again() {
 
 #[tokio::test]
 async fn a_lost_answer_is_asked_for_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let script = Arc::new(Script::default());
     script.0.lock().lose_answers = 5;
     let mut sink = open(&script, dir.path()).await;

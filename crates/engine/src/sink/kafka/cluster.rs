@@ -11,8 +11,15 @@ use caudal_protocol::messages::{InitProducerIdRequest, ProduceRequest};
 use caudal_protocol::wire::Records;
 use caudal_protocol::{ErrorCode, TopicPartition};
 
+use super::failed;
+use super::readback::READ_BACK;
+use crate::error::EngineError;
+
 /// What became of one batch: the offset of its first record, or a broker's code with its text.
 pub type Produced = Result<i64, (ErrorCode, String)>;
+
+/// Looks at one batch.
+pub type Visit<'a> = dyn FnMut(Batch) -> Result<(), EngineError> + Send + 'a;
 
 /// Writing access to a cluster, at the level of numbered batches.
 #[async_trait]
@@ -26,7 +33,8 @@ pub trait Cluster: Send + Sync {
         partitions: &[TopicPartition],
         spec: OffsetSpec,
     ) -> Result<Vec<(TopicPartition, i64)>, Error>;
-    async fn read(&self, range: OffsetRange) -> Result<Vec<Batch>, Error>;
+    /// Hands every batch of the range to `visit`, in order, as it arrives: what lies in the range need not fit in memory.
+    async fn read(&self, range: OffsetRange, visit: &mut Visit<'_>) -> Result<(), EngineError>;
     /// Sends one batch to each of some partitions, once. An `Err` of the whole means that nothing is known of any.
     async fn produce(&self, batches: Vec<(TopicPartition, Bytes)>) -> Vec<(TopicPartition, Produced)>;
 }
@@ -132,8 +140,12 @@ impl Cluster for ClientCluster {
         Ok(listed.into_iter().map(|(tp, listed)| (tp, listed.offset)).collect())
     }
 
-    async fn read(&self, range: OffsetRange) -> Result<Vec<Batch>, Error> {
-        Ok(self.fetcher.read_to_end(&[range]).await?.into_iter().flatten().collect())
+    async fn read(&self, range: OffsetRange, visit: &mut Visit<'_>) -> Result<(), EngineError> {
+        let mut chunks = self.fetcher.read(vec![range]);
+        while let Some(chunk) = chunks.next().await.map_err(|e| failed(READ_BACK, &e))? {
+            chunk.batches.into_iter().try_for_each(&mut *visit)?;
+        }
+        Ok(())
     }
 
     async fn produce(&self, batches: Vec<(TopicPartition, Bytes)>) -> Vec<(TopicPartition, Produced)> {

@@ -11,7 +11,7 @@ use caudal_protocol::TopicPartition;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
-use crate::file_log::{io_error, sync_dir};
+use crate::file_log::{create_dirs, io_error, sync_dir};
 use crate::options::invalid;
 
 const FILE: &str = "kafka-sink.log";
@@ -37,6 +37,10 @@ pub(super) struct Entry {
     pub(super) batch_id: i64,
     pub(super) producer_id: i64,
     pub(super) producer_epoch: i16,
+    /// Written when the query stopped in order: the batch is complete, nothing is on its way, and the positions are those
+    /// behind the batch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) finished: bool,
     /// By topic and partition: every partition that this producer ever wrote to.
     partitions: BTreeMap<String, BTreeMap<i32, Position>>,
 }
@@ -47,7 +51,11 @@ impl Entry {
         for (tp, position) in positions {
             partitions.entry(tp.topic.clone()).or_default().insert(tp.partition, *position);
         }
-        Entry { batch_id, producer_id: producer.0, producer_epoch: producer.1, partitions }
+        Entry { batch_id, producer_id: producer.0, producer_epoch: producer.1, finished: false, partitions }
+    }
+
+    pub(super) fn producer(&self) -> (i64, i16) {
+        (self.producer_id, self.producer_epoch)
     }
 
     /// The positions before the batch.
@@ -91,10 +99,7 @@ pub(super) struct SinkLog {
 impl SinkLog {
     /// Opens or creates the log in `dir` and returns its last entry.
     pub(super) fn open(dir: &Path) -> Result<(Self, Option<Entry>), EngineError> {
-        fs::create_dir_all(dir).map_err(|e| io_error("create the directory", dir, e))?;
-        if let Some(parent) = dir.parent() {
-            sync_dir(parent)?;
-        }
+        create_dirs(dir)?;
         let path = dir.join(FILE);
         let text = match fs::read(&path) {
             Ok(text) => text,

@@ -2,13 +2,14 @@
 //!
 //! The query is one idempotent producer for its whole life: its producer id and, per partition, the sequence number before
 //! each batch stand in the sink's log in the checkpoint. After a crash the batch is sent again, and what of it arrived is
-//! known exactly: the records in the topic that carry this producer id and sequence numbers from the logged one on. They
+//! known exactly: the records in the topic that carry this producer id and the sequence numbers that are the batch's. They
 //! are matched with the replayed rows by content, the rest is sent with the numbers that follow. A request of the dead
 //! process that still arrives late collides with these numbers and is refused by the broker. See
 //! `docs/decisions/2026-11-22-kafka-sink-exactly-once.md`.
 
 pub mod cluster;
 mod log;
+mod readback;
 mod rows;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +21,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use bytes::Bytes;
-use caudal_client::{ClientConfig, Error, OffsetRange, OffsetSpec};
+use caudal_client::{ClientConfig, Error, OffsetSpec};
 use caudal_protocol::batch::BatchBuilder;
 use caudal_protocol::compression::Codec;
 use caudal_protocol::{ErrorCode, TopicPartition};
@@ -32,13 +33,12 @@ use crate::error::EngineError;
 use crate::options::{Options, invalid};
 use crate::source::kafka::options::client_config;
 use cluster::{ClientCluster, Cluster};
-use log::{Entry, Position, SinkLog, advance, distance};
-use rows::{Rows, check_schema, fingerprint};
+use log::{Entry, Position, SinkLog, advance};
+use readback::{Written, find_written};
+use rows::{Rows, check_schema};
 
 /// Bytes of rows without a key that go to one partition before the next one takes over.
 const KEYLESS_BYTES: usize = 16 * 1024;
-/// What a batch may grow to when it is decompressed.
-const BATCH_LIMIT_BYTES: usize = 1 << 30;
 
 type Positions = BTreeMap<TopicPartition, Position>;
 /// Which row of which rows, by partition, in order.
@@ -108,12 +108,19 @@ impl KafkaSink {
             let producer = self.producer_id(cluster).await?;
             return Ok(Batch { producer, before: Positions::new(), written: Written::default() });
         };
-        let producer = (last.producer_id, last.producer_epoch);
+        let producer = last.producer();
         if let Some(positions) = self.positions.take() {
             return Ok(Batch { producer, before: positions, written: Written::default() });
         }
-        let before = if last.batch_id == batch_id { last.before() } else { last.after() };
-        let written = find_written(cluster, producer, &before).await?;
+        if last.finished {
+            // The query stopped in order before this batch: nothing of it can be there.
+            return Ok(Batch { producer, before: last.before(), written: Written::default() });
+        }
+        // The entry of a batch that runs again tells its numbers. Those behind the last entry are the next batch's: its
+        // entry was lost, since it may become durable beside the sending.
+        let again = last.batch_id == batch_id;
+        let before = if again { last.before() } else { last.after() };
+        let written = find_written(cluster, producer, &before, again).await?;
         Ok(Batch { producer, before, written })
     }
 
@@ -265,6 +272,10 @@ impl KafkaSink {
         let cluster = self.cluster().await?;
         let rows: Vec<Rows> = batches.iter().map(Rows::new).collect::<Result<_, _>>()?;
         let Batch { producer, before, mut written } = self.begin(batch_id, cluster.as_ref()).await?;
+        if written.later {
+            // The batch after this one was begun, so this one is complete. The next batch looks for what it has sent.
+            return Ok(0);
+        }
         let found = written.records;
         let assigned = self.assign(batch_id, &rows, cluster.as_ref(), &mut written).await?;
         if !written.left.is_empty() {
@@ -276,13 +287,16 @@ impl KafkaSink {
         }
         let mut planned = before.clone();
         let mut positions = written.positions(&before);
-        let new: Vec<TopicPartition> = assigned.keys().filter(|tp| !planned.contains_key(*tp)).cloned().collect();
+        let finished = self.last.as_ref().is_some_and(|last| last.finished);
+        let new: Vec<TopicPartition> =
+            assigned.keys().filter(|tp| finished || !planned.contains_key(*tp)).cloned().collect();
         if !new.is_empty() {
             let ends = cluster.offsets(&new, OffsetSpec::Latest).await.map_err(|e| failed("read offsets from", &e))?;
             for (tp, offset) in ends {
-                let position = Position { offset, ..Position::default() };
-                planned.insert(tp.clone(), position);
-                positions.insert(tp, position);
+                for positions in [&mut planned, &mut positions] {
+                    let position = positions.entry(tp.clone()).or_default();
+                    position.offset = position.offset.max(offset);
+                }
             }
         }
         for (tp, position) in &mut planned {
@@ -290,9 +304,11 @@ impl KafkaSink {
             position.records = sent + written.counts.get(tp).copied().unwrap_or(0);
         }
         let entry = Entry::new(batch_id, producer, &planned);
-        // Until this returns nothing may go out that the log could not account for: the entry before this one tells where
-        // the producer stood, so that for partitions known to it the entry may become durable beside the sending.
-        let known = new.is_empty() && self.last.is_some();
+        // Nothing may go out that the log could not account for. Without this entry the one before it does, for the
+        // partitions that it knows: everything behind it is this batch's. That holds for a batch's first run only: what a
+        // second one sends may lie behind the numbers of the first one's entry.
+        let beside =
+            new.is_empty() && self.last.as_ref().is_some_and(|last| !last.finished && last.batch_id < batch_id);
         let mut log = self.log.take();
         let append = entry.clone();
         let mut logging = tokio::task::spawn_blocking(move || -> Result<Option<SinkLog>, EngineError> {
@@ -304,7 +320,7 @@ impl KafkaSink {
         let joined = |r: Result<Result<Option<SinkLog>, EngineError>, tokio::task::JoinError>| {
             r.map_err(|e| EngineError::External { action: "write the sink's log".to_owned(), message: e.to_string() })?
         };
-        if known {
+        if beside {
             let sent = self.send(cluster.as_ref(), producer, &rows, assigned, &mut positions).await;
             self.log = joined((&mut logging).await)?;
             self.last = Some(entry);
@@ -325,95 +341,6 @@ struct Batch {
     producer: (i64, i16),
     before: Positions,
     written: Written,
-}
-
-/// Records of the batch that a crashed attempt wrote.
-#[derive(Debug, Default)]
-struct Written {
-    /// By content, how many were not matched with a row yet.
-    left: HashMap<Vec<u8>, u64>,
-    /// By partition.
-    counts: BTreeMap<TopicPartition, u64>,
-    /// The offset behind them.
-    ends: BTreeMap<TopicPartition, i64>,
-    records: u64,
-}
-
-impl Written {
-    /// Whether the row is there already; each record answers for one row.
-    fn take(&mut self, topic: &str, rows: &Rows, row: usize) -> bool {
-        if self.left.is_empty() {
-            return false;
-        }
-        let key = fingerprint(topic, rows.key(row), rows.value(row), &rows.headers(row));
-        let Some(count) = self.left.get_mut(&key) else { return false };
-        *count -= 1;
-        if *count == 0 {
-            self.left.remove(&key);
-        }
-        true
-    }
-
-    /// The positions behind what was written.
-    fn positions(&self, before: &Positions) -> Positions {
-        let mut positions = before.clone();
-        for (tp, position) in &mut positions {
-            position.records = 0;
-            position.sequence = advance(position.sequence, self.counts.get(tp).copied().unwrap_or(0));
-            position.offset = self.ends.get(tp).copied().unwrap_or(position.offset);
-        }
-        positions
-    }
-}
-
-/// Reads back the records of this producer with numbers from the positions on.
-async fn find_written(cluster: &dyn Cluster, producer: (i64, i16), before: &Positions) -> Result<Written, EngineError> {
-    let mut written = Written::default();
-    let partitions: Vec<TopicPartition> = before.keys().cloned().collect();
-    if partitions.is_empty() {
-        return Ok(written);
-    }
-    let read = |e: Error| failed("read what was written to", &e);
-    let ends = cluster.offsets(&partitions, OffsetSpec::Latest).await.map_err(read)?;
-    let starts: BTreeMap<_, _> =
-        cluster.offsets(&partitions, OffsetSpec::Earliest).await.map_err(read)?.into_iter().collect();
-    for (tp, end) in ends {
-        let Some(position) = before.get(&tp) else { continue };
-        let start = position.offset.max(starts.get(&tp).copied().unwrap_or(0));
-        if start >= end {
-            continue;
-        }
-        let range = OffsetRange { partition: tp.clone(), start, end };
-        for batch in cluster.read(range).await.map_err(read)? {
-            let header = &batch.header;
-            let ours = (header.producer_id, header.producer_epoch) == producer;
-            if !ours || distance(position.sequence, header.base_sequence).is_none() {
-                continue;
-            }
-            let records = batch.records(BATCH_LIMIT_BYTES).map_err(|e| unreadable(&tp, &e.to_string()))?;
-            for record in records.iter() {
-                let record = record.map_err(|e| unreadable(&tp, &e.to_string()))?;
-                let mut headers = Vec::new();
-                for header in record.headers {
-                    let header = header.map_err(|e| unreadable(&tp, e))?;
-                    headers.push((header.key, header.value));
-                }
-                *written.left.entry(fingerprint(&tp.topic, record.key, record.value, &headers)).or_default() += 1;
-                written.records += 1;
-            }
-            // By the numbers, which stay when a compactor takes records away.
-            let through = advance(header.last_sequence(), 1);
-            let count = distance(position.sequence, through).unwrap_or(0);
-            let known = written.counts.entry(tp.clone()).or_default();
-            *known = count.max(*known);
-            written.ends.insert(tp.clone(), header.next_offset());
-        }
-    }
-    Ok(written)
-}
-
-fn unreadable(tp: &TopicPartition, reason: &str) -> EngineError {
-    EngineError::External { action: format!("read back the records of {tp}"), message: reason.to_owned() }
 }
 
 fn failed(what: &str, error: &Error) -> EngineError {
@@ -486,10 +413,25 @@ impl Sink for KafkaSink {
         batches: Vec<RecordBatch>,
     ) -> Result<u64, EngineError> {
         check_schema(&schema, self.topic.as_deref())?;
-        if self.last.as_ref().is_some_and(|last| batch_id < last.batch_id) {
+        let taken = |last: &Entry| batch_id < last.batch_id || last.finished && batch_id == last.batch_id;
+        if self.last.as_ref().is_some_and(taken) {
             return Ok(0);
         }
         // After a failure it is not known what arrived: `positions` stays empty then, and the next attempt looks.
         self.write(batch_id, &batches).await
+    }
+
+    async fn stop(&mut self) -> Result<(), EngineError> {
+        let (Some(last), Some(positions), Some(log)) = (&self.last, &self.positions, &mut self.log) else {
+            return Ok(());
+        };
+        if last.finished {
+            return Ok(());
+        }
+        let mut entry = Entry::new(last.batch_id, last.producer(), positions);
+        entry.finished = true;
+        block(|| log.append(&entry))?;
+        self.last = Some(entry);
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use super::backlog::ListedLogs;
 use super::path::{file_url, glob_match, is_glob, is_hidden, local_path};
 use crate::error::EngineError;
 use crate::file_log::io_error;
-            if self.committed(&root, listed, &mut files, &mut dirs)? {
+use crate::sink::file::{METADATA_DIR, committed_files_after};
 
 /// A file that can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,23 +57,7 @@ impl Listing {
                 self.push(&mut files, root, &meta);
                 continue;
             }
-<<<<<<< HEAD
-            let after = listed.get(&root).copied();
-            if let Some((committed, latest)) = committed_files_after(&root, after)? {
-                dirs.push(root.join(crate::sink::file::METADATA_DIR));
-                if let Some(latest) = latest {
-                    listed.insert(root, latest);
-                }
-                for status in committed {
-                    let path = local_path(&status.path)?;
-                    if self.wanted(&path) {
-                        let modified_ms = i64::try_from(status.modification_time).unwrap_or(i64::MAX);
-                        files.push(FoundFile { url: status.path, path, modified_ms, bytes: status.size });
-                    }
-                }
-=======
-            if self.committed(&root, &mut files, &mut dirs)? {
->>>>>>> bc76de4 (Create a file sink's log before its first file: readers without a log take every file)
+            if self.committed(&root, listed, &mut files, &mut dirs)? {
                 continue;
             }
             let (known, looked) = (files.len(), dirs.len());

@@ -5,5 +5,5 @@ mod checks;
 mod modes;
 mod progress;
 mod recovery;
-mod support;
+pub mod support;
 mod triggers;

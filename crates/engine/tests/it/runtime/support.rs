@@ -23,6 +23,11 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionContext;
 
+/// For tests that wait for the disk very often without testing it: in memory where that is possible.
+pub fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 pub const SECOND_US: i64 = 1_000_000;
 
 pub fn timestamp() -> DataType {
