@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use log::{BatchLog, write_durably};
+pub use log::write_durably;
+use log::{BatchLog, Torn, VERSION_LINE};
 
 use crate::error::EngineError;
+use crate::file_log::{create_dirs, io_error};
 use crate::source::SourceOffset;
-use crate::state::io_error;
 
-const VERSION_LINE: &str = "v1";
 const LOCK_FILE: &str = "_lock";
 
 /// `metadata`.
@@ -66,11 +66,9 @@ impl OffsetRecord {
         Ok(text)
     }
 
+    /// What follows the version line.
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
-        if lines.next()? != VERSION_LINE {
-            return None;
-        }
         let metadata = serde_json::from_str(lines.next()?).ok()?;
         let offsets = lines.map(|line| (line != "-").then(|| SourceOffset(line.to_owned()))).collect();
         Some(Self { metadata, offsets })
@@ -83,11 +81,7 @@ impl CommitRecord {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let mut lines = text.lines();
-        if lines.next()? != VERSION_LINE {
-            return None;
-        }
-        serde_json::from_str(lines.next()?).ok()
+        serde_json::from_str(text.lines().next()?).ok()
     }
 }
 
@@ -115,7 +109,7 @@ impl Checkpoint {
         let temporary = root.is_none();
         let root =
             root.unwrap_or_else(|| std::env::temp_dir().join(format!("caudal-temporary-{}", uuid::Uuid::new_v4())));
-        fs::create_dir_all(&root).map_err(|source| io_error("create the checkpoint", &root, source))?;
+        create_dirs(&root)?;
         let lock = lock(&root)?;
         let query_id = query_id(&root)?;
         let offsets = BatchLog::open(root.join("offsets"))?;
@@ -131,8 +125,11 @@ impl Checkpoint {
         &self.query_id
     }
 
-    pub fn source_dir(&self, index: usize) -> PathBuf {
-        self.root.join("sources").join(index.to_string())
+    /// The directory of a source's own log; made if it is missing.
+    pub fn source_dir(&self, index: usize) -> Result<PathBuf, EngineError> {
+        let dir = self.root.join("sources").join(index.to_string());
+        create_dirs(&dir)?;
+        Ok(dir)
     }
 
     /// Where a sink keeps a log of its own.
@@ -140,8 +137,13 @@ impl Checkpoint {
         self.root.join("sink")
     }
 
-    pub fn state_dir(&self, operator: usize, partition: usize) -> PathBuf {
-        self.root.join("state").join(operator.to_string()).join(partition.to_string())
+    pub fn state_dir(&self, operator: usize) -> PathBuf {
+        self.root.join("state").join(operator.to_string())
+    }
+
+    /// The file of `commits/N`.
+    pub fn commit_path(&self, batch_id: i64) -> PathBuf {
+        self.commits.entry_path(batch_id)
     }
 
     /// Writes `offsets/N` so that it survives power loss.
@@ -149,23 +151,36 @@ impl Checkpoint {
         self.offsets.write(batch_id, &record.to_text()?, true)
     }
 
-    /// Writes `commits/N`. It survives the process; should power loss take it, batch N runs again from the state before
-    /// it, and the sink knows its id.
+    /// Writes `commits/N`. It survives the process, and power loss when it was synced behind the query's back. Should power
+    /// loss take it, batch N runs again from the state before it, and the sink knows its id.
     pub fn write_commit(&self, batch_id: i64, record: &CommitRecord) -> Result<(), EngineError> {
         self.commits.write(batch_id, &record.to_text()?, false)
     }
 
-    /// The newest readable `offsets/N`. A file that power loss left torn was never acted on and counts as absent.
+    /// The newest `offsets/N`. If power loss left it torn it was never acted on and counts as absent.
     pub fn latest_offsets(&self) -> Result<Option<(i64, OffsetRecord)>, EngineError> {
-        self.offsets.latest(OffsetRecord::parse)
+        let latest = self.offsets.latest(Torn::Newest, OffsetRecord::parse)?;
+        if latest.is_none() && !self.commits.is_empty()? {
+            return Err(EngineError::Invalid {
+                class: "MALFORMED_LOG_FILE",
+                message: format!(
+                    "{} has entries, but {} has none that can be read; restore it or use a new checkpoint location",
+                    self.commits.path().display(),
+                    self.offsets.path().display()
+                ),
+            });
+        }
+        Ok(latest)
     }
 
+    /// The newest `commits/N` that can be read. Power loss takes those that were not durable yet, all that there are in the
+    /// first half second: their batches run again, from batch 0 if need be, since nothing older goes before one is durable.
     pub fn latest_commit(&self) -> Result<Option<(i64, CommitRecord)>, EngineError> {
-        self.commits.latest(CommitRecord::parse)
+        self.commits.latest(Torn::Any, CommitRecord::parse)
     }
 
     pub fn offsets(&self, batch_id: i64) -> Result<Option<OffsetRecord>, EngineError> {
-        Ok(self.offsets.read(batch_id)?.as_deref().and_then(OffsetRecord::parse))
+        self.offsets.read(batch_id, OffsetRecord::parse)
     }
 
     /// Forgets batches before `oldest`.

@@ -5,20 +5,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute;
-use arrow::datatypes::{Field, Int64Type, Schema};
-use datafusion::common::DataFusionError;
 use parking_lot::Mutex;
 
 use super::bucket::{Bucket, BucketKey, BucketRows, Buckets};
 use super::exchange::{Chunk, Exchange};
 use super::groups::stable_hash;
+use super::persist::{SaveAs, Saved, save, saved_watermark};
 use crate::error::EngineError;
-use crate::plan::watermark::from_ms;
 use crate::pool::{CpuPool, join_error};
 use crate::sink::OutputMode;
-use crate::state::{StateDir, StateFile, StateKind};
+use crate::state::{StateStore, Written};
 
 /// What a batch tells its stateful operators.
 #[derive(Debug, Clone, Copy)]
@@ -46,45 +44,49 @@ pub struct AggregationMetrics {
 pub struct Aggregation {
     exchange: Arc<Exchange>,
     mode: OutputMode,
-    partitions: Vec<Arc<Mutex<PartitionState>>>,
+    pub(super) partitions: Vec<Arc<Mutex<PartitionState>>>,
+    pub(super) store: Arc<Mutex<StateStore>>,
+    pub(super) signature: Arc<str>,
 }
 
-struct PartitionState {
-    exchange: Arc<Exchange>,
-    mode: OutputMode,
+pub(super) struct PartitionState {
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) mode: OutputMode,
+    pub(super) number: usize,
     /// The partition that holds the one group of an aggregate without keys.
     holds_global_group: bool,
-    buckets: Buckets,
+    pub(super) buckets: Buckets,
     updates: u64,
-    dir: StateDir,
+    /// The directory of the operator's state files.
+    pub(super) dir: PathBuf,
 }
 
 struct PartitionResult {
     output: Option<RecordBatch>,
     metrics: AggregationMetrics,
-    written: PathBuf,
+    saved: Saved,
 }
 
 impl Aggregation {
-    /// An operator without state; `dirs` has one directory per partition.
-    pub fn new(exchange: Exchange, mode: OutputMode, dirs: Vec<StateDir>) -> Self {
-        let exchange = Arc::new(exchange);
-        let global = stable_hash(&[]) % dirs.len().max(1) as u64;
-        let partitions = dirs
-            .into_iter()
-            .enumerate()
-            .map(|(number, dir)| {
+    /// An operator without state, which will be kept in `store`.
+    pub fn new(exchange: Exchange, mode: OutputMode, store: StateStore) -> Self {
+        let (exchange, dir) = (Arc::new(exchange), store.path().to_owned());
+        let global = stable_hash(&[]) % exchange.partitions().max(1) as u64;
+        let partitions = (0..exchange.partitions())
+            .map(|number| {
                 Arc::new(Mutex::new(PartitionState {
                     holds_global_group: exchange.is_global() && number as u64 == global,
                     exchange: Arc::clone(&exchange),
                     mode,
+                    number,
                     buckets: Buckets::new(),
                     updates: 0,
-                    dir,
+                    dir: dir.clone(),
                 }))
             })
             .collect();
-        Self { exchange, mode, partitions }
+        let signature = exchange.signature().into();
+        Self { exchange, mode, partitions, store: Arc::new(Mutex::new(store)), signature }
     }
 
     pub fn exchange(&self) -> &Arc<Exchange> {
@@ -106,34 +108,24 @@ impl Aggregation {
             .any(|partition| partition.lock().buckets.first_key_value().is_some_and(|(bucket, _)| bucket.end <= passed))
     }
 
-    /// Replaces the state by version `version` of the checkpoint; `false` when it is not (wholly) there.
-    pub fn restore(&self, version: i64) -> Result<bool, EngineError> {
-        for partition in &self.partitions {
-            if !partition.lock().restore(version)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Takes in one batch's rows, writes the new state version (without fsync: the files are returned) and returns
+    /// Takes in one batch's rows, writes the new state version (without fsync: what was written is returned) and returns
     /// what the output mode lets out.
     pub async fn process(
         &self,
         chunks: Vec<Chunk>,
         batch: AggregationBatch,
         pool: &'static CpuPool,
-    ) -> Result<(Vec<RecordBatch>, AggregationMetrics, Vec<PathBuf>), EngineError> {
+    ) -> Result<(Vec<RecordBatch>, AggregationMetrics, Written), EngineError> {
         let rows: usize = chunks.iter().flat_map(|chunk| &chunk.runs).map(|run| run.len).sum();
         let late: u64 = chunks.iter().map(|chunk| chunk.late_rows).sum();
         let chunks = Arc::new(chunks);
+        let save_as = self.save_as();
         let results = if rows < PARALLEL_ROWS {
             let partitions = self.partitions.clone();
             pool.run(async move {
                 partitions
                     .iter()
-                    .enumerate()
-                    .map(|(number, partition)| partition.lock().process(&chunks, number, batch))
+                    .map(|partition| partition.lock().process(&chunks, batch, save_as))
                     .collect::<Result<Vec<_>, EngineError>>()
             })
             .await?
@@ -141,10 +133,9 @@ impl Aggregation {
             let tasks: Vec<_> = self
                 .partitions
                 .iter()
-                .enumerate()
-                .map(|(number, partition)| {
+                .map(|partition| {
                     let (partition, chunks) = (Arc::clone(partition), Arc::clone(&chunks));
-                    pool.spawn(async move { partition.lock().process(&chunks, number, batch) })
+                    pool.spawn(async move { partition.lock().process(&chunks, batch, save_as) })
                 })
                 .collect();
             let mut results = Vec::with_capacity(tasks.len());
@@ -154,21 +145,18 @@ impl Aggregation {
             results
         };
         let mut metrics = AggregationMetrics { rows_late: late, ..Default::default() };
-        let (mut output, mut written) = (Vec::new(), Vec::new());
+        let (mut output, mut saved) = (Vec::new(), Vec::new());
         for result in results {
             metrics.add(&result.metrics);
             output.extend(result.output);
-            written.push(result.written);
+            saved.push(result.saved);
         }
+        let started = Instant::now();
+        let (store, signature) = (Arc::clone(&self.store), Arc::clone(&self.signature));
+        let evict_ms = saved_watermark(self.mode, batch);
+        let written = pool.run(async move { save(&mut store.lock(), batch, evict_ms, &signature, saved) }).await?;
+        metrics.commit_ms += elapsed_ms(started);
         Ok((output, metrics, written))
-    }
-
-    /// Removes state files that no version from `oldest` on needs.
-    pub fn clean(&self, oldest: i64) -> Result<(), EngineError> {
-        self.partitions.iter().try_for_each(|partition| {
-            let dir = partition.lock().dir.clone();
-            dir.clean(oldest)
-        })
     }
 }
 
@@ -188,17 +176,17 @@ impl AggregationMetrics {
 }
 
 /// Groups to read, bucket by bucket.
-type Selection<'a> = Vec<(BucketKey, &'a Bucket, Vec<u32>)>;
+pub(super) type Selection<'a> = Vec<(BucketKey, &'a Bucket, Vec<u32>)>;
 
 impl PartitionState {
     fn process(
         &mut self,
         chunks: &[Chunk],
-        number: usize,
         batch: AggregationBatch,
+        save_as: SaveAs,
     ) -> Result<PartitionResult, EngineError> {
         let started = Instant::now();
-        let mut touched = BTreeSet::new();
+        let (mut touched, number) = (BTreeSet::new(), self.number);
         for chunk in chunks {
             for run in chunk.runs.iter().filter(|run| run.partition == number) {
                 self.updates += 1;
@@ -226,7 +214,7 @@ impl PartitionState {
         drop(expired);
 
         let started = Instant::now();
-        let written = self.commit(&touched, batch, &mut metrics)?;
+        let saved = self.save(&touched, batch, save_as, &mut metrics)?;
         metrics.commit_ms = elapsed_ms(started);
         for key in &touched {
             if let Some(bucket) = self.buckets.get_mut(key) {
@@ -235,10 +223,10 @@ impl PartitionState {
         }
         metrics.rows_total = self.buckets.values().map(|bucket| bucket.keys.len() as u64).sum();
         metrics.memory_used_bytes = self.buckets.values().map(|bucket| bucket.size_bytes() as u64).sum();
-        Ok(PartitionResult { output, metrics, written })
+        Ok(PartitionResult { output, metrics, saved })
     }
 
-    fn bucket(&mut self, key: BucketKey) -> Result<&mut Bucket, EngineError> {
+    pub(super) fn bucket(&mut self, key: BucketKey) -> Result<&mut Bucket, EngineError> {
         use std::collections::btree_map::Entry;
         match self.buckets.entry(key) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
@@ -298,7 +286,7 @@ impl PartitionState {
 
     /// Concatenates the key columns and `width` more columns per bucket over a selection.
     #[expect(clippy::type_complexity, reason = "columns, and how many rows of which bucket they hold")]
-    fn collect(
+    pub(super) fn collect(
         &self,
         selection: &Selection<'_>,
         width: usize,
@@ -327,120 +315,6 @@ impl PartitionState {
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Some((columns, buckets)))
-    }
-
-    /// Writes this version: a delta with the touched groups, or from time to time everything.
-    fn commit(
-        &mut self,
-        touched: &BTreeSet<BucketKey>,
-        batch: AggregationBatch,
-        metrics: &mut AggregationMetrics,
-    ) -> Result<PathBuf, EngineError> {
-        let kind = if self.dir.wants_snapshot() { StateKind::Snapshot } else { StateKind::Delta };
-        let selection: Selection<'_> = match kind {
-            StateKind::Delta => touched
-                .iter()
-                .filter_map(|key| self.buckets.get(key).map(|bucket| (*key, bucket, bucket.touched().to_vec())))
-                .collect(),
-            StateKind::Snapshot => {
-                self.buckets.iter().map(|(key, bucket)| (*key, bucket, bucket.all_groups())).collect()
-            }
-        };
-        metrics.rows_updated =
-            touched.iter().filter_map(|key| self.buckets.get(key)).map(|bucket| bucket.touched().len() as u64).sum();
-        let rows = self.state_rows(&selection)?;
-        let evict_ms = match self.mode {
-            OutputMode::Append | OutputMode::Update => batch.evict_ms,
-            OutputMode::Complete => None,
-        };
-        let file = StateFile { kind, version: batch.version, evict_ms, signature: self.exchange.signature(), rows };
-        self.dir.write(&file)
-    }
-
-    /// Bucket, key and state columns of a selection.
-    fn state_rows(&self, selection: &Selection<'_>) -> Result<Option<RecordBatch>, EngineError> {
-        let width: usize = self
-            .exchange
-            .functions()
-            .iter()
-            .map(|function| function.state_fields().map(|fields| fields.len()))
-            .sum::<Result<usize, DataFusionError>>()?;
-        let read = |bucket: &Bucket, groups: &[u32]| -> Result<Vec<ArrayRef>, EngineError> {
-            let mut columns = Vec::with_capacity(width);
-            for column in bucket.columns() {
-                columns.extend(column.state(groups)?);
-            }
-            Ok(columns)
-        };
-        let Some((columns, buckets)) = self.collect(selection, width, read)? else { return Ok(None) };
-        let repeat = |value: fn(&BucketKey) -> i64| -> ArrayRef {
-            let values = buckets.iter().flat_map(|(bucket, rows)| std::iter::repeat_n(value(bucket), *rows));
-            Arc::new(Int64Array::from_iter_values(values))
-        };
-        let mut all = vec![repeat(|bucket| bucket.end), repeat(|bucket| bucket.start)];
-        all.extend(columns);
-        let fields: Vec<Field> = all
-            .iter()
-            .enumerate()
-            .map(|(index, column)| Field::new(format!("c{index}"), column.data_type().clone(), true))
-            .collect();
-        Ok(Some(RecordBatch::try_new(Arc::new(Schema::new(fields)), all)?))
-    }
-
-    fn restore(&mut self, version: i64) -> Result<bool, EngineError> {
-        self.buckets = Buckets::new();
-        let Some(files) = self.dir.load(version)? else { return Ok(false) };
-        let signature = self.exchange.signature();
-        for file in files {
-            if file.signature != signature {
-                return Err(EngineError::Invalid {
-                    class: "STREAMING_STATEFUL_OPERATOR_NOT_MATCH_IN_STATE_METADATA",
-                    message: format!(
-                        "the state in {} was made by another query: it holds \"{}\", this query needs \"{signature}\"; \
-                         use a new checkpoint location",
-                        self.dir.path().display(),
-                        file.signature
-                    ),
-                });
-            }
-            if let Some(rows) = &file.rows {
-                self.load_rows(rows)?;
-            }
-            if let (Some(evict_ms), Some(key)) = (file.evict_ms, self.exchange.event_time()) {
-                let passed = from_ms(evict_ms, key.unit);
-                self.buckets = self.buckets.split_off(&BucketKey { end: passed.saturating_add(1), start: i64::MIN });
-            }
-        }
-        Ok(true)
-    }
-
-    fn load_rows(&mut self, rows: &RecordBatch) -> Result<(), EngineError> {
-        let corrupt = || DataFusionError::Internal("a state file with too few columns".to_owned());
-        let [ends, starts, columns @ ..] = rows.columns() else { return Err(corrupt().into()) };
-        let (ends, starts) = (ends.as_primitive::<Int64Type>(), starts.as_primitive::<Int64Type>());
-        let mut first = 0;
-        while first < rows.num_rows() {
-            let key = BucketKey { end: ends.value(first), start: starts.value(first) };
-            let len = (first..rows.num_rows())
-                .take_while(|&row| ends.value(row) == key.end && starts.value(row) == key.start)
-                .count();
-            let (keys, mut states) = columns.split_at_checked(self.exchange.encoded_len()).ok_or_else(corrupt)?;
-            let keys: Vec<ArrayRef> = keys.iter().map(|column| column.slice(first, len)).collect();
-            let mut per_function = Vec::new();
-            for function in self.exchange.functions() {
-                let (own, rest) = states.split_at_checked(function.state_fields()?.len()).ok_or_else(corrupt)?;
-                per_function.push(own.iter().map(|column| column.slice(first, len)).collect::<Vec<_>>());
-                states = rest;
-            }
-            let encoded = self.exchange.encode_keys(&keys)?;
-            let entries: Vec<(u64, &[u8])> = match &encoded {
-                Some(rows) => rows.iter().map(|row| (stable_hash(row.data()), row.data())).collect(),
-                None => vec![(stable_hash(&[]), &[][..]); len],
-            };
-            self.bucket(key)?.load(&entries, &per_function)?;
-            first += len;
-        }
-        Ok(())
     }
 }
 

@@ -1,7 +1,6 @@
 //! The loop of a running query: decide the next batch, run it, commit it, wait.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use arrow::array::RecordBatch;
 use chrono::Utc;
 use futures::future::select_all;
 
-use super::durability::StateSync;
+use super::durability::{StateSync, commit};
 use super::handle::Shared;
 use super::progress::{
     SinkProgress, SourceProgress, StateOperatorProgress, StreamingQueryProgress, iso, offset_value, rate,
@@ -25,6 +24,7 @@ use crate::plan::watermark::{EventTimeProbe, EventTimeStats, WatermarkTracker};
 use crate::pool::{CpuPool, join_error};
 use crate::sink::{OutputMode, Sink};
 use crate::source::{NextOffset, ReadLimit, Source, SourceOffset};
+use crate::state::Written;
 
 /// A source with the place in it that the query has reached.
 pub(super) struct SourceRun {
@@ -124,8 +124,11 @@ impl Execution {
     /// Runs until the query is stopped, has nothing left to do, or fails.
     pub async fn run(mut self) {
         let result = self.drive().await;
-        let synced = self.sync.finish(&mut self.sources).await;
-        let result = result.and(synced);
+        let synced = self.sync.flush(&mut self.sources).await;
+        let mut result = result.and(synced);
+        if result.is_ok() {
+            result = self.sink.stop().await;
+        }
         if result.is_ok() {
             self.checkpoint.discard_if_temporary();
         }
@@ -163,7 +166,7 @@ impl Execution {
                 }
             }
             if let Trigger::ProcessingTime(interval) = self.trigger {
-                wait_for_tick(&self.shared, started, interval).await;
+                self.wait_for_tick(started, interval).await?;
             }
         }
     }
@@ -351,21 +354,37 @@ impl Execution {
             if shared.request() > answered {
                 return Ok(());
             }
-            let deadline = self.sync.deadline();
             let waits: Vec<_> =
                 self.sources.iter_mut().map(|source| source.source.wait_beyond(&source.position)).collect();
             if waits.is_empty() {
                 return Ok(());
             }
-            let sync_due = tokio::select! {
+            let synced = tokio::select! {
                 (ready, _, _) = select_all(waits) => return ready,
                 _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
-                () = shared.request_made.notified() => false,
-                () = sleep_until(deadline), if deadline.is_some() => true,
+                () = shared.request_made.notified() => continue,
+                synced = self.sync.synced() => synced?,
             };
-            if sync_due {
-                self.sync.flush(&mut self.sources).await?;
-            }
+            commit(&mut self.sources, &synced).await?;
+        }
+    }
+
+    /// Sleeps until the next multiple of the interval, as Spark does.
+    async fn wait_for_tick(&mut self, started: Instant, interval: Duration) -> Result<(), EngineError> {
+        let interval_ms = millis(interval).max(1);
+        let now_ms = Utc::now().timestamp_millis().unsigned_abs();
+        let started_ms = now_ms.saturating_sub(millis(started.elapsed()));
+        let next_ms = (started_ms / interval_ms + 1) * interval_ms;
+        let tick = tokio::time::sleep(Duration::from_millis(next_ms.saturating_sub(now_ms)));
+        tokio::pin!(tick);
+        let mut stopping = self.shared.stopping.subscribe();
+        loop {
+            let synced = tokio::select! {
+                () = &mut tick => return Ok(()),
+                _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+                synced = self.sync.synced() => synced?,
+            };
+            commit(&mut self.sources, &synced).await?;
         }
     }
 
@@ -511,7 +530,7 @@ struct BatchTimes {
     parallel: bool,
 }
 
-type PlanResult = (Vec<AggregationMetrics>, Vec<PathBuf>, Vec<RecordBatch>);
+type PlanResult = (Vec<AggregationMetrics>, Vec<Written>, Vec<RecordBatch>);
 
 /// Runs the stages over what is in the slots, then the output fragment.
 async fn run_plan(
@@ -529,7 +548,7 @@ async fn run_plan(
         let (output, metrics, files) = stage.aggregation.process(chunks, batch, pool).await?;
         stage.slot.fill(output, PARALLEL_ROWS);
         all_metrics.push(metrics);
-        written.extend(files);
+        written.push(files);
     }
     let results = output.run(pool, times.parallel, Ok).await?;
     Ok((all_metrics, written, results))
@@ -540,8 +559,8 @@ struct Computed {
     /// Rows of each source.
     read: Vec<u64>,
     metrics: Vec<AggregationMetrics>,
-    /// State files, not yet durable.
-    written: Vec<PathBuf>,
+    /// By operator, the state files, not yet durable.
+    written: Vec<Written>,
     results: Vec<RecordBatch>,
 }
 
@@ -556,23 +575,4 @@ struct BatchReport {
     output_rows: u64,
     clock: Clock,
     trigger_start: Instant,
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    if let Some(deadline) = deadline {
-        tokio::time::sleep_until(deadline.into()).await;
-    }
-}
-
-/// Sleeps until the next multiple of the interval, as Spark does.
-async fn wait_for_tick(shared: &Shared, started: Instant, interval: Duration) {
-    let interval_ms = millis(interval).max(1);
-    let now_ms = Utc::now().timestamp_millis().unsigned_abs();
-    let started_ms = now_ms.saturating_sub(millis(started.elapsed()));
-    let next_ms = (started_ms / interval_ms + 1) * interval_ms;
-    let mut stopping = shared.stopping.subscribe();
-    tokio::select! {
-        () = tokio::time::sleep(Duration::from_millis(next_ms.saturating_sub(now_ms))) => {}
-        _ = stopping.wait_for(|stopping| *stopping) => {}
-    }
 }

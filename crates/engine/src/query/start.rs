@@ -23,7 +23,7 @@ use crate::plan::watermark::{WatermarkPolicy, WatermarkTracker};
 use crate::pool::{CpuPool, join_error};
 use crate::sink::OutputMode;
 use crate::source::SourceOffset;
-use crate::state::StateDir;
+use crate::state::{StateIndex, StateStore};
 
 const SHUFFLE_PARTITIONS: &str = "spark.sql.shuffle.partitions";
 const WATERMARK_POLICY: &str = "spark.sql.streaming.multipleWatermarkPolicy";
@@ -123,29 +123,33 @@ async fn plan_stage(
 ) -> Result<StageRun, EngineError> {
     let fragment = Fragment::plan(&stage.input, session).await?;
     let exchange = Exchange::try_new(&stage.aggregate, stage.input.schema(), session, settings.partitions)?;
-    let dirs = (0..settings.partitions)
-        .map(|partition| StateDir::open(checkpoint.state_dir(index, partition), settings.min_deltas))
-        .collect::<Result<_, _>>()?;
-    let aggregation = Arc::new(Aggregation::new(exchange, mode, dirs));
+    let store = StateStore::open(checkpoint.state_dir(index), settings.partitions, settings.min_deltas)?;
+    let aggregation = Arc::new(Aggregation::new(exchange, mode, store));
     Ok(StageRun { fragment, aggregation, slot: stage.slot })
 }
 
 /// Loads the newest state version, `wanted` or an older one, that is whole in all operators.
 fn restore(operators: &[Arc<Aggregation>], wanted: i64) -> Result<i64, EngineError> {
+    let mut indexes: Vec<StateIndex> = operators.iter().map(|operator| operator.look()).collect::<Result<_, _>>()?;
     let mut version = wanted;
     loop {
-        let mut whole = true;
-        for operator in operators {
-            whole = whole && operator.restore(version)?;
+        let mut whole = version;
+        for index in &mut indexes {
+            whole = index.newest_whole(whole)?;
         }
-        if whole {
-            if version < wanted {
-                tracing::warn!(version, wanted, "state is restored from an older version; its batches run again");
-            }
-            return Ok(version);
+        if whole == version {
+            break;
         }
-        version -= 1;
+        // One operator reaches back further than another, which may not have that version either.
+        version = whole;
     }
+    if version < wanted {
+        tracing::warn!(version, wanted, "state is restored from an older version; its batches run again");
+    }
+    for (operator, index) in operators.iter().zip(&mut indexes) {
+        operator.restore(version, index)?;
+    }
+    Ok(version)
 }
 
 async fn open_sources(
@@ -155,8 +159,7 @@ async fn open_sources(
 ) -> Result<Vec<SourceRun>, EngineError> {
     let mut sources = Vec::with_capacity(inputs.len());
     for (index, input) in inputs.into_iter().enumerate() {
-        let dir = checkpoint.source_dir(index);
-        std::fs::create_dir_all(&dir).map_err(|source| crate::state::io_error("create", &dir, source))?;
+        let dir = checkpoint.source_dir(index)?;
         let mut source = input.factory.open(Some(&dir)).await?;
         let columns = input.slot.used_columns();
         if columns.len() < input.factory.schema().fields().len() && source.project(&columns) {

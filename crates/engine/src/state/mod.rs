@@ -1,183 +1,359 @@
-//! State on disk: `state/<operator>/<partition>/<version>.delta|.snapshot`, a file per version and partition.
+//! State on disk, of one operator: `state/<operator>/<first>.changes`, to which every batch appends what it changed, and
+//! from time to time a snapshot of each partition, `state/<operator>/<partition>/<version>.snapshot`. The layouts stand in
+//! [`file`] and in `docs/formats/checkpoint.md`.
 //!
-//! Layout of a file (format version 1, integers little-endian), also in `docs/formats/checkpoint.md`:
-//!
-//! | bytes | field |
-//! | --- | --- |
-//! | 8 | magic `CDLSTATE` |
-//! | 2 | format version |
-//! | 1 | kind: 0 delta, 1 snapshot |
-//! | 1 | flags: bit 0 = a watermark follows |
-//! | 8 | state version |
-//! | 8 | watermark in ms: after the rows, groups that it has passed are removed (0 without the flag) |
-//! | 4 | length of the signature |
-//! | 8 | length of the rows (0: none) |
-//! | n | signature, UTF-8: the operator's keys and functions |
-//! | m | rows: an Arrow IPC stream |
-//! | 4 | CRC-32C of everything before |
+//! A version of a partition is its newest snapshot up to it and the changes after that. One file takes the changes of all
+//! partitions and batches between two snapshots, so that making them durable costs one fsync however many batches there
+//! were; and the files before a snapshot need none any more.
 
+mod file;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::{Cursor, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
 
 use crate::error::EngineError;
+pub(crate) use crate::file_log::io_error;
+use crate::file_log::{create_dirs, sync_dir};
+pub use file::{Change, encode_rows, write_snapshot};
+use file::{FramePlace, read_rows};
 
-const MAGIC: &[u8; 8] = b"CDLSTATE";
-const FORMAT_VERSION: u16 = 1;
-const HEADER_BYTES: usize = 8 + 2 + 1 + 1 + 8 + 8 + 4 + 8;
-const FLAG_WATERMARK: u8 = 1;
+const SNAPSHOT: &str = "snapshot";
+/// What was written before there were files of changes: those of one partition and version.
+const DELTA: &str = "delta";
+const CHANGES: &str = "changes";
 
-/// What a state file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StateKind {
-    /// The groups that changed since the version before.
-    Delta,
-    /// All groups.
-    Snapshot,
+/// The files that a version was written to, none of them durable yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// They hold all of the state: no file from before is needed once these are durable.
+    pub snapshot: bool,
+    pub files: Vec<PathBuf>,
 }
 
-/// One version of one partition.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StateFile {
-    pub kind: StateKind,
-    pub version: i64,
-    pub evict_ms: Option<i64>,
-    pub signature: String,
-    pub rows: Option<RecordBatch>,
+/// What [`StateStore::restore`] meets on its way, oldest first.
+#[derive(Debug)]
+pub enum Restored<'a> {
+    /// A file of the partition, made by an operator with this signature.
+    Begins { partition: usize, signature: &'a str, path: &'a Path },
+    /// Groups to take over.
+    Rows { partition: usize, rows: RecordBatch },
+    /// Groups that this watermark (ms) has passed go.
+    Ends { partition: usize, evict_ms: Option<i64> },
 }
 
-/// The directory of one partition of one operator.
-#[derive(Debug, Clone)]
-pub struct StateDir {
+/// The state files of one operator.
+#[derive(Debug)]
+pub struct StateStore {
     path: PathBuf,
-    /// At least so many deltas lie between two snapshots.
+    partitions: usize,
+    /// At least so many versions lie between two snapshots.
     min_deltas: u32,
     deltas: u32,
     delta_bytes: u64,
     snapshot_bytes: u64,
+    /// Where the next changes go; none after a start or a snapshot.
+    changes: Option<(PathBuf, File)>,
 }
 
-impl StateDir {
+impl StateStore {
     /// Makes the directory if it is missing.
-    pub fn open(path: PathBuf, min_deltas: u32) -> Result<Self, EngineError> {
-        fs::create_dir_all(&path).map_err(|source| io_error("create", &path, source))?;
-        Ok(Self { path, min_deltas, deltas: 0, delta_bytes: 0, snapshot_bytes: 0 })
+    pub fn open(path: PathBuf, partitions: usize, min_deltas: u32) -> Result<Self, EngineError> {
+        create_dirs(&path)?;
+        Ok(Self { path, partitions, min_deltas, deltas: 0, delta_bytes: 0, snapshot_bytes: 0, changes: None })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the next version should be a snapshot: there are enough deltas, and reading them would cost as much as
+    /// Whether the next version should be a snapshot: there are enough changes, and reading them would cost as much as
     /// the last snapshot (so that large state is not written again for the sake of small changes), or far too many.
     pub fn wants_snapshot(&self) -> bool {
         self.deltas >= self.min_deltas
             && (self.delta_bytes >= self.snapshot_bytes || self.deltas >= self.min_deltas.saturating_mul(100))
     }
 
-    /// Writes a version without fsync and returns the file's path.
-    pub fn write(&mut self, file: &StateFile) -> Result<PathBuf, EngineError> {
-        let bytes = encode(file)?;
-        let path = self.path.join(file_name(file.kind, file.version));
-        File::create(&path)
-            .and_then(|mut target| target.write_all(&bytes))
-            .map_err(|source| io_error("write the state to", &path, source))?;
-        match file.kind {
-            StateKind::Delta => {
-                // A snapshot of the same version, left by a run before a crash, would be preferred to this file.
-                let stale = self.path.join(file_name(StateKind::Snapshot, file.version));
-                remove_if_there(&stale)?;
-                self.deltas += 1;
-                self.delta_bytes += bytes.len() as u64;
-            }
-            StateKind::Snapshot => {
-                self.deltas = 0;
-                self.delta_bytes = 0;
-                self.snapshot_bytes = bytes.len() as u64;
-            }
-        }
-        Ok(path)
+    /// Where the snapshot of a partition goes, below the directory of the operator; its own directory exists then.
+    pub fn snapshot_path(path: &Path, partition: usize, version: i64) -> Result<PathBuf, EngineError> {
+        let dir = path.join(partition.to_string());
+        fs::create_dir_all(&dir).map_err(|source| io_error("create", &dir, source))?;
+        Ok(dir.join(format!("{version}.{SNAPSHOT}")))
     }
 
-    /// The files that make up `version`, oldest first: a snapshot (unless the chain begins at the first version) and
-    /// the deltas after it. `None` when a file is missing or damaged.
-    pub fn load(&mut self, version: i64) -> Result<Option<Vec<StateFile>>, EngineError> {
-        (self.deltas, self.delta_bytes, self.snapshot_bytes) = (0, 0, 0);
-        let mut files = Vec::new();
-        let mut wanted = version;
-        while wanted > 0 {
-            let snapshot = self.path.join(file_name(StateKind::Snapshot, wanted));
-            let delta = self.path.join(file_name(StateKind::Delta, wanted));
-            let path = if snapshot.exists() { snapshot } else { delta };
-            let bytes = match fs::read(&path) {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                Err(source) => return Err(io_error("read", &path, source)),
-            };
-            let file = match decode(&bytes) {
-                Ok(file) if file.version == wanted => file,
-                Ok(_) => return Ok(None),
-                Err(reason) => {
-                    tracing::warn!(path = %path.display(), reason, "state file is damaged");
-                    return Ok(None);
+    /// Notes that the snapshots of all partitions were written, with the bytes of each.
+    pub fn snapshot_written(&mut self, files: Vec<(PathBuf, u64)>) -> Written {
+        self.deltas = 0;
+        self.delta_bytes = 0;
+        self.snapshot_bytes = files.iter().map(|(_, bytes)| bytes).sum();
+        self.changes = None;
+        Written { snapshot: true, files: files.into_iter().map(|(path, _)| path).collect() }
+    }
+
+    /// Appends what a version changed.
+    pub fn append(&mut self, change: &Change) -> Result<Written, EngineError> {
+        let bytes = change.encode()?;
+        let (path, file) = match &mut self.changes {
+            Some(open) => open,
+            closed => {
+                let path = self.path.join(format!("{}.{CHANGES}", change.version));
+                let file = File::create(&path).map_err(|source| io_error("create", &path, source))?;
+                closed.insert((path, file))
+            }
+        };
+        file.write_all(&bytes).map_err(|source| io_error("append the state to", path, source))?;
+        self.deltas += 1;
+        self.delta_bytes += bytes.len() as u64;
+        Ok(Written { snapshot: false, files: vec![path.clone()] })
+    }
+
+    /// What the directory holds.
+    pub fn look(&self) -> Result<StateIndex, EngineError> {
+        StateIndex::read(&self.path, self.partitions)
+    }
+
+    /// Hands `version`, for which [`StateIndex::newest_whole`] was asked, to `visit`. What is newer goes: the batches since
+    /// run again.
+    pub fn restore(
+        &mut self,
+        version: i64,
+        index: &mut StateIndex,
+        visit: &mut dyn FnMut(Restored<'_>) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        (self.deltas, self.delta_bytes, self.snapshot_bytes, self.changes) = (0, 0, 0, None);
+        let steps = index.steps(version)?;
+        for step in steps.values() {
+            for (partition, path) in &step.files {
+                let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+                if is_snapshot(path) {
+                    self.snapshot_bytes += bytes;
+                } else {
+                    self.delta_bytes += bytes;
                 }
-            };
-            let kind = file.kind;
-            files.push(file);
-            if kind == StateKind::Snapshot {
-                self.snapshot_bytes = bytes.len() as u64;
-                break;
+                read_rows(path, *partition, visit)?;
             }
-            self.deltas += 1;
-            self.delta_bytes += bytes.len() as u64;
-            wanted -= 1;
+            let Some((place, partitions)) = &step.frame else { continue };
+            self.delta_bytes += place.len;
+            place.read()?.visit(place, partitions, visit)?;
         }
-        files.reverse();
-        Ok(Some(files))
+        let deltas = steps.values().filter(|step| step.changes()).count();
+        self.deltas = u32::try_from(deltas).unwrap_or(u32::MAX);
+        index.remove_after(version)
     }
 
-    /// Removes the files that no version from `oldest` on needs.
-    pub fn clean(&self, oldest: i64) -> Result<(), EngineError> {
-        let mut found: Vec<(i64, StateKind)> = Vec::new();
-        let entries = fs::read_dir(&self.path).map_err(|source| io_error("list", &self.path, source))?;
-        for entry in entries {
-            let entry = entry.map_err(|source| io_error("list", &self.path, source))?;
-            found.extend(entry.file_name().to_str().and_then(parse_file_name));
+    /// Removes the files that no version from `oldest` on needs. `path` and `partitions` as in [`StateStore::open`]: this
+    /// runs beside the batches.
+    pub fn clean(path: &Path, partitions: usize, oldest: i64) -> Result<(), EngineError> {
+        let mut needed_from = i64::MAX;
+        for partition in 0..partitions {
+            let files = list_partition(&path.join(partition.to_string()))?;
+            let base =
+                files.iter().filter(|file| file.snapshot && file.version <= oldest).map(|file| file.version).max();
+            needed_from = needed_from.min(base.unwrap_or(0));
+            for file in files.iter().filter(|file| base.is_some_and(|base| file.version < base)) {
+                remove_if_there(&file.path)?;
+            }
         }
-        let base = found
-            .iter()
-            .filter(|(version, kind)| *kind == StateKind::Snapshot && *version <= oldest)
-            .map(|(version, _)| *version)
-            .max();
-        let Some(base) = base else { return Ok(()) };
-        for (version, kind) in found {
-            if version < base {
-                remove_if_there(&self.path.join(file_name(kind, version)))?;
+        let segments = list_changes(path)?;
+        for ((_, path), (next, _)) in segments.iter().zip(segments.iter().skip(1)) {
+            if *next <= needed_from.saturating_add(1) {
+                remove_if_there(path)?;
             }
         }
         Ok(())
     }
 }
 
-fn file_name(kind: StateKind, version: i64) -> String {
-    match kind {
-        StateKind::Delta => format!("{version}.delta"),
-        StateKind::Snapshot => format!("{version}.snapshot"),
+/// See [`StateIndex::chain`].
+type Chain = Result<Vec<(i64, Option<PathBuf>)>, i64>;
+
+/// A file of one partition.
+#[derive(Debug, Clone)]
+struct PartitionFile {
+    version: i64,
+    snapshot: bool,
+    path: PathBuf,
+}
+
+/// What to read for one version.
+#[derive(Debug, Default)]
+struct Step {
+    files: Vec<(usize, PathBuf)>,
+    frame: Option<(FramePlace, BTreeSet<usize>)>,
+}
+
+impl Step {
+    fn changes(&self) -> bool {
+        self.frame.is_some() || self.files.iter().any(|(_, path)| !is_snapshot(path))
     }
 }
 
-fn parse_file_name(name: &str) -> Option<(i64, StateKind)> {
-    let (version, suffix) = name.split_once('.')?;
-    let kind = match suffix {
-        "delta" => StateKind::Delta,
-        "snapshot" => StateKind::Snapshot,
-        _ => return None,
+/// The versions that an operator's files hold.
+#[derive(Debug)]
+pub struct StateIndex {
+    path: PathBuf,
+    frames: BTreeMap<i64, FramePlace>,
+    /// By partition; a snapshot before a delta of the same version.
+    files: Vec<BTreeMap<i64, Vec<PartitionFile>>>,
+    /// Whether files are whole, of those that were looked at.
+    whole: HashMap<PathBuf, bool>,
+}
+
+impl StateIndex {
+    fn read(path: &Path, partitions: usize) -> Result<Self, EngineError> {
+        let segments = list_changes(path)?;
+        let mut frames = BTreeMap::new();
+        for (first, segment) in &segments {
+            // Where a file begins, what the ones before it have beyond is from before a restart.
+            frames.split_off(first);
+            for place in file::frames(segment, *first)? {
+                frames.insert(place.version, place);
+            }
+        }
+        let mut files = Vec::with_capacity(partitions);
+        for partition in 0..partitions {
+            let mut versions: BTreeMap<i64, Vec<PartitionFile>> = BTreeMap::new();
+            for file in list_partition(&path.join(partition.to_string()))? {
+                versions.entry(file.version).or_default().push(file);
+            }
+            versions.values_mut().for_each(|files| files.sort_by_key(|file| !file.snapshot));
+            files.push(versions);
+        }
+        Ok(Self { path: path.to_owned(), frames, files, whole: HashMap::new() })
+    }
+
+    /// The newest version up to `wanted` that is there for all partitions; 0, the empty state, always is.
+    pub fn newest_whole(&mut self, wanted: i64) -> Result<i64, EngineError> {
+        let mut version = wanted.max(0);
+        'versions: while version > 0 {
+            for partition in 0..self.files.len() {
+                if let Err(missing) = self.chain(partition, version)? {
+                    // No snapshot lies behind the version that is missing, so nothing from it on can be loaded.
+                    version = missing - 1;
+                    continue 'versions;
+                }
+            }
+            return Ok(version);
+        }
+        Ok(0)
+    }
+
+    fn steps(&mut self, version: i64) -> Result<BTreeMap<i64, Step>, EngineError> {
+        let mut steps: BTreeMap<i64, Step> = BTreeMap::new();
+        for partition in 0..self.files.len() {
+            let chain = self.chain(partition, version)?.map_err(|missing| EngineError::External {
+                action: format!("load version {version} of the state in {}", self.path.display()),
+                message: format!("version {missing} of partition {partition} is missing"),
+            })?;
+            for (version, piece) in chain {
+                let step = steps.entry(version).or_default();
+                match piece {
+                    Some(path) => step.files.push((partition, path)),
+                    None => {
+                        let Some(place) = self.frames.get(&version) else { continue };
+                        let frame = step.frame.get_or_insert_with(|| (place.clone(), BTreeSet::new()));
+                        frame.1.insert(partition);
+                    }
+                }
+            }
+        }
+        Ok(steps)
+    }
+
+    /// The pieces of a version, newest first: a file of the partition, or `None` for the frame of that version. Or the
+    /// version that is missing.
+    fn chain(&mut self, partition: usize, version: i64) -> Result<Chain, EngineError> {
+        let mut pieces = Vec::new();
+        let mut wanted = version;
+        while wanted > 0 {
+            let files = self.files.get(partition).and_then(|files| files.get(&wanted)).cloned().unwrap_or_default();
+            let mut found = None;
+            for file in files {
+                // A snapshot stands for all that came before. A frame is newer than a delta, which older programs wrote.
+                if (file.snapshot || !self.frames.contains_key(&wanted)) && self.is_whole(&file.path, wanted)? {
+                    found = Some(file);
+                    break;
+                }
+            }
+            match found {
+                Some(file) => {
+                    pieces.push((wanted, Some(file.path)));
+                    if file.snapshot {
+                        break;
+                    }
+                }
+                None if self.frames.contains_key(&wanted) => pieces.push((wanted, None)),
+                None => return Ok(Err(wanted)),
+            }
+            wanted -= 1;
+        }
+        Ok(Ok(pieces))
+    }
+
+    fn is_whole(&mut self, path: &Path, version: i64) -> Result<bool, EngineError> {
+        if let Some(whole) = self.whole.get(path) {
+            return Ok(*whole);
+        }
+        let whole = file::is_whole(path, version)?;
+        self.whole.insert(path.to_owned(), whole);
+        Ok(whole)
+    }
+
+    /// Removes what is newer than `version`, for good: it would be taken for what the batches after it write now, which
+    /// need not be the same, for those that were not on record when the query died.
+    fn remove_after(&self, version: i64) -> Result<(), EngineError> {
+        let mut dirs = BTreeSet::new();
+        let newer = version.saturating_add(1);
+        let files = self.files.iter().flat_map(|files| files.range(newer..)).flat_map(|(_, files)| files);
+        let segments = list_changes(&self.path)?;
+        let segments = segments.iter().filter(|(first, _)| *first >= newer).map(|(_, path)| path);
+        for path in files.map(|file| &file.path).chain(segments) {
+            remove_if_there(path)?;
+            dirs.extend(path.parent());
+        }
+        dirs.into_iter().try_for_each(sync_dir)?;
+        match self.frames.get(&newer) {
+            Some(place) if place.path.exists() => place.cut(),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_snapshot(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == SNAPSHOT)
+}
+
+/// The numbers and suffixes of the files in a directory, which need not exist.
+fn list(dir: &Path) -> Result<Vec<(i64, String, PathBuf)>, EngineError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(io_error("list", dir, source)),
     };
-    Some((version.parse().ok()?, kind))
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|source| io_error("list", dir, source))?.file_name();
+        let Some((number, suffix)) = name.to_str().and_then(|name| name.split_once('.')) else { continue };
+        if let Ok(number) = number.parse() {
+            found.push((number, suffix.to_owned(), dir.join(&name)));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn list_partition(dir: &Path) -> Result<Vec<PartitionFile>, EngineError> {
+    let files = list(dir)?.into_iter().filter(|(_, suffix, _)| suffix == SNAPSHOT || suffix == DELTA);
+    Ok(files.map(|(version, suffix, path)| PartitionFile { version, snapshot: suffix == SNAPSHOT, path }).collect())
+}
+
+/// The files of changes by the first version in them.
+fn list_changes(dir: &Path) -> Result<Vec<(i64, PathBuf)>, EngineError> {
+    let files = list(dir)?.into_iter().filter(|(_, suffix, _)| suffix == CHANGES);
+    Ok(files.map(|(first, _, path)| (first, path)).collect())
 }
 
 fn remove_if_there(path: &Path) -> Result<(), EngineError> {
@@ -187,136 +363,5 @@ fn remove_if_there(path: &Path) -> Result<(), EngineError> {
     }
 }
 
-pub(crate) fn io_error(action: &'static str, path: &Path, source: std::io::Error) -> EngineError {
-    EngineError::Io { action, path: path.display().to_string(), source }
-}
-
-fn encode(file: &StateFile) -> Result<Vec<u8>, EngineError> {
-    let mut rows = Vec::new();
-    if let Some(batch) = &file.rows {
-        let mut writer = StreamWriter::try_new(&mut rows, &batch.schema())?;
-        writer.write(batch)?;
-        writer.finish()?;
-    }
-    let too_long = || EngineError::External {
-        action: "write the state".to_owned(),
-        message: "the operator's signature is longer than 4 GiB".to_owned(),
-    };
-    let signature_len = u32::try_from(file.signature.len()).map_err(|_| too_long())?;
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + file.signature.len() + rows.len() + 4);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes.push(u8::from(file.kind == StateKind::Snapshot));
-    bytes.push(if file.evict_ms.is_some() { FLAG_WATERMARK } else { 0 });
-    bytes.extend_from_slice(&file.version.to_le_bytes());
-    bytes.extend_from_slice(&file.evict_ms.unwrap_or(0).to_le_bytes());
-    bytes.extend_from_slice(&signature_len.to_le_bytes());
-    bytes.extend_from_slice(&(rows.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(file.signature.as_bytes());
-    bytes.extend_from_slice(&rows);
-    let checksum = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(&checksum.to_le_bytes());
-    Ok(bytes)
-}
-
-/// Cuts `N` bytes off the front.
-fn split<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], String> {
-    let (front, rest) = bytes.split_first_chunk::<N>().ok_or("it ends too early")?;
-    *bytes = rest;
-    Ok(*front)
-}
-
-fn decode(bytes: &[u8]) -> Result<StateFile, String> {
-    let (body, checksum) = bytes.split_last_chunk::<4>().ok_or("it ends too early")?;
-    if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
-        return Err("its checksum does not match".to_owned());
-    }
-    let mut rest = body;
-    if &split::<8>(&mut rest)? != MAGIC {
-        return Err("it is no state file".to_owned());
-    }
-    let format = u16::from_le_bytes(split(&mut rest)?);
-    if format != FORMAT_VERSION {
-        return Err(format!("its format version is {format}, this program reads {FORMAT_VERSION}"));
-    }
-    let [kind] = split(&mut rest)?;
-    let [flags] = split(&mut rest)?;
-    let version = i64::from_le_bytes(split(&mut rest)?);
-    let watermark_ms = i64::from_le_bytes(split(&mut rest)?);
-    let signature_len = u32::from_le_bytes(split(&mut rest)?) as usize;
-    let rows_len = usize::try_from(u64::from_le_bytes(split(&mut rest)?)).map_err(|error| error.to_string())?;
-    let (signature, rows) = rest.split_at_checked(signature_len).ok_or("its signature is cut off")?;
-    if rows.len() != rows_len {
-        return Err("its rows are cut off".to_owned());
-    }
-    let rows = if rows.is_empty() {
-        None
-    } else {
-        let mut reader = StreamReader::try_new(Cursor::new(rows), None).map_err(|error| error.to_string())?;
-        reader.next().transpose().map_err(|error| error.to_string())?
-    };
-    Ok(StateFile {
-        kind: if kind == 1 { StateKind::Snapshot } else { StateKind::Delta },
-        version,
-        evict_ms: (flags & FLAG_WATERMARK != 0).then_some(watermark_ms),
-        signature: String::from_utf8(signature.to_vec()).map_err(|error| error.to_string())?,
-        rows,
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{Int64Array, StringArray};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn file(version: i64, evict_ms: Option<i64>, values: &[i64]) -> StateFile {
-        let names: Vec<String> = values.iter().map(|value| format!("key {value}")).collect();
-        let rows = RecordBatch::try_from_iter([
-            ("c0", Arc::new(Int64Array::from(values.to_vec())) as _),
-            ("c1", Arc::new(StringArray::from(names)) as _),
-        ])
-        .unwrap();
-        let rows = (!values.is_empty()).then_some(rows);
-        StateFile { kind: StateKind::Delta, version, evict_ms, signature: "group by [k]".to_owned(), rows }
-    }
-
-    proptest! {
-        #[test]
-        fn files_round_trip(version in 1i64.., evict in any::<Option<i64>>(), values in prop::collection::vec(any::<i64>(), 0..50)) {
-            let file = file(version, evict, &values);
-            prop_assert_eq!(decode(&encode(&file).unwrap()).unwrap(), file);
-        }
-
-        #[test]
-        fn damage_is_noticed(position in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<prop::sample::Index>()) {
-            let bytes = encode(&file(7, Some(3), &[1, 2, 3])).unwrap();
-            let mut damaged = bytes.clone();
-            damaged[position.index(bytes.len())] ^= 1 << bit;
-            prop_assert!(decode(&damaged).is_err());
-            prop_assert!(decode(&bytes[..cut.index(bytes.len())]).is_err());
-        }
-    }
-
-    #[test]
-    fn chain_is_loaded_and_cleaned() {
-        let temp = tempfile::tempdir().unwrap();
-        let mut dir = StateDir::open(temp.path().join("0"), 2).unwrap();
-        for version in 1..=7 {
-            let kind = if dir.wants_snapshot() { StateKind::Snapshot } else { StateKind::Delta };
-            dir.write(&StateFile { kind, ..file(version, None, &[version]) }).unwrap();
-        }
-        let versions = |files: Vec<StateFile>| files.iter().map(|file| file.version).collect::<Vec<_>>();
-        // Snapshots at 3 and 6.
-        assert_eq!(versions(dir.load(2).unwrap().unwrap()), [1, 2]);
-        assert_eq!(versions(dir.load(7).unwrap().unwrap()), [6, 7]);
-        dir.clean(5).unwrap();
-        assert_eq!(dir.load(2).unwrap(), None);
-        assert_eq!(versions(dir.load(5).unwrap().unwrap()), [3, 4, 5]);
-        fs::write(temp.path().join("0/7.delta"), b"torn").unwrap();
-        assert_eq!(dir.load(7).unwrap(), None);
-    }
-}
+mod tests;
