@@ -28,8 +28,14 @@ fn main() -> ExitCode {
     {
         return tool.run(rest.to_vec());
     }
-    if program.starts_with("kafka-") {
-        eprintln!("{program}: caudal has no such tool; `caudal help` lists what there is");
+    let asked = [Some(&program), args.first()].into_iter().flatten().find(|name| name.starts_with("kafka-"));
+    if let Some(name) = asked {
+        let names = tools::TOOLS.iter().map(|tool| tool.name);
+        let tip = match tools::options::nearest(name.trim_end_matches(".sh"), names.clone()) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("there are {}", names.collect::<Vec<_>>().join(", ")),
+        };
+        eprintln!("{name}: caudal has no such tool; {tip}");
         return ExitCode::FAILURE;
     }
     commands::run()

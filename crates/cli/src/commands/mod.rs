@@ -22,9 +22,7 @@ pub use up::start;
 /// Kafka broker and Spark Structured Streaming engine in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "caudal", version, max_term_width = 100)]
-#[command(
-    after_help = "Kafka's own tools are here too: `caudal kafka-topics --help`, or `caudal install-tools DIR` for links."
-)]
+#[command(after_help = "Kafka's own tools too: `caudal kafka-topics --help`; `caudal install-tools DIR` makes links.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

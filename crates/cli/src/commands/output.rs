@@ -12,10 +12,11 @@ use crate::tools::{Stop, say, tell};
 /// `--output`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Output {
-    /// Text for people
+    // Not doc comments: clap would spread the help of every command over two screens for them.
+    // Text for people.
     #[default]
     Table,
-    /// JSON for scripts: an array of rows; of `consume` one object per record
+    // For scripts: an array of rows, or one object.
     Json,
 }
 

@@ -20,16 +20,17 @@ pub struct Server {
         long,
         short,
         env = "CAUDAL_SERVER",
+        hide_env_values = true,
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:9092",
         global = true
     )]
     pub server: String,
-    /// How to print
+    /// How to print; json: an array of rows, an object of what was done, of consume one object per record
     #[arg(long, short, value_enum, default_value_t, global = true)]
     pub output: Output,
     /// A property of Kafka's clients; may be given several times
-    #[arg(long = "property", value_name = "K=V", value_parser = super::up::setting, global = true)]
+    #[arg(long = "property", value_name = "KEY=VALUE", value_parser = super::up::setting, global = true)]
     pub properties: Vec<(String, String)>,
 }
 

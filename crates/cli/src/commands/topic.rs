@@ -30,7 +30,7 @@ pub enum Topic {
         #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(i16).range(1..))]
         replicas: Option<i16>,
         /// A configuration, for example retention.ms=3600000; may be given several times
-        #[arg(long = "config", short, value_name = "K=V", value_parser = setting)]
+        #[arg(long = "config", short, value_name = "KEY=VALUE", value_parser = setting)]
         configs: Vec<(String, String)>,
         /// A topic that is there already is no error
         #[arg(long)]
@@ -72,10 +72,10 @@ pub enum Topic {
         /// The topic
         name: String,
         /// Set a configuration; may be given several times
-        #[arg(long = "set", value_name = "K=V", value_parser = setting)]
+        #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
         set: Vec<(String, String)>,
         /// Return a configuration to its default; may be given several times
-        #[arg(long, value_name = "K")]
+        #[arg(long, value_name = "KEY")]
         unset: Vec<String>,
         /// Show the defaults too
         #[arg(long, short)]

@@ -14,13 +14,13 @@ use crate::{logging, serve};
 #[derive(Debug, Args)]
 pub struct Up {
     /// Where the data lies; a new directory is formatted
-    #[arg(long, value_name = "D", default_value = "caudal-data")]
+    #[arg(long, value_name = "DIR", default_value = "caudal-data")]
     data_dir: PathBuf,
     /// The broker's port; 0: any that is free
-    #[arg(long, value_name = "P", default_value_t = 9092)]
+    #[arg(long, value_name = "PORT", default_value_t = 9092)]
     port: u16,
     /// A broker property, for example num.partitions=3; may be given several times
-    #[arg(long = "set", value_name = "K=V", value_parser = setting)]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
 }
 
@@ -31,9 +31,16 @@ pub struct Broker {
     #[arg(value_name = "FILE.properties")]
     file: PathBuf,
     /// A broker property that goes before the file's; may be given several times
-    #[arg(long = "set", visible_alias = "override", value_name = "K=V", value_parser = setting)]
+    #[arg(long = "set", visible_alias = "override", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
 }
+
+/// Where the settings of the command line come from, in messages.
+const TYPED: &str = "--set";
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UnknownKey(String);
 
 pub fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -66,7 +73,7 @@ impl Broker {
 
 fn add(properties: &mut Properties, settings: Vec<(String, String)>) {
     for (key, value) in settings {
-        properties.set(key, value, "--set");
+        properties.set(key, value, TYPED);
     }
 }
 
@@ -75,6 +82,10 @@ pub fn start(properties: &Properties, formats: bool, announce: &str) -> ExitCode
     logging::start("info");
     match BrokerConfig::from_properties(properties) {
         Ok((mut config, warnings)) => {
+            // A file may serve other programs too; what is typed has a meaning.
+            if let Some(typed) = warnings.iter().find(|w| w.starts_with(TYPED)) {
+                return fail(&UnknownKey(typed.replace(" is ignored", "")));
+            }
             for warning in warnings {
                 tracing::warn!("{warning}");
             }

@@ -22,6 +22,8 @@ pub enum Part {
 #[derive(Debug)]
 pub struct Board {
     pub part: Part,
+    /// Rows of other matches are passed over, where they say which they belong to.
+    pub match_id: String,
     pub figures: Arc<Mutex<Figures>>,
 }
 
@@ -41,10 +43,11 @@ impl Board {
         let mut figures = self.figures.lock();
         match self.part {
             Part::Players => {
+                let matches = text("match_id")?;
                 let (names, meters, speed) = (text("player_id")?, float("meters")?, float("speed")?);
                 let (top, sprints, seconds) = (float("top_speed")?, int("sprints")?, int("seconds")?);
                 for row in 0..batch.num_rows() {
-                    if names.is_null(row) {
+                    if names.is_null(row) || matches.as_string::<i32>().value(row) != self.match_id {
                         continue;
                     }
                     let player = figures.players.entry(names.as_string::<i32>().value(row).to_owned()).or_default();

@@ -5,6 +5,7 @@ mod feed;
 mod files;
 mod play;
 mod simulator;
+mod stage;
 mod view;
 
 use std::path::PathBuf;
@@ -42,9 +43,15 @@ pub struct Football {
     /// Another half, the same each time for the same number
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
-    /// Where the match is kept: the broker's data and the Parquet files, in a folder of their own for each run
+    /// Where the match is kept: the broker's data, unless --server names one, and the Parquet files; a folder for each run
     #[arg(long, value_name = "DIR", default_value = "caudal-demo")]
     pub data_dir: PathBuf,
+    /// A broker to play on, in place of one inside of this program; topics that are missing are created
+    #[arg(long, value_name = "HOST:PORT", visible_alias = "bootstrap-server")]
+    pub server: Option<String>,
+    /// Only send the match to the broker of --server; the queries run elsewhere
+    #[arg(long, requires = "server")]
+    pub send_only: bool,
     /// What is printed: a picture for people, or one JSON object at the end for scripts
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,

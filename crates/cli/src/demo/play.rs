@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use caudal_broker::{Broker, BrokerConfig};
-use caudal_client::{Admin, Client, ClientConfig, Delivery, Producer, Record};
+use caudal_client::{Delivery, Producer, Record};
 use caudal_engine::sql::{SessionConfig, SqlSession, StatementResult};
 use caudal_engine::{query::StreamingQuery, sink::OutputMode};
 use parking_lot::Mutex;
@@ -13,14 +12,13 @@ use parking_lot::Mutex;
 use super::board::{Board, Part};
 use super::feed::{Sample, merge};
 use super::simulator::Simulator;
+use super::stage::{EVENTS_TOPIC, POSITIONS_TOPIC, SECONDS_TOPIC, Stage};
 use super::view::{self, Figures, Screen};
 use super::{Football, Output, files};
+use crate::tools::interrupted;
 
 const PIPELINE: &str = include_str!("../../../../examples/football/pipeline.sql");
 const EVENTS: &str = include_str!("../../../../examples/football/events.sql");
-const POSITIONS_TOPIC: &str = "player-position";
-const SECONDS_TOPIC: &str = "player-second";
-const EVENTS_TOPIC: &str = "ball-event";
 /// The match is sent in strides of this much match time, each acknowledged before the next: so the partitions of the
 /// topic never drift apart by more, and no sample is late for its window.
 const STRIDE_MS: i64 = 1000;
@@ -30,13 +28,13 @@ const PAUSE_MAX_MS: i64 = 5000;
 const AFTER_WHISTLE_MS: i64 = 20_000;
 const FRAME: Duration = Duration::from_millis(100);
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Ctrl-C, before the whistle.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted; the match so far is kept in {}", kept.display())]
+#[error("interrupted; the match so far is kept in {kept}")]
 pub struct Interrupted {
-    kept: PathBuf,
+    kept: String,
 }
 
 /// Plays a match to its end.
@@ -63,7 +61,7 @@ struct Match {
     id: String,
     dir: PathBuf,
     kickoff_ms: i64,
-    address: String,
+    stage: Stage,
     figures: Arc<Mutex<Figures>>,
 }
 
@@ -71,54 +69,55 @@ async fn run(options: &Football, samples: Vec<Sample>) -> Result<(), Failure> {
     let now = chrono::Utc::now();
     let id = now.format("match-%Y%m%d-%H%M%S-%3f").to_string();
     let dir = options.data_dir.join(&id);
-    std::fs::create_dir_all(&dir).map_err(|e| format!("failed to create {}: {e}", dir.display()))?;
-    let mut config = BrokerConfig::new(dir.join("broker"));
-    config.listen.iter_mut().for_each(|address| address.set_port(0));
-    let broker = Broker::start(config).await?;
-    let bound = broker.context().bound.first().copied().ok_or("the broker listens nowhere")?;
+    let create_dir = || std::fs::create_dir_all(&dir).map_err(|e| format!("failed to create {}: {e}", dir.display()));
+    if options.server.is_none() {
+        create_dir()?;
+    }
     let length_ms = samples.last().map_or(0, |s| s.at_ms);
     let figures = Figures { length_ms, ..Figures::default() };
+    let mut screen = (options.output == Output::Table).then(Screen::new);
+    if let Some(screen) = &mut screen {
+        screen.show(&figures)?;
+    }
+    let stage = Stage::open(options.server.as_deref(), &dir.join("broker")).await?;
+    if !options.send_only {
+        create_dir()?;
+    }
+    if stage.earlier_records() > 0 && options.output == Output::Table && !options.send_only {
+        let (server, count) = (&stage.address, stage.earlier_records());
+        eprintln!("The topics on {server} hold {count} records of earlier matches; this one begins behind them.");
+    }
     let this = Match {
         id,
         dir,
         // The match ends now: records from the future are refused. On a full second, so that the seconds of the match are
         // those of the clock.
         kickoff_ms: (now.timestamp() - length_ms / 1000 - AFTER_WHISTLE_MS / 1000 - 1) * 1000,
-        address: bound.to_string(),
+        stage,
         figures: Arc::new(Mutex::new(figures)),
     };
-    let queries = this.start_queries(options.events.is_some()).await?;
-    let mut screen = (options.output == Output::Table).then(Screen::new);
+    let queries = if options.send_only { Vec::new() } else { this.start_queries(options.events.is_some()).await? };
     let outcome = this.watch(options, &samples, &queries, screen.as_mut()).await;
     for query in queries.iter().rev() {
         query.stop().await;
     }
-    broker.shutdown().await;
-    outcome?;
-    match screen.as_mut() {
-        Some(screen) => {
-            screen.show(&this.figures.lock())?;
-            this.summarize();
-        }
-        None => println!("{}", this.to_json()),
+    if let Some(screen) = screen.as_mut() {
+        screen.finish(&this.figures.lock())?;
     }
-    Ok(())
+    if outcome.is_ok() {
+        match options.output {
+            Output::Table => this.summarize(options),
+            Output::Json => println!("{}", this.to_json(options)),
+        }
+    }
+    this.stage.close().await;
+    outcome
 }
 
 impl Match {
     async fn start_queries(&self, with_events: bool) -> Result<Vec<StreamingQuery>, Failure> {
-        let client = Client::connect(ClientConfig::new(&self.address)).await?;
-        let admin = Admin::new(client);
-        for (topic, partitions) in [(POSITIONS_TOPIC, 2), (SECONDS_TOPIC, 2), (EVENTS_TOPIC, 1)] {
-            let made = admin.create_topic(topic, Some(partitions)).await?;
-            if made.error_code != 0 {
-                return Err(
-                    format!("failed to create topic {topic}: {}", made.error_message.unwrap_or_default()).into()
-                );
-            }
-        }
         let mut conf = std::collections::BTreeMap::new();
-        conf.insert("bootstrap".to_owned(), self.address.clone());
+        conf.insert("bootstrap".to_owned(), self.stage.address.clone());
         let session = SqlSession::new(SessionConfig { conf, warehouse: self.warehouse() })?;
         let mut queries = self.run_script(&session, PIPELINE, Part::Players).await?;
         if with_events {
@@ -130,11 +129,11 @@ impl Match {
     /// Runs a script; rows of its streaming SELECT go onto the board.
     async fn run_script(&self, session: &SqlSession, script: &str, part: Part) -> Result<Vec<StreamingQuery>, Failure> {
         let mut queries = Vec::new();
-        for statement in session.parse(script)? {
+        for statement in session.parse(&self.stage.script(script))? {
             match session.execute(&statement).await? {
                 StatementResult::Streaming(query) => queries.push(query),
                 StatementResult::StreamingSelect(select) => {
-                    let board = Box::new(Board { part, figures: self.figures.clone() });
+                    let board = Box::new(Board { part, match_id: self.id.clone(), figures: self.figures.clone() });
                     queries.push(session.start(&select, board, OutputMode::Update, None, None).await?);
                 }
                 StatementResult::Rows { .. } | StatementResult::Done(_) => {}
@@ -167,17 +166,24 @@ impl Match {
             Ok::<(), Failure>(())
         };
         tokio::pin!(whole);
+        let interrupted = interrupted();
+        tokio::pin!(interrupted);
         let mut frames = tokio::time::interval(FRAME);
         frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 done = &mut whole => return done,
-                _ = tokio::signal::ctrl_c() => return Err(Interrupted { kept: self.dir.clone() }.into()),
+                _ = &mut interrupted => {
+                    let kept = options.server.as_ref().map_or_else(|| shown(&self.dir), |s| format!("the topics on {s}"));
+                    return Err(Interrupted { kept }.into());
+                }
                 _ = frames.tick() => {
                     if let Some(failed) = queries.iter().find_map(StreamingQuery::exception) {
                         return Err(failed.to_string().into());
                     }
-                    self.count_consumed(queries);
+                    if !options.send_only {
+                        self.count_consumed(queries);
+                    }
                     if let Some(screen) = screen.as_deref_mut() {
                         screen.show(&self.figures.lock())?;
                     }
@@ -205,7 +211,7 @@ impl Match {
     }
 
     async fn send(&self, speed: f64, samples: &[Sample]) -> Result<(), Failure> {
-        let producer = Producer::connect(ClientConfig::new(&self.address).set("linger.ms", "1")?).await?;
+        let producer = Producer::connect(self.stage.client_config()?.set("linger.ms", "1")?).await?;
         let start = Instant::now();
         let (mut stride_end_ms, mut played_ms, mut last_ms) = (STRIDE_MS, 0.0, 0);
         let mut deliveries = Vec::new();
@@ -265,34 +271,47 @@ impl Match {
         self.warehouse().join("player_second_history")
     }
 
-    fn summarize(&self) {
-        let figures = self.figures.lock();
+    fn summarize(&self, options: &Football) {
+        let (me, figures) = (program(), self.figures.lock());
+        println!();
+        if let (true, Some(server)) = (options.send_only, &options.server) {
+            println!("{} records sent to the topics of {server}. To run the queries over them:", figures.produced);
+            println!("  {me} sql -f examples/football/pipeline.sql --set bootstrap={server}");
+            return;
+        }
         let total: f64 = figures.players.values().map(|p| p.meters).sum();
         let seconds: i64 = figures.players.values().map(|p| p.seconds).sum();
         let best = |key: fn(&view::Player) -> f64| {
             figures.players.iter().max_by(|a, b| key(a.1).total_cmp(&key(b.1))).map(|(n, p)| (n.clone(), key(p)))
         };
-        println!();
         println!("{} records, {} players, {:.2} km together.", figures.produced, figures.players.len(), total / 1000.0);
         if let (Some(far), Some(fast)) = (best(|p| p.meters), best(|p| p.top_speed)) {
             println!("Farthest: player {} ({:.0} m). Fastest: player {} ({:.1} m/s).", far.0, far.1, fast.0, fast.1);
         }
         println!();
-        println!("Written: {seconds} rows, one for each player and second, as Parquet in {}", shown(&self.history()));
-        println!("         and as JSON in topic {SECONDS_TOPIC}; every position in topic {POSITIONS_TOPIC}.");
+        println!("Written: {seconds} rows, one for each player and second,");
+        println!("  as Parquet in {}", shown(&self.history()));
+        println!("  and as JSON in topic {SECONDS_TOPIC}; every position is in topic {POSITIONS_TOPIC}.");
         println!("Look further:");
-        println!(
-            "  caudal sql -e 'SELECT player_id, round(sum(meters)) AS m, max(speed) AS top FROM parquet.`{}` GROUP BY player_id'",
-            shown(&self.history())
-        );
-        println!("  caudal up --port 9192 --data-dir {}", shown(&self.dir.join("broker")));
-        println!(
-            "  caudal consume {POSITIONS_TOPIC} --from-beginning --max-messages 5 --server 127.0.0.1:9192   # beside it"
-        );
-        println!("To be rid of it all: rm -r {}", shown(&self.dir));
+        println!("  {me} sql -e 'SELECT player_id, round(sum(meters)) AS m, max(speed) AS top");
+        println!("    FROM parquet.`{}`", shown(&self.history()));
+        println!("    GROUP BY player_id ORDER BY m DESC'");
+        let look = "--from-beginning --max-messages 5 --server";
+        match &options.server {
+            Some(server) => {
+                println!("  {me} consume {POSITIONS_TOPIC} {look} {server}");
+                println!("To be rid of it all:\n  rm -r {}", shown(&self.dir));
+                println!("  {me} topic delete {POSITIONS_TOPIC} {SECONDS_TOPIC} {EVENTS_TOPIC} --server {server}");
+            }
+            None => {
+                println!("  {me} up --port 9192 --data-dir {}", shown(&self.dir.join("broker")));
+                println!("  {me} consume {POSITIONS_TOPIC} {look} 127.0.0.1:9192   # beside it");
+                println!("To be rid of it all:\n  rm -r {}", shown(&self.dir));
+            }
+        }
     }
 
-    fn to_json(&self) -> String {
+    fn to_json(&self, options: &Football) -> String {
         let figures = self.figures.lock();
         serde_json::json!({
             "match_id": self.id,
@@ -300,7 +319,8 @@ impl Match {
             "players": figures.players,
             "teams": figures.teams,
             "parquet": self.history(),
-            "broker": self.dir.join("broker"),
+            "broker": options.server.is_none().then(|| self.dir.join("broker")),
+            "server": options.server,
             "topics": [POSITIONS_TOPIC, SECONDS_TOPIC, EVENTS_TOPIC],
         })
         .to_string()
@@ -318,4 +338,9 @@ async fn settle(producer: &Producer, deliveries: &mut Vec<Delivery>) -> Result<(
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// What to type to call this program again: its path, unless the shell finds it by name.
+fn program() -> String {
+    std::env::args().next().filter(|name| name.contains('/')).unwrap_or_else(|| "caudal".to_owned())
 }

@@ -108,31 +108,46 @@ pub fn players_table(figures: &Figures) -> String {
             right(p.sprints.to_string()),
         ]);
     }
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((0, 2));
+    });
     table.to_string()
 }
 
-/// Ball events, one line for each team.
-pub fn teams_lines(figures: &Figures) -> Vec<String> {
+/// Ball events, one line for each team; the sum of all only where there is room.
+pub fn teams_lines(figures: &Figures, width: usize) -> Vec<String> {
     let line = |(name, t): (&String, &Team)| {
-        format!(
-            "{name}: {} passes, {} shots, {} goals, {} recoveries ({} events)",
-            t.passes, t.shots, t.goals, t.recoveries, t.events
-        )
+        let line =
+            format!("{name}: {} passes, {} shots, {} goals, {} recoveries", t.passes, t.shots, t.goals, t.recoveries);
+        let whole = format!("{line} ({} events)", t.events);
+        if whole.chars().count() <= width { whole } else { line }
     };
     figures.teams.iter().map(line).collect()
 }
 
-/// The whole picture as lines no wider than `width`.
-pub fn render(figures: &Figures, width: usize) -> Vec<String> {
+/// The whole picture as lines no wider than `width` and no more than `height`: clock and lag always, then as many players
+/// as there is room for, then the teams.
+pub fn render(figures: &Figures, width: usize, height: usize) -> Vec<String> {
     let share = if figures.length_ms > 0 { figures.clock_ms as f64 / figures.length_ms as f64 } else { 0.0 };
     let before = format!("{:>6} ", clock(figures.clock_ms));
     let after = format!(" {:>3.0} %", share * 100.0);
     let cells = width.saturating_sub(before.len() + after.len()).min(60);
     let mut lines = vec![format!("{before}{}{after}", bar(share, cells))];
-    lines.extend(players_table(figures).lines().map(str::to_owned));
-    lines.extend(teams_lines(figures));
+    let table = players_table(figures);
+    let players: Vec<&str> = table.lines().collect();
+    let teams = teams_lines(figures, width);
+    let room = height.saturating_sub(2);
+    let room_for_players = if room >= players.len() + teams.len() { players.len() } else { room };
+    if players.len() <= room_for_players {
+        lines.extend(players.iter().map(|&l| l.to_owned()));
+        lines.extend(teams.into_iter().take(room - players.len()));
+    } else if room >= 3 {
+        let shown = room - 1;
+        lines.extend(players.iter().take(shown).map(|&l| l.to_owned()));
+        lines.push(format!("and {} more, at the end or on a higher terminal", players.len() - shown));
+    }
     lines.push(format!("{} records in, lag {}", thousands(figures.produced), thousands(figures.lag())));
-    lines.into_iter().map(|l| l.trim_end().chars().take(width).collect()).collect()
+    lines.into_iter().map(|l| l.trim_end().chars().take(width).collect()).take(height.max(1)).collect()
 }
 
 /// Draws on a terminal in place, and elsewhere a line now and then.
@@ -143,13 +158,15 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// `quiet`: nothing is shown until the end (`--output json`).
     pub fn new() -> Screen {
         Screen { live: io::stdout().is_terminal(), drawn_lines: 0, last_minute: -1 }
     }
 
-    fn width() -> usize {
-        rustix::termios::tcgetwinsize(io::stdout()).map_or(80, |w| usize::from(w.ws_col).max(20))
+    /// Columns and lines of the terminal; one that does not say has 80 and 24.
+    fn size() -> (usize, usize) {
+        let (columns, lines) = rustix::termios::tcgetwinsize(io::stdout()).map_or((0, 0), |w| (w.ws_col, w.ws_row));
+        let or = |found: u16, usual: usize| if found == 0 { usual } else { usize::from(found) };
+        (or(columns, 80), or(lines, 24))
     }
 
     /// Shows the figures as they are now.
@@ -157,16 +174,36 @@ impl Screen {
         if !self.live {
             return self.line_now_and_then(figures);
         }
-        let lines = render(figures, Screen::width());
-        let mut out = io::stdout().lock();
-        if self.drawn_lines > 0 {
-            write!(out, "\x1b[{}A", self.drawn_lines)?;
+        let (columns, rows) = Screen::size();
+        // The cursor waits on a line of its own, and a line that is full would move it on.
+        self.draw(&render(figures, columns.saturating_sub(1), rows.saturating_sub(1)), rows)
+    }
+
+    /// Shows all figures, of however many lines, as what stays on the terminal.
+    pub fn finish(&mut self, figures: &Figures) -> io::Result<()> {
+        if !self.live {
+            return self.line_now_and_then(figures);
         }
-        for line in &lines {
-            writeln!(out, "{line}\x1b[K")?;
+        let (columns, rows) = Screen::size();
+        self.draw(&render(figures, columns.saturating_sub(1), usize::MAX), rows)
+    }
+
+    /// Replaces what was drawn before. One write per picture, so that nobody sees half of one.
+    fn draw(&mut self, lines: &[String], rows: usize) -> io::Result<()> {
+        let mut picture = String::from("\x1b[?25l\r");
+        // A terminal that became smaller has lost the lines above its first.
+        let up = self.drawn_lines.min(rows.saturating_sub(1));
+        if up > 0 {
+            picture.push_str(&format!("\x1b[{up}A"));
         }
-        write!(out, "\x1b[J")?;
+        for line in lines {
+            picture.push_str(line);
+            picture.push_str("\x1b[K\r\n");
+        }
+        picture.push_str("\x1b[J\x1b[?25h");
         self.drawn_lines = lines.len();
+        let mut out = io::stdout().lock();
+        out.write_all(picture.as_bytes())?;
         out.flush()
     }
 
@@ -209,14 +246,28 @@ mod tests {
 
     #[test]
     fn the_picture_fits_and_is_in_order() {
-        let lines = render(&figures(), 70);
+        let lines = render(&figures(), 70, 24);
         assert!(lines[0].starts_with(" 12:34 █") && lines[0].ends_with(" 28 %"), "{}", lines[0]);
         let names: Vec<&str> = lines[2..5].iter().filter_map(|l| l.split_whitespace().next()).collect();
         assert_eq!(names, ["1", "2", "11"]);
         assert_eq!(lines.last().unwrap(), "82,940 records in, lag 40");
         for width in [20, 40, 200] {
-            assert!(render(&figures(), width).iter().all(|l| l.chars().count() <= width));
+            assert!(render(&figures(), width, 24).iter().all(|l| l.chars().count() <= width));
         }
+    }
+
+    #[test]
+    fn the_picture_is_no_higher_than_the_terminal() {
+        for height in 1..10 {
+            let lines = render(&figures(), 70, height);
+            assert!(lines.len() <= height && lines[0].contains("28 %"), "{height}: {lines:?}");
+            assert!(height < 2 || lines.last().unwrap().contains("records in"), "{height}: {lines:?}");
+        }
+        let lines = render(&figures(), 70, 6);
+        assert!(lines[2].trim_start().starts_with('1') && lines.len() == 6, "{lines:?}");
+        let lines = render(&figures(), 70, 5);
+        assert_eq!(lines[3], "and 2 more, at the end or on a higher terminal");
+        assert!(render(&figures(), 70, 7)[5].starts_with("Home: 12 passes"));
     }
 
     #[test]

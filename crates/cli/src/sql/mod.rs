@@ -5,6 +5,7 @@
 
 mod output;
 mod shell;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,10 +14,10 @@ use std::process::ExitCode;
 use caudal_engine::query::{StreamingQuery, StreamingQueryProgress};
 use caudal_engine::sql::{SessionConfig, SqlSession, StatementResult};
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 pub use output::Format;
 use output::Printer;
+use signals::Signals;
 
 /// Address space, not memory: only what is used is taken.
 const STACK_BYTES: usize = 512 * 1024 * 1024;
@@ -72,11 +73,27 @@ pub fn run(options: Sql) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(e) => {
-            eprintln!("{e}");
-            ExitCode::FAILURE
+            eprintln!("{e}{}", advice(&e.to_string()));
+            e.downcast_ref::<Interrupted>().map_or(ExitCode::FAILURE, |by| ExitCode::from(by.0))
         }
     }
 }
+
+/// What to do about an error that comes from Kafka, as a line of its own.
+fn advice(error: &str) -> &'static str {
+    if error.contains("is not reachable") {
+        "\n`caudal up` starts a broker on 127.0.0.1:9092; kafka.bootstrap.servers names another one."
+    } else if error.contains("(UNKNOWN_TOPIC_OR_PARTITION)") {
+        "\n`caudal topic create NAME` creates a topic, `caudal topic list` shows those that there are."
+    } else {
+        ""
+    }
+}
+
+/// A signal came before all statements had run. Holds the exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+struct Interrupted(u8);
 
 fn run_all(options: Sql) -> Result<(), Failure> {
     let mut conf: BTreeMap<String, String> = options.set.into_iter().collect();
@@ -95,12 +112,16 @@ fn run_all(options: Sql) -> Result<(), Failure> {
     if options.progress {
         session.queries_mut().add_listener(print_progress);
     }
-    let mut runner = Runner { session, printer: Printer::new(options.output), queries: Vec::new() };
+    let printer = Printer::new(options.output);
+    let mut runner = Runner { session, printer, queries: Vec::new(), signals: Signals::listen()?, waiting: false };
     runner.warn();
-    match text {
+    let done = match text {
         Some(text) => runtime.block_on(runner.run_script(&text)),
         None => shell::run(&runtime, &mut runner),
-    }
+    };
+    // What still evaluates for a statement that was interrupted does not hold the end up.
+    runtime.shutdown_background();
+    done
 }
 
 fn print_progress(progress: &StreamingQueryProgress) {
@@ -114,22 +135,28 @@ struct Runner {
     session: SqlSession,
     printer: Printer,
     queries: Vec<StreamingQuery>,
+    signals: Signals,
+    /// All statements have run; streaming queries go on until they are told to stop.
+    waiting: bool,
 }
 
 impl Runner {
     /// Runs a script, then waits for its streaming queries or for a signal.
     async fn run_script(&mut self, text: &str) -> Result<(), Failure> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        self.waiting = false;
+        let mut running = self.signals.run();
         let outcome = tokio::select! {
-            done = self.script(text) => done,
-            _ = interrupt.recv() => Ok(()),
-            _ = terminate.recv() => Ok(()),
+            done = self.script(text) => done.map(|()| None),
+            code = running.asked_to_stop() => Ok(Some(code)),
         };
         for query in self.queries.iter().rev() {
             query.stop().await;
         }
-        outcome
+        match outcome? {
+            // To stop streaming queries is how one ends them.
+            Some(code) if !self.waiting => Err(Interrupted(code).into()),
+            _ => Ok(()),
+        }
     }
 
     async fn script(&mut self, text: &str) -> Result<(), Failure> {
@@ -146,6 +173,7 @@ impl Runner {
                 }
             }
         }
+        self.waiting = true;
         // The first that fails ends the whole: what runs beside it would show half of the pipeline.
         let mut waiting: Vec<_> = self.queries.iter().map(|q| Box::pin(q.await_termination())).collect();
         while !waiting.is_empty() {

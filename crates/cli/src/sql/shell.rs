@@ -7,7 +7,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use tokio::runtime::Runtime;
 
-use super::{Failure, Runner};
+use super::{Failure, Runner, advice};
 
 fn history() -> Option<PathBuf> {
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
@@ -41,7 +41,7 @@ pub fn run(runtime: &Runtime, runner: &mut Runner) -> Result<(), Failure> {
                     let whole = std::mem::take(&mut text);
                     editor.add_history_entry(whole.trim())?;
                     if let Err(e) = runtime.block_on(runner.run_script(&whole)) {
-                        eprintln!("{e}");
+                        eprintln!("{e}{}", advice(&e.to_string()));
                     }
                     runner.queries.clear();
                 }

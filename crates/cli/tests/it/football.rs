@@ -181,3 +181,31 @@ fn what_cannot_be_read_is_named() {
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(!run.status.success() && said.contains("bad.jsonl, line 2"), "{said}");
 }
+
+/// Two matches on one broker: topics are made for the first, and the second begins behind it.
+#[test]
+fn a_broker_that_is_there_already() {
+    let broker = crate::broker::Broker::start();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let play = |more: &[&str]| {
+        let football = ["demo", "football", "--minutes", "1", "--speed", "0", "--output", "json", "--data-dir", data];
+        let ran = crate::broker::run(&[&football[..], &["--server", &broker.address], more].concat(), "").ok();
+        serde_json::from_str::<serde_json::Value>(&ran).unwrap()
+    };
+    let (first, second) = (play(&[]), play(&[]));
+    assert_eq!(first["players"].as_object().unwrap().len(), 11);
+    assert_eq!(first["players"], second["players"], "the same seed");
+    assert_eq!(play(&["--send-only"])["records"], first["records"]);
+    assert!(broker.caudal(&["topic", "list"], "").ok().contains("player-second"));
+}
+
+#[test]
+fn a_broker_that_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let football = ["demo", "football", "--server", "127.0.0.1:1", "--data-dir", data.to_str().unwrap()];
+    crate::broker::run(&football, "").fails(1, "`caudal up` starts a broker");
+    assert!(!data.exists());
+    crate::broker::run(&["demo", "football", "--send-only"], "").fails(2, "--server <HOST:PORT>");
+}

@@ -9,4 +9,6 @@ mod consumer_groups;
 #[cfg(feature = "engine")]
 mod football;
 mod server;
+#[cfg(feature = "engine")]
+mod sql;
 mod topics;
