@@ -273,6 +273,10 @@ pub fn check_records(
 ) -> Result<(), RecordError> {
     let mut cursor = Cursor(records);
     for index in 0..count {
+        if let Some(sketch) = cursor.sketch_plain(index, base_timestamp_ms) {
+            visit(sketch);
+            continue;
+        }
         match cursor.sketch(index, base_timestamp_ms) {
             Ok(sketch) => visit(sketch),
             Err(reason) => return Err(RecordError::Malformed { base_offset, index, reason }),
@@ -281,6 +285,51 @@ pub fn check_records(
     match cursor.0.len() {
         0 => Ok(()),
         left_bytes => Err(RecordError::TrailingBytes { base_offset, left_bytes }),
+    }
+}
+
+/// The next eight bytes, taken from the low end.
+struct Word {
+    bits: u64,
+    /// Bytes taken; above [`Word::BYTES`] what came last is not to be trusted.
+    used: usize,
+}
+
+impl Word {
+    const BYTES: usize = 8;
+
+    #[inline(always)]
+    fn at(data: &[u8], position: usize) -> Option<Word> {
+        let bytes = data.get(position..)?.first_chunk::<8>()?;
+        Some(Word { bits: u64::from_le_bytes(*bytes), used: 0 })
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, bytes: u32) {
+        self.bits >>= 8 * bytes;
+        self.used += bytes as usize;
+    }
+
+    /// A varint of one or two bytes, still zigzag encoded.
+    #[inline(always)]
+    fn varint(&mut self) -> Option<u64> {
+        let bits = self.bits;
+        if bits & 0x80 == 0 {
+            self.skip(1);
+            Some(bits & 0x7f)
+        } else if bits & 0x8000 == 0 {
+            self.skip(2);
+            Some(bits & 0x7f | (bits >> 1) & 0x3f80)
+        } else {
+            None
+        }
+    }
+
+    /// A length that is not negative.
+    #[inline(always)]
+    fn len(&mut self) -> Option<usize> {
+        let value = self.varint()?;
+        (value & 1 == 0).then_some((value >> 1) as usize)
     }
 }
 
@@ -360,6 +409,36 @@ impl<'a> Cursor<'a> {
     fn header(&mut self) -> Result<HeaderRef<'a>, &'static str> {
         let len = usize::try_from(self.varint()?).map_err(|_| "a header has a null key")?;
         Ok(HeaderRef { key: self.take(len)?, value: self.nullable()? })
+    }
+
+    /// As [`Cursor::sketch`], for what most records are: short lengths and deltas, no headers, nothing wrong. Reads words
+    /// instead of bytes. `None` leaves the cursor where it is.
+    #[inline(always)]
+    fn sketch_plain(&mut self, index: u32, base_timestamp_ms: i64) -> Option<RecordSketch> {
+        let data = self.0;
+        let mut head = Word::at(data, 0)?;
+        let len = head.len()?;
+        let body_at = head.used;
+        head.skip(1);
+        let delta = head.varint()?;
+        if head.varint()? != u64::from(index) << 1 {
+            return None;
+        }
+        let key = head.varint()?;
+        if head.used > Word::BYTES {
+            return None;
+        }
+        let key_len = if key & 1 == 0 { key >> 1 } else { 0 };
+        let value_at = head.used + key_len as usize;
+        let mut value = Word::at(data, value_at)?;
+        let value_len = value.len()?;
+        let end = value_at + value.used + value_len;
+        if *data.get(end)? != 0 || end + 1 != body_at + len {
+            return None;
+        }
+        self.0 = data.get(end + 1..)?;
+        let delta = (delta >> 1).cast_signed() ^ -((delta & 1).cast_signed());
+        Some(RecordSketch { index, timestamp_ms: base_timestamp_ms.wrapping_add(delta), has_key: key & 1 == 0 })
     }
 
     #[inline]
