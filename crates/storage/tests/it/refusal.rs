@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use caudal_protocol::ErrorCode;
-use caudal_protocol::batch::BatchBuilder;
+use caudal_protocol::batch::{BatchBuilder, stamp_offset};
 use caudal_protocol::compression::Codec;
 use caudal_storage::crash::{CrashDisk, Fate};
 use caudal_storage::{AppendError, AppendOrigin, Disk, FlushError, Log, LogConfig, LogDir, LogDirConfig};
@@ -84,17 +83,25 @@ fn an_empty_active_segment_stays() {
 fn a_log_may_be_deleted_at_any_moment() {
     let disk = CrashDisk::new();
     let dir = LogDir::open(Path::new("/data"), LogDirConfig::default(), Arc::new(disk.clone())).unwrap().0;
-    for _ in 0..300 {
-        let expired = LogConfig { retention_ms: 1, ..LogConfig::default() };
-        let log = create(&dir, expired);
-        log.append(&idempotent(5, 0, 0, 1), 0, AppendOrigin::Client).unwrap();
+    for _ in 0..200 {
+        let log = create(&dir, LogConfig { retention_ms: 1, ..LogConfig::default() });
         std::thread::scope(|scope| {
-            scope.spawn(|| dir.checkpoint().unwrap());
-            scope.spawn(|| dir.apply_retention());
-            scope.spawn(|| dir.delete_log(&tp()).unwrap());
+            scope.spawn(|| {
+                for sequence in 0.. {
+                    if log.append(&idempotent(5, 0, sequence, 1), 0, AppendOrigin::Client).is_err() {
+                        break;
+                    }
+                    dir.checkpoint().unwrap();
+                }
+            });
+            scope.spawn(|| while dir.log(&tp()).is_some() && dir.apply_retention() < 100 {});
+            while log.log_end_offset() < 3 {
+                std::thread::yield_now();
+            }
+            dir.delete_log(&tp()).unwrap();
         });
         dir.check_online().unwrap();
-        assert!(log.delete_records_before(0).is_err());
+        assert_eq!(log.delete_records_before(0).unwrap_err().error_code(), ErrorCode::NotLeaderOrFollower);
     }
 }
 
@@ -128,7 +135,8 @@ fn without_descriptors_requests_are_refused_and_nothing_else() {
 fn a_torn_batch_that_holds_batches_is_cut() {
     let mut builder = BatchBuilder::new(Codec::None);
     for n in 0..3 {
-        let inner = Bytes::from(batch(40 + n, 1));
+        let mut inner = batch(40 + n, 1);
+        stamp_offset(&mut inner, 40 + n, 0);
         builder.append(BASE_TIME_MS, None, Some(&inner), &[]);
     }
     let outer = builder.build().unwrap().to_vec();
