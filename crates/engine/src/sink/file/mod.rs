@@ -126,7 +126,8 @@ impl FileSink {
     }
 
     fn make_log_dir(&mut self) -> Result<(), EngineError> {
-        self.make_dir(&self.log.dir().to_owned())
+        let dir = self.log.dir().to_owned();
+        self.make_dir(&dir)
     }
 
     /// Creates a directory and makes its name durable.
