@@ -231,9 +231,17 @@ impl Core {
         outbox.busy = true;
         Some((*partition, outbox.queue.pop_front()?))
     }
+}
 
-    fn end_busy(&self, partition: i32) {
-        if let Some(outbox) = self.outboxes.lock().get_mut(&partition) {
+/// Gives a partition's outbox back when dropped, also by a panic.
+struct Busy<'a> {
+    core: &'a Core,
+    partition: i32,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if let Some(outbox) = self.core.outboxes.lock().get_mut(&self.partition) {
             outbox.busy = false;
         }
     }
@@ -300,11 +308,11 @@ impl GroupService {
     /// Appends what is on its way, partition by partition in the order of the decisions.
     fn append_outgoing(&self) {
         while let Some((partition, Outgoing { pairs, stored })) = self.core.take_outgoing() {
+            let _busy = Busy { core: &self.core, partition };
             match pairs {
                 Ok(pairs) => self.log.append(partition, pairs, stored),
                 Err(error) => stored(error),
             }
-            self.core.end_busy(partition);
         }
     }
 
