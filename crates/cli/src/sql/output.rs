@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use caudal_engine::error::EngineError;
 use caudal_engine::format::cell::utc;
@@ -10,6 +10,7 @@ use caudal_engine::format::show::{ShowOptions, show_string};
 use caudal_engine::options::Options;
 use caudal_engine::sink::console::ConsoleSink;
 use caudal_engine::sink::{OutputMode, Sink};
+use caudal_engine::sql::PLAIN_TEXT;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -34,6 +35,14 @@ impl Printer {
         let mut out = io::stdout().lock();
         match self.format {
             Format::Table => {
+                if let [field] = schema.fields().iter().as_slice()
+                    && field.metadata().contains_key(PLAIN_TEXT)
+                {
+                    for text in batches.iter().filter_map(|b| b.column(0).as_string_opt::<i32>()).flatten().flatten() {
+                        writeln!(out, "{text}")?;
+                    }
+                    return out.flush();
+                }
                 // All of them and in full: whoever asks in SQL limits in SQL.
                 let options = ShowOptions { num_rows: usize::MAX - 1, truncate: 0, zone: utc() };
                 writeln!(out, "{}", show_string(schema, batches, &options))?;

@@ -23,10 +23,20 @@ pub fn parse_columns(text: &str) -> Result<Fields, SchemaError> {
     if let Ok(DataType::Struct(fields)) = parse_type(text) {
         return Ok(fields);
     }
-    let mut parser = Parser { text, at: 0 };
+    let mut parser = Parser { text, at: 0, comments: Vec::new() };
     let fields = parser.columns(None)?;
     parser.end()?;
     Ok(fields)
+}
+
+/// The comments of a list of columns, by column.
+pub fn column_comments(text: &str) -> Vec<(String, String)> {
+    let mut parser = Parser { text, at: 0, comments: Vec::new() };
+    // Inner fields come before the column that they are in: a column's own comment is the last of its name.
+    match parser.columns(None) {
+        Ok(fields) => parser.comments.into_iter().filter(|(name, _)| fields.find(name).is_some()).collect(),
+        Err(_) => Vec::new(),
+    }
 }
 
 /// Parses a type, or a list of columns, which is a struct.
@@ -39,10 +49,34 @@ pub fn parse_schema(text: &str) -> Result<DataType, SchemaError> {
 
 /// Parses one type.
 pub fn parse_type(text: &str) -> Result<DataType, SchemaError> {
-    let mut parser = Parser { text, at: 0 };
+    let mut parser = Parser { text, at: 0, comments: Vec::new() };
     let ty = parser.ty()?;
     parser.end()?;
     Ok(ty)
+}
+
+/// The type as Spark's catalog writes it, e.g. `struct<a:bigint>`: what `typeof` says.
+pub fn catalog_name(ty: &DataType) -> String {
+    match ty {
+        DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) => {
+            format!("array<{}>", catalog_name(f.data_type()))
+        }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(kv) => {
+                let parts: Vec<String> = kv.iter().map(|f| catalog_name(f.data_type())).collect();
+                format!("map<{}>", parts.join(","))
+            }
+            other => format!("map<{other}>"),
+        },
+        DataType::Struct(fields) => {
+            let parts: Vec<String> =
+                fields.iter().map(|f| format!("{}:{}", f.name(), catalog_name(f.data_type()))).collect();
+            format!("struct<{}>", parts.join(","))
+        }
+        DataType::Interval(_) => "interval".to_owned(),
+        DataType::Duration(_) => "interval day to second".to_owned(),
+        other => type_name(other).to_lowercase(),
+    }
 }
 
 /// The type as Spark's DDL writes it, e.g. `STRUCT<a: BIGINT>`.
@@ -92,6 +126,8 @@ pub fn type_name(ty: &DataType) -> String {
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+    /// Comments by column, in the order in which they were read.
+    comments: Vec<(String, String)>,
 }
 
 impl Parser<'_> {
@@ -154,13 +190,14 @@ impl Parser<'_> {
         false
     }
 
-    fn string(&mut self) -> Result<(), SchemaError> {
+    fn string(&mut self) -> Result<String, SchemaError> {
         self.blanks();
         let quote = self.rest().chars().next().filter(|c| *c == '\'' || *c == '"');
         let Some(quote) = quote else { return self.fail("a string") };
         let Some(end) = self.rest().get(1..).and_then(|r| r.find(quote)) else { return self.fail("the string's end") };
+        let text = self.rest().get(1..=end).unwrap_or_default().to_owned();
         self.at += end + 2;
-        Ok(())
+        Ok(text)
     }
 
     fn columns(&mut self, close: Option<char>) -> Result<Fields, SchemaError> {
@@ -181,7 +218,8 @@ impl Parser<'_> {
                     }
                     nullable = false;
                 } else if self.eat_word("COMMENT") {
-                    self.string()?;
+                    let comment = self.string()?;
+                    self.comments.push((name.clone(), comment));
                 } else {
                     break;
                 }

@@ -16,6 +16,10 @@ pub(crate) mod field;
 pub(crate) mod generator;
 pub(crate) mod json;
 pub(crate) mod lambda;
+pub(crate) mod misc;
+pub(crate) mod pad;
+pub(crate) mod percentile;
+pub(crate) mod rounding;
 pub(crate) mod sum;
 pub(crate) mod text;
 pub(crate) mod time;
@@ -44,6 +48,9 @@ fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     functions.extend(array::functions());
     functions.extend(datetime::functions());
     functions.extend(json::functions());
+    functions.extend(misc::functions());
+    functions.extend(pad::functions());
+    functions.extend(rounding::functions());
     functions.extend(text::functions());
     functions
 }
@@ -92,6 +99,7 @@ pub(crate) fn can_fail(name: &str) -> bool {
 
 fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
     let mut functions = extremum::functions();
+    functions.extend(percentile::functions());
     functions.extend(sum::functions());
     functions
 }

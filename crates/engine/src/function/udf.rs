@@ -42,6 +42,18 @@ impl Arguments<'_> {
         }
     }
 
+    /// A constant whole number.
+    pub(crate) fn integer(&self, index: usize) -> Result<i64> {
+        match self.scalars.get(index).copied().flatten().and_then(scalar_integer) {
+            Some(number) => Ok(number),
+            None => plan_err!(
+                "[DATATYPE_MISMATCH.NON_FOLDABLE_INPUT] argument {} of `{}` must be a constant INT",
+                index + 1,
+                self.name
+            ),
+        }
+    }
+
     /// A constant text argument.
     pub(crate) fn text(&self, index: usize) -> Result<String> {
         match self.scalars.get(index).copied().flatten().and_then(scalar_text) {
@@ -52,6 +64,13 @@ impl Arguments<'_> {
                 self.name
             ),
         }
+    }
+}
+
+fn scalar_integer(value: &ScalarValue) -> Option<i64> {
+    match value.cast_to(&DataType::Int64) {
+        Ok(ScalarValue::Int64(number)) => number,
+        _ => None,
     }
 }
 
@@ -70,6 +89,10 @@ impl Call {
             Some(array) => Ok(array),
             None => plan_err!("argument {} is missing", index + 1),
         }
+    }
+
+    pub(crate) fn integer(&self, index: usize) -> Option<i64> {
+        self.scalars.get(index)?.as_ref().and_then(scalar_integer)
     }
 
     pub(crate) fn text(&self, index: usize) -> Option<String> {

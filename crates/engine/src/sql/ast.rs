@@ -570,6 +570,13 @@ fn rewrite_function(mut function: Function) -> Expr {
         ("lcase", _) => rename(function, "lower"),
         ("sign", _) => rename(function, "signum"),
         ("now", _) => rename(function, "current_timestamp"),
+        ("median", [e]) => {
+            set_arguments(
+                &mut function,
+                vec![call("__cast", vec![e.clone(), string("DOUBLE")]), number::carry("0.5D")],
+            );
+            rename(function, "percentile_cont")
+        }
         ("positive", [e]) => e.clone(),
         ("reduce", _) => rename(function, "aggregate"),
         ("cardinality", _) => rename(function, "size"),

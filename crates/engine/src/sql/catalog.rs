@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -46,6 +47,14 @@ impl fmt::Debug for Table {
 }
 
 impl Table {
+    pub(crate) fn schema(&self) -> SchemaRef {
+        match self {
+            Table::External { schema, .. } => Arc::clone(schema),
+            Table::View { plan, .. } => Arc::new(plan.schema().as_arrow().clone()),
+            Table::Memory(provider) => provider.schema(),
+        }
+    }
+
     pub(crate) fn kind(&self) -> &str {
         match self {
             Table::External { format, .. } => format,
@@ -61,6 +70,18 @@ pub(crate) struct Entry {
     pub name: String,
     pub temporary: bool,
     pub table: Table,
+    pub details: Details,
+}
+
+/// What `DESCRIBE EXTENDED` shows beside the columns.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Details {
+    pub comment: Option<String>,
+    /// Comments by column.
+    pub columns: Vec<(String, String)>,
+    pub properties: Vec<(String, String)>,
+    /// The directory of a table without a place of its own: it goes when the table is dropped.
+    pub managed: Option<PathBuf>,
 }
 
 /// All tables of a session.

@@ -46,6 +46,22 @@ pub(super) fn table(
     Ok(Table::External { format: format.to_owned(), options, schema, open })
 }
 
+/// Options of Spark's Kafka source that tune parts which Caudal does not have: its pool of consumers, and the retries of
+/// its offset reader. The client's own timeouts are `kafka.*` options.
+const WITHOUT_EFFECT: [&str; 3] =
+    ["kafkaConsumer.pollTimeoutMs", "fetchOffset.numRetries", "fetchOffset.retryIntervalMs"];
+
+/// What is to be said about options that do nothing.
+pub(super) fn warnings<'a>(format: &str, names: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    let idle = |name: &&String| format == "kafka" && WITHOUT_EFFECT.iter().any(|w| w.eq_ignore_ascii_case(name));
+    let warning = |name| {
+        format!(
+            "warning: the option {name} tunes Spark's Kafka consumers; it has no effect in Caudal. Timeouts and retries of the client are options such as 'kafka.request.timeout.ms' and 'kafka.retry.backoff.ms'."
+        )
+    };
+    names.into_iter().filter(idle).map(warning).collect()
+}
+
 fn unknown_format(format: &str) -> SqlError {
     let error = SqlError::new(
         "DATA_SOURCE_NOT_FOUND",

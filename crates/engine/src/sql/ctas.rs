@@ -4,12 +4,12 @@
 //! they are written as files, Parquet unless `USING` says otherwise, below the warehouse unless `LOCATION` does.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::datasource::MemTable;
 
-use super::catalog::{Entry, Table, is_streaming};
+use super::catalog::{Table, is_streaming};
 use super::connect;
 use super::error::SqlError;
 use super::resolve;
@@ -47,9 +47,6 @@ impl SqlSession {
                 at(error).hint("CREATE STREAMING TABLE follows a stream; FROM t without STREAM reads what is there.")
             );
         }
-        if !table.properties.is_empty() {
-            self.warn(format!("warning: TBLPROPERTIES of the {what} {} have no effect.", table.name));
-        }
         let in_memory = table.format.is_none()
             && table.location.is_none()
             && table.partitioned_by.is_empty()
@@ -57,11 +54,11 @@ impl SqlSession {
         let made = if in_memory {
             let (schema, batches) = self.collect(plan).await?;
             let rows = MemTable::try_new(schema, vec![batches]).map_err(|e| resolve::runtime_error(&e))?;
-            Table::Memory(Arc::new(rows))
+            (Table::Memory(Arc::new(rows)), None)
         } else {
             self.write_files(table, plan).await.map_err(at)?
         };
-        self.catalog.put(Entry { name: table.name.clone(), temporary: table.temporary, table: made });
+        self.register(table, made.0, made.1);
         Ok(StatementResult::Done(format!("created {what} {}", table.name)))
     }
 
@@ -69,7 +66,7 @@ impl SqlSession {
         &self,
         table: &CreateTable,
         plan: datafusion::logical_expr::LogicalPlan,
-    ) -> Result<Table, SqlError> {
+    ) -> Result<(Table, Option<PathBuf>), SqlError> {
         let format = table.format.as_deref().unwrap_or("parquet");
         let Some(file) = FileFormat::from_name(format) else {
             return Err(SqlError::unsupported(format!("AS SELECT into a table USING {format}")).hint(
@@ -81,14 +78,23 @@ impl SqlSession {
         if let Some(location) = &table.location {
             options.insert("path".to_owned(), location.clone());
         }
+        let placeless = !options.contains_key("path");
         let path = options.entry("path".to_owned()).or_insert_with(|| directory.display().to_string()).clone();
-        check_empty(&table.name, &crate::source::file::path::local_path(&path)?)?;
-        let mut sink = connect::file_sink(file, &options, &table.partitioned_by, &directory, utc())?;
+        let local = crate::source::file::path::local_path(&path)?;
+        let managed = placeless.then(|| directory.clone());
+        // What the table replaces may be what the query reads: it goes after that.
         let (schema, batches) = self.collect(plan).await?;
+        let replaced = self.catalog.get(&table.name).and_then(|old| old.details.managed);
+        if let Some(old) = replaced.filter(|_| table.or_replace) {
+            let failed = |e| SqlError::new("CANNOT_REPLACE_TABLE", format!("failed to remove {}: {e}", old.display()));
+            std::fs::remove_dir_all(&old).map_err(failed)?;
+        }
+        check_empty(&table.name, &local)?;
+        let mut sink = connect::file_sink(file, &options, &table.partitioned_by, &directory, utc())?;
         sink.add_batch(0, OutputMode::Append, Arc::clone(&schema), batches).await?;
         // How files are compressed stands in them.
         options.retain(|name, _| !name.eq_ignore_ascii_case("compression"));
-        connect::table(format, options, Some(schema), utc())
+        Ok((connect::table(format, options, Some(schema), utc())?, managed))
     }
 }
 

@@ -93,7 +93,15 @@ impl From<EngineError> for SqlError {
 impl From<&EngineError> for SqlError {
     fn from(error: &EngineError) -> Self {
         match error {
-            EngineError::Invalid { class, message } => SqlError::new(*class, message.as_str()),
+            EngineError::Invalid { class, message } => {
+                let error = SqlError::new(*class, message.as_str());
+                if message.contains("aggregations without watermark") {
+                    return error.hint(
+                        "Append puts a group out once, when a watermark has passed it: FROM STREAM t WATERMARK ts DELAY OF INTERVAL 10 SECONDS ... GROUP BY window(ts, '1 minute'). Or let groups change: TBLPROPERTIES ('outputMode'='update').",
+                    );
+                }
+                error
+            }
             EngineError::DataFusion(error) => super::resolve::runtime_error(error),
             other => SqlError::new("EXECUTION_FAILED", other.to_string()),
         }

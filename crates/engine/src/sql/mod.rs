@@ -13,7 +13,9 @@ pub mod error;
 mod interval;
 mod naming;
 mod number;
+mod objects;
 mod planner;
+mod qualifier;
 mod resolve;
 mod rewrite;
 mod session;
@@ -23,6 +25,7 @@ mod streaming;
 mod token;
 
 pub use error::{Place, SqlError};
+pub use objects::PLAIN_TEXT;
 pub use session::{SessionConfig, SqlSession, StatementResult};
 pub use statement::Statement;
 pub use streaming::StreamingSelect;

@@ -169,6 +169,16 @@ fn function_name(function: &Function, q: &[String]) -> String {
             other => other.to_string(),
         })
         .collect();
+    let mut args = args;
+    // Spark shows the arguments that have a default, too.
+    let defaults: &[&str] = match (name.as_str(), args.len()) {
+        ("percentile_approx" | "approx_percentile", 2) => &["10000"],
+        ("percentile", 2) => &["1"],
+        ("round" | "bround", 1) => &["0"],
+        ("months_between", 2) => &["true"],
+        _ => &[],
+    };
+    args.extend(defaults.iter().map(|d| (*d).to_owned()));
     let distinct = if list.duplicate_treatment.is_some() { "DISTINCT " } else { "" };
     format!("{name}({distinct}{})", args.join(", "))
 }

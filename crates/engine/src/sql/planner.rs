@@ -18,6 +18,7 @@ use super::ast::{Generator, RelationSpec};
 use super::catalog::Catalog;
 use super::interval;
 use super::number;
+use super::qualifier::unqualified;
 use super::token::unmark;
 use crate::format::cell::utc;
 use crate::function;
@@ -46,6 +47,9 @@ impl RelationPlanner for MarkedRelations {
             }
             TableFactor::Table { name, alias, args: None, .. } if path_relation(&name).is_some() => {
                 planned(path_scan(&name)?, alias)
+            }
+            TableFactor::Table { name, alias, args: Some(args), .. } if is_range(&name, &args) => {
+                range(name, alias, args, context)
             }
             TableFactor::Derived { lateral, subquery, alias: Some(alias), sample }
                 if unmark(&alias.name.value).is_some() =>
@@ -94,6 +98,45 @@ fn path_scan(name: &ast::ObjectName) -> Result<LogicalPlan> {
     LogicalPlanBuilder::scan(TableReference::bare(path), provider_as_source(provider), None)?.build()
 }
 
+/// Whether it is Spark's `range` with literals as arguments; planned as such, it comes back with plain numbers.
+fn is_range(name: &ast::ObjectName, args: &ast::TableFunctionArgs) -> bool {
+    let carried = |arg: &ast::FunctionArg| match arg {
+        ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => number::text_of(e).is_some(),
+        _ => false,
+    };
+    matches!(name.0.as_slice(), [part] if part.as_ident().is_some_and(|i| i.value.eq_ignore_ascii_case("range")))
+        && args.args.iter().any(carried)
+}
+
+/// `range([start, ]end[, step[, partitions]])`: its column is `id`.
+fn range(
+    mut name: ast::ObjectName,
+    alias: Option<ast::TableAlias>,
+    mut args: ast::TableFunctionArgs,
+    context: &mut dyn RelationPlannerContext,
+) -> Result<RelationPlanning> {
+    // How many partitions there are does not show in the rows.
+    args.args.truncate(3);
+    for arg in &mut args.args {
+        if let ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) = arg
+            && let Some(text) = number::text_of(e)
+        {
+            *e = ast::Expr::Value(ast::Value::Number(text.trim_end_matches(['L', 'l']).to_owned(), true).into());
+        }
+    }
+    if let Some(ObjectNamePart::Identifier(ident)) = name.0.first_mut() {
+        *ident = ast::Ident::new("range");
+    }
+    let mut factor = super::ast::table("range");
+    if let TableFactor::Table { name: own, args: own_args, .. } = &mut factor {
+        *own = name;
+        *own_args = Some(args);
+    }
+    let plan = context.plan(factor)?;
+    let columns: Vec<Expr> = plan.schema().columns().into_iter().map(|c| Expr::Column(c).alias("id")).collect();
+    planned(LogicalPlanBuilder::from(plan).project(columns)?.build()?, alias)
+}
+
 fn planned(plan: LogicalPlan, alias: Option<ast::TableAlias>) -> Result<RelationPlanning> {
     Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
 }
@@ -113,6 +156,10 @@ impl MarkedRelations {
         context: &mut dyn RelationPlannerContext,
     ) -> Result<RelationPlanning> {
         let Some((index, name)) = mark_of_table(relation) else { return plan_err!("not a marked table") };
+        let parts: Vec<&str> = relation.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.as_str()).collect();
+        if unqualified(&parts).is_none() && path_relation(relation).is_none() {
+            return plan_err!("table '{name}' not found");
+        }
         let plan = match self.spec(index)? {
             RelationSpec::OneRow => return planned(LogicalPlanBuilder::empty(true).build()?, alias),
             RelationSpec::Mark { mark, watermark_expression } => {

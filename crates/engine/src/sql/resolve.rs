@@ -3,9 +3,11 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::functions_aggregate::expr_fn::count;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery, lit};
 use datafusion::sql::parser::Statement as DfStatement;
 use sqlparser::ast::{self, Ident, ObjectName, Query, Visit, VisitMut, Visitor, VisitorMut};
 use sqlparser::tokenizer::Span;
@@ -63,10 +65,32 @@ async fn plan_once(
         .map_err(failed)?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
     let plan = state.statement_to_plan(statement).await.map_err(failed)?;
+    let plan = plain_exists(plan).map_err(failed)?;
     // Type errors show up here rather than when the query runs.
     let options = state.config_options();
     state.analyzer().execute_and_check(plan.clone(), options, |_, _| {}).map_err(failed)?;
     Ok(plan)
+}
+
+/// `EXISTS` over a subquery that does not look at the query around it, which DataFusion cannot run, as a comparison of
+/// the subquery's count, of one row at most, with 0.
+fn plain_exists(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
+    let rewritten = plan.transform_up_with_subqueries(|node| {
+        node.map_expressions(|expr| {
+            expr.transform_up(|e| match e {
+                Expr::Exists(exists) if exists.subquery.outer_ref_columns.is_empty() => {
+                    let plan = LogicalPlanBuilder::from(exists.subquery.subquery.as_ref().clone())
+                        .limit(0, Some(1))?
+                        .aggregate(Vec::<Expr>::new(), vec![count(lit(1)).alias("rows")])?
+                        .build()?;
+                    let rows = Expr::ScalarSubquery(Subquery { subquery: Arc::new(plan), ..exists.subquery });
+                    Ok(Transformed::yes(if exists.negated { rows.eq(lit(0i64)) } else { rows.gt(lit(0i64)) }))
+                }
+                other => Ok(Transformed::no(other)),
+            })
+        })
+    })?;
+    Ok(rewritten.data)
 }
 
 fn relation_specs(parsed: &ParsedQuery, text: &str) -> Result<Vec<RelationSpec>, SqlError> {
@@ -173,6 +197,8 @@ impl VisitorMut for Respeller {
 /// Finds where a name stands in the query.
 struct Finder<'a> {
     name: &'a str,
+    /// Only where the name stands without a qualifier.
+    bare: bool,
     found: Option<Span>,
 }
 
@@ -182,8 +208,8 @@ impl Visitor for Finder<'_> {
     fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
         let parts: &[Ident] = match expr {
             ast::Expr::Identifier(ident) => std::slice::from_ref(ident),
-            ast::Expr::CompoundIdentifier(parts) => parts,
-            ast::Expr::Function(function) => match function.name.0.first().and_then(|p| p.as_ident()) {
+            ast::Expr::CompoundIdentifier(parts) if !self.bare => parts,
+            ast::Expr::Function(function) if !self.bare => match function.name.0.first().and_then(|p| p.as_ident()) {
                 Some(ident) => std::slice::from_ref(ident),
                 None => &[],
             },
@@ -211,7 +237,11 @@ impl Visitor for Finder<'_> {
 }
 
 fn place(error: SqlError, query: &Query, name: &str, text: &str) -> SqlError {
-    let mut finder = Finder { name, found: None };
+    place_of(error, query, name, text, false)
+}
+
+fn place_of(error: SqlError, query: &Query, name: &str, text: &str, bare: bool) -> SqlError {
+    let mut finder = Finder { name, bare, found: None };
     let _ = query.visit(&mut finder);
     match finder.found {
         Some(span) => {
@@ -230,7 +260,8 @@ fn explain(error: &DataFusionError, query: &Query, catalog: &Catalog, state: &Se
         }
         Some(SchemaError::AmbiguousReference { field }) => {
             let message = format!("Reference `{}` is ambiguous, could be more than one column.", field.flat_name());
-            return place(SqlError::new("AMBIGUOUS_REFERENCE", message), query, &field.name, text);
+            let error = SqlError::new("AMBIGUOUS_REFERENCE", message);
+            return place_of(error, query, &field.name, text, field.relation.is_none());
         }
         _ => {}
     }
@@ -411,9 +442,6 @@ pub(crate) fn runtime_error(error: &DataFusionError) -> SqlError {
         return engine.into();
     }
     let message = plain_message(error);
-    if message.contains("does not support logical expression Exists") {
-        return SqlError::unsupported("EXISTS over a subquery that does not refer to the query around it");
-    }
     SqlError::from_message(&message)
 }
 

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
 use datafusion::datasource::MemTable;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::SessionContext;
 use parking_lot::{Mutex, RwLock};
 
-use super::catalog::{Catalog, CatalogSchema, Entry, OpenSource, Table, is_streaming};
+use super::catalog::{Catalog, CatalogSchema, Details, Entry, OpenSource, Table, is_streaming};
 use super::connect;
 use super::error::SqlError;
+use super::objects::{describe, text_rows};
 use super::planner::{SparkExpressions, SparkTypes};
 use super::resolve;
 use super::settings;
@@ -24,7 +25,7 @@ use super::streaming::StreamingSelect;
 use super::token::substitute;
 use crate::format::cell::utc;
 use crate::function;
-use crate::function::ddl::{parse_columns, type_name};
+use crate::function::ddl::{column_comments, parse_columns};
 use crate::plan::SourceFactory;
 use crate::plan::guard::GuardedPlanner;
 use crate::query::{QueryManager, StreamingQuery};
@@ -141,7 +142,8 @@ impl SqlSession {
     /// Registers rows as a temporary view.
     pub fn register_batches(&self, name: &str, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<(), SqlError> {
         let provider = MemTable::try_new(schema, vec![batches]).map_err(|e| resolve::runtime_error(&e))?;
-        self.catalog.put(Entry { name: name.to_owned(), temporary: true, table: Table::Memory(Arc::new(provider)) });
+        let table = Table::Memory(Arc::new(provider));
+        self.catalog.put(Entry { name: name.to_owned(), temporary: true, table, details: Details::default() });
         Ok(())
     }
 
@@ -151,7 +153,7 @@ impl SqlSession {
         let format = factory.description();
         let open: Arc<OpenSource> = Arc::new(move |_, _| Ok(Arc::clone(&factory)));
         let table = Table::External { format, options: BTreeMap::new(), schema, open };
-        self.catalog.put(Entry { name: name.to_owned(), temporary: true, table });
+        self.catalog.put(Entry { name: name.to_owned(), temporary: true, table, details: Details::default() });
     }
 
     /// Plans a query without running it.
@@ -163,6 +165,11 @@ impl SqlSession {
     }
 
     pub(super) async fn plan_query(&self, query: &ParsedQuery, text: &str) -> Result<LogicalPlan, SqlError> {
+        for mark in &query.marks {
+            connect::warnings("kafka", mark.options.iter().map(|(name, _)| name))
+                .into_iter()
+                .for_each(|w| self.warn(w));
+        }
         resolve::plan(&self.state(), &self.catalog, query, text).await
     }
 
@@ -205,20 +212,10 @@ impl SqlSession {
                 let entry = self.catalog.get(name).ok_or_else(missing)?;
                 self.insert(&entry, columns, *overwrite, query, text).await
             }
-            Kind::Drop { what, name, at, if_exists } => self.drop_table(what, name, *at, *if_exists, text),
-            Kind::ShowTables => self.show_tables(),
-            Kind::ShowFunctions => {
-                let names = resolve::function_names(&self.state());
-                text_rows(&[("function", names)])
-            }
-            Kind::Describe { name, at } => {
-                let missing = || resolve::table_missing(name, &self.catalog).at(text, *at, name.len());
-                match self.catalog.get(name).ok_or_else(missing)?.table {
-                    Table::External { schema, .. } => describe(&schema),
-                    Table::View { plan, .. } => describe(plan.schema().as_arrow()),
-                    Table::Memory(provider) => describe(&provider.schema()),
-                }
-            }
+            Kind::Drop { what, name, at, if_exists } => self.drop_object(what, name, *at, *if_exists, text),
+            Kind::Show { listed, pattern } => self.show(*listed, pattern.as_deref()),
+            Kind::Describe(what) => self.describe(what, text),
+            Kind::Use => Ok(StatementResult::Done(String::new())),
             Kind::DescribeQuery(query) => {
                 let plan = self.plan_query(query, text).await?;
                 describe(plan.schema().as_arrow())
@@ -228,7 +225,7 @@ impl SqlSession {
                 self.reset(key.as_deref());
                 Ok(StatementResult::Done(String::new()))
             }
-            Kind::Explain(inner) => self.explain(inner, text).await,
+            Kind::Explain { extended, of } => self.explain(of, *extended, text).await,
         }
     }
 
@@ -293,22 +290,19 @@ impl SqlSession {
         Ok(StatementResult::Done(String::new()))
     }
 
-    async fn explain(&self, kind: &Kind, text: &str) -> Result<StatementResult, SqlError> {
-        let query = match kind {
-            Kind::Query(query) => query,
-            Kind::CreateStreamingTable(CreateTable { query: Some(query), .. })
-            | Kind::CreateTable(CreateTable { query: Some(query), .. })
-            | Kind::CreateView(CreateTable { query: Some(query), .. }) => query,
-            _ => return Err(SqlError::unsupported("EXPLAIN of this statement")),
+    /// Makes the statement's name stand for `made`.
+    pub(super) fn register(&self, table: &CreateTable, made: Table, managed: Option<PathBuf>) {
+        let comments = |text: &str| match (&table.query, statement::view_columns(text)) {
+            (Some(_), Ok(columns)) => columns.into_iter().filter_map(|(name, c)| c.map(|c| (name, c))).collect(),
+            _ => column_comments(text),
         };
-        let plan = self.plan_query(query, text).await?;
-        let optimised = self.state().optimize(&plan).map_err(|e| resolve::runtime_error(&e))?;
-        let shown = format!(
-            "== Analyzed Logical Plan ==\n{}\n\n== Optimized Logical Plan ==\n{}",
-            plan.display_indent(),
-            optimised.display_indent()
-        );
-        text_rows(&[("plan", vec![shown])])
+        let details = Details {
+            comment: table.comment.clone(),
+            columns: table.schema.as_deref().map(comments).unwrap_or_default(),
+            properties: table.properties.clone(),
+            managed,
+        };
+        self.catalog.put(Entry { name: table.name.clone(), temporary: table.temporary, table: made, details });
     }
 
     pub(super) fn check_new(&self, table: &CreateTable, text: &str) -> Result<bool, SqlError> {
@@ -347,7 +341,7 @@ impl SqlSession {
             let fields = parse_columns(columns).map_err(|e| SqlError::from_message(&e.to_string()))?;
             let rows = MemTable::try_new(Arc::new(Schema::new(fields)), vec![Vec::new()]);
             let rows = Table::Memory(Arc::new(rows.map_err(|e| resolve::runtime_error(&e))?));
-            self.catalog.put(Entry { name: table.name.clone(), temporary: table.temporary, table: rows });
+            self.register(table, rows, None);
             return Ok(StatementResult::Done(format!("created table {}", table.name)));
         }
         let schema = match &table.schema {
@@ -362,8 +356,11 @@ impl SqlSession {
             options.insert("path".to_owned(), location.clone());
         }
         let format = table.format.as_deref().unwrap_or("parquet");
+        for warning in connect::warnings(format, options.keys()) {
+            self.warn(warning);
+        }
         let external = connect::table(format, options, schema, utc())?;
-        self.catalog.put(Entry { name: table.name.clone(), temporary: table.temporary, table: external });
+        self.register(table, external, None);
         Ok(StatementResult::Done(format!("created table {}", table.name)))
     }
 
@@ -372,42 +369,17 @@ impl SqlSession {
             return Ok(StatementResult::Done(format!("view {} exists already", table.name)));
         }
         let Some(query) = &table.query else { return Err(SqlError::parse("a view needs AS SELECT")) };
-        let plan = self.plan_query(query, text).await?;
+        if table.location.is_some() || !table.options.is_empty() || !table.partitioned_by.is_empty() {
+            return Err(SqlError::unsupported("LOCATION, OPTIONS or PARTITIONED BY of a view with AS SELECT"));
+        }
+        let mut plan = self.plan_query(query, text).await?;
+        if let Some(columns) = &table.schema {
+            plan = renamed(plan, &table.name, columns)?;
+        }
         let shown = query.query.to_string();
         let view = Table::View { plan: Box::new(plan), text: shown };
-        self.catalog.put(Entry { name: table.name.clone(), temporary: table.temporary, table: view });
+        self.register(table, view, None);
         Ok(StatementResult::Done(format!("created view {}", table.name)))
-    }
-
-    fn drop_table(
-        &self,
-        what: &str,
-        name: &str,
-        at: sqlparser::tokenizer::Location,
-        if_exists: bool,
-        text: &str,
-    ) -> Result<StatementResult, SqlError> {
-        if self.catalog.remove(name).is_none() {
-            if if_exists {
-                return Ok(StatementResult::Done(format!("there is no {} {name}", what.to_lowercase())));
-            }
-            return Err(resolve::table_missing(name, &self.catalog).at(text, at, name.len()));
-        }
-        Ok(StatementResult::Done(format!("dropped {} {name}", what.to_lowercase())))
-    }
-
-    fn show_tables(&self) -> Result<StatementResult, SqlError> {
-        let entries = self.catalog.entries();
-        let namespace = |e: &Entry| if e.temporary { String::new() } else { "default".to_owned() };
-        let names: ArrayRef = Arc::new(StringArray::from_iter_values(entries.iter().map(|e| e.name.clone())));
-        let spaces: ArrayRef = Arc::new(StringArray::from_iter_values(entries.iter().map(namespace)));
-        let temporary: ArrayRef = Arc::new(BooleanArray::from_iter(entries.iter().map(|e| Some(e.temporary))));
-        let schema = Arc::new(Schema::new(vec![
-            Field::new("namespace", DataType::Utf8, false),
-            Field::new("tableName", DataType::Utf8, false),
-            Field::new("isTemporary", DataType::Boolean, false),
-        ]));
-        rows(schema, vec![spaces, names, temporary])
     }
 
     fn reset(&self, key: Option<&str>) {
@@ -451,6 +423,26 @@ impl SqlSession {
     }
 }
 
+/// A view's query with the columns that the view names: `CREATE VIEW v (a, b COMMENT 'x') AS ...`.
+fn renamed(plan: LogicalPlan, view: &str, columns: &str) -> Result<LogicalPlan, SqlError> {
+    let names = statement::view_columns(columns)?;
+    let given = plan.schema().columns();
+    if names.len() != given.len() {
+        let what = if names.len() > given.len() { "NOT_ENOUGH_DATA_COLUMNS" } else { "TOO_MANY_DATA_COLUMNS" };
+        let message = format!(
+            "Cannot create view `{view}`: it names {} columns, its query has {}. SQLSTATE: 21S01",
+            names.len(),
+            given.len()
+        );
+        return Err(SqlError::new(format!("CREATE_VIEW_COLUMN_ARITY_MISMATCH.{what}"), message));
+    }
+    let columns = given.into_iter().zip(names).map(|(column, (name, _))| Expr::Column(column).alias(name));
+    LogicalPlanBuilder::from(plan)
+        .project(columns)
+        .and_then(LogicalPlanBuilder::build)
+        .map_err(|e| resolve::runtime_error(&e))
+}
+
 fn session_state(catalog: &Arc<Catalog>) -> Result<SessionState, datafusion::error::DataFusionError> {
     let mut config = datafusion::prelude::SessionConfig::new()
         .with_default_catalog_and_schema("spark_catalog", "default")
@@ -464,7 +456,9 @@ fn session_state(catalog: &Arc<Catalog>) -> Result<SessionState, datafusion::err
     options.sql_parser.default_null_ordering = "nulls_min".to_owned();
     options.execution.enable_ansi_mode = true;
     let spark = MemoryCatalogProvider::new();
-    spark.register_schema("default", Arc::new(CatalogSchema(Arc::clone(catalog))))?;
+    for schema in ["default", "session", "global_temp"] {
+        spark.register_schema(schema, Arc::new(CatalogSchema(Arc::clone(catalog))))?;
+    }
     let mut builder = SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
@@ -477,31 +471,4 @@ fn session_state(catalog: &Arc<Catalog>) -> Result<SessionState, datafusion::err
     state.catalog_list().register_catalog("spark_catalog".to_owned(), Arc::new(spark));
     function::register_all(&mut state)?;
     Ok(state)
-}
-
-fn rows(schema: SchemaRef, columns: Vec<ArrayRef>) -> Result<StatementResult, SqlError> {
-    let batch =
-        RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|e| SqlError::from_message(&e.to_string()))?;
-    Ok(StatementResult::Rows { schema, batches: vec![batch] })
-}
-
-fn text_rows(columns: &[(&str, Vec<String>)]) -> Result<StatementResult, SqlError> {
-    let fields: Vec<Field> = columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false)).collect();
-    let arrays =
-        columns.iter().map(|(_, values)| Arc::new(StringArray::from_iter_values(values)) as ArrayRef).collect();
-    rows(Arc::new(Schema::new(fields)), arrays)
-}
-
-fn describe(schema: &Schema) -> Result<StatementResult, SqlError> {
-    let fields = schema.fields();
-    let names: ArrayRef = Arc::new(StringArray::from_iter_values(fields.iter().map(|f| f.name())));
-    let types = fields.iter().map(|f| type_name(f.data_type()).to_lowercase());
-    let types: ArrayRef = Arc::new(StringArray::from_iter_values(types));
-    let comments: ArrayRef = Arc::new(StringArray::new_null(fields.len()));
-    let shown = Arc::new(Schema::new(vec![
-        Field::new("col_name", DataType::Utf8, false),
-        Field::new("data_type", DataType::Utf8, false),
-        Field::new("comment", DataType::Utf8, true),
-    ]));
-    rows(shown, vec![names, types, comments])
 }

@@ -6,6 +6,7 @@ use sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use super::dialect::Spark;
 use super::error::{SqlError, did_you_mean};
+use super::qualifier::{CATALOG, is_schema, schema_missing, unqualified};
 use super::rewrite::{self, properties, unexpected};
 use super::token::{Lines, Piece, RelationMark, is_token, is_word, tokens};
 
@@ -42,7 +43,29 @@ pub(crate) struct CreateTable {
     pub properties: Vec<(String, String)>,
     pub partitioned_by: Vec<String>,
     pub location: Option<String>,
+    pub comment: Option<String>,
     pub query: Option<ParsedQuery>,
+}
+
+/// What `SHOW` lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listed {
+    Tables,
+    Views,
+    /// With whether functions of Spark, which are all there are, belong to the list.
+    Functions {
+        system: bool,
+    },
+}
+
+/// A named object of `DESCRIBE`.
+#[derive(Debug, Clone)]
+pub(crate) struct Described {
+    pub name: String,
+    pub at: Location,
+    pub extended: bool,
+    /// Only this column.
+    pub column: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -67,12 +90,14 @@ pub(crate) enum Kind {
         at: Location,
         if_exists: bool,
     },
-    ShowTables,
-    ShowFunctions,
-    Describe {
-        name: String,
-        at: Location,
+    Show {
+        listed: Listed,
+        /// Of names, with `*` and `|`.
+        pattern: Option<String>,
     },
+    Describe(Described),
+    /// `USE` of the one schema that there is.
+    Use,
     DescribeQuery(ParsedQuery),
     Set {
         key: Option<String>,
@@ -81,7 +106,10 @@ pub(crate) enum Kind {
     Reset {
         key: Option<String>,
     },
-    Explain(Box<Kind>),
+    Explain {
+        extended: bool,
+        of: Box<Kind>,
+    },
 }
 
 /// Splits a script into statements and parses each.
@@ -113,8 +141,8 @@ const STATEMENTS: [&str; 16] = [
     "EXPLAIN", "TABLE", "REFRESH", "USE",
 ];
 
-const NOT_BUILT: [&str; 18] = [
-    "ALTER", "ANALYZE", "CACHE", "UNCACHE", "CLEAR", "DELETE", "UPDATE", "MERGE", "TRUNCATE", "LOAD", "REFRESH", "USE",
+const NOT_BUILT: [&str; 17] = [
+    "ALTER", "ANALYZE", "CACHE", "UNCACHE", "CLEAR", "DELETE", "UPDATE", "MERGE", "TRUNCATE", "LOAD", "REFRESH",
     "MSCK", "DECLARE", "EXECUTE", "BEGIN", "GRANT", "COMMENT",
 ];
 
@@ -182,13 +210,8 @@ impl<'a> Cursor<'a> {
                 self.at += 1;
                 Ok(Kind::Reset { key: self.remaining_text() })
             }
-            "EXPLAIN" => {
-                self.at += 1;
-                for mode in ["EXTENDED", "FORMATTED", "COST", "CODEGEN"] {
-                    self.take(&[mode]);
-                }
-                Ok(Kind::Explain(Box::new(self.statement()?)))
-            }
+            "EXPLAIN" => self.explain(),
+            "USE" => self.use_schema(),
             other if NOT_BUILT.contains(&other) => {
                 let error = SqlError::unsupported(format!("the statement {other}"));
                 Err(error.at(self.text, self.here(), other.len()))
@@ -268,13 +291,13 @@ impl<'a> Cursor<'a> {
     fn table_clauses(&mut self, table: &mut CreateTable) -> Result<(), SqlError> {
         table.if_not_exists = self.take(&["IF", "NOT", "EXISTS"]);
         table.name_at = Some(self.here());
-        table.name = self.name()?;
+        table.name = self.new_name()?;
         if is_token(self.peek(0), &Token::LParen) {
             table.schema = Some(self.parenthesised()?);
         }
         loop {
             if self.take(&["USING"]) {
-                table.format = Some(self.name()?.to_ascii_lowercase());
+                table.format = Some(self.parts()?.pop().unwrap_or_default().to_ascii_lowercase());
             } else if self.take(&["OPTIONS"]) {
                 table.options = self.properties()?;
             } else if self.take(&["TBLPROPERTIES"]) {
@@ -285,7 +308,7 @@ impl<'a> Cursor<'a> {
             } else if self.take(&["LOCATION"]) {
                 table.location = Some(self.string()?);
             } else if self.take(&["COMMENT"]) {
-                self.string()?;
+                table.comment = Some(self.string()?);
             } else {
                 break;
             }
@@ -332,8 +355,8 @@ impl<'a> Cursor<'a> {
         Err(self.unexpected("')'"))
     }
 
-    /// A name whose qualifiers `spark_catalog`, `default` and `session` are dropped.
-    fn name(&mut self) -> Result<String, SqlError> {
+    /// The parts of a qualified name.
+    fn parts(&mut self) -> Result<Vec<String>, SqlError> {
         let mut parts = Vec::new();
         loop {
             match self.peek(0).map(|t| &t.token) {
@@ -342,11 +365,74 @@ impl<'a> Cursor<'a> {
             }
             self.at += 1;
             if !is_token(self.peek(0), &Token::Period) {
-                break;
+                return Ok(parts);
             }
             self.at += 1;
         }
-        Ok(parts.pop().unwrap_or_default())
+    }
+
+    /// A name without the qualifiers that all names have here. Nothing has a name that keeps others.
+    fn name(&mut self) -> Result<String, SqlError> {
+        let parts = self.parts()?;
+        Ok(unqualified(&parts).map_or_else(|| parts.join("."), str::to_owned))
+    }
+
+    /// The name of something to be made, in the one schema that there is.
+    fn new_name(&mut self) -> Result<String, SqlError> {
+        let at = self.here();
+        let parts = self.parts()?;
+        match (unqualified(&parts), parts.as_slice()) {
+            (Some(name), _) => Ok(name.to_owned()),
+            (None, [schema, _]) => Err(schema_missing(schema).at(self.text, at, schema.len())),
+            (None, [catalog, schema, _]) if catalog.eq_ignore_ascii_case(CATALOG) => {
+                Err(schema_missing(schema).at(self.text, at, catalog.len()))
+            }
+            (None, _) => {
+                let message = format!(
+                    "spark_catalog requires a single-part namespace, but got identifier `{}`. SQLSTATE: 42K05",
+                    parts.join("`.`")
+                );
+                Err(SqlError::new("REQUIRES_SINGLE_PART_NAMESPACE", message).at(self.text, at, 1))
+            }
+        }
+    }
+
+    /// The name of a schema (or catalog); there is one of each.
+    fn schema(&mut self) -> Result<(), SqlError> {
+        let at = self.here();
+        let parts = self.parts()?;
+        let known = match parts.as_slice() {
+            [one] => is_schema(one) || one.eq_ignore_ascii_case(CATALOG),
+            [catalog, schema] => catalog.eq_ignore_ascii_case(CATALOG) && is_schema(schema),
+            _ => false,
+        };
+        let name = parts.last().map_or("", String::as_str);
+        if known { Ok(()) } else { Err(schema_missing(name).at(self.text, at, parts.join(".").len())) }
+    }
+
+    fn use_schema(&mut self) -> Result<Kind, SqlError> {
+        self.at += 1;
+        for word in ["CATALOG", "SCHEMA", "DATABASE", "NAMESPACE"] {
+            if self.peek(1).is_some() && self.take(&[word]) {
+                break;
+            }
+        }
+        self.schema()?;
+        Ok(Kind::Use)
+    }
+
+    fn explain(&mut self) -> Result<Kind, SqlError> {
+        self.at += 1;
+        for mode in ["FORMATTED", "COST", "CODEGEN"] {
+            if self.is(mode) {
+                let error = SqlError::unsupported(format!("EXPLAIN {mode}"));
+                return Err(error
+                    .at(self.text, self.here(), mode.len())
+                    .hint("EXPLAIN shows the plan that runs, EXPLAIN EXTENDED also those that it was made from."));
+            }
+        }
+        let extended = self.take(&["EXTENDED"]);
+        Ok(Kind::Explain { extended, of: Box::new(self.statement()?) })
     }
 
     fn insert(&mut self) -> Result<Kind, SqlError> {
@@ -390,23 +476,42 @@ impl<'a> Cursor<'a> {
 
     fn show(&mut self) -> Result<Kind, SqlError> {
         self.at += 1;
-        if self.take(&["TABLES"]) || self.take(&["VIEWS"]) {
-            return Ok(Kind::ShowTables);
+        let user = self.take(&["USER"]);
+        let system = self.take(&["SYSTEM"]) || self.take(&["ALL"]) || !user;
+        let listed = if self.take(&["FUNCTIONS"]) {
+            Listed::Functions { system }
+        } else if self.take(&["TABLES"]) {
+            Listed::Tables
+        } else if self.take(&["VIEWS"]) {
+            Listed::Views
+        } else {
+            return Err(self.not_shown());
+        };
+        if self.take(&["FROM"]) || self.take(&["IN"]) {
+            self.schema()?;
         }
-        if self.take(&["FUNCTIONS"]) {
-            return Ok(Kind::ShowFunctions);
-        }
+        let like = self.take(&["LIKE"]);
+        let pattern = match self.peek(0).map(|t| &t.token) {
+            None if !like => None,
+            // A function may be asked for by its name.
+            Some(Token::Word(_)) if !like && matches!(listed, Listed::Functions { .. }) => Some(self.name()?),
+            _ => Some(self.string()?),
+        };
+        Ok(Kind::Show { listed, pattern })
+    }
+
+    fn not_shown(&self) -> SqlError {
         for what in
             ["DATABASES", "SCHEMAS", "NAMESPACES", "CATALOGS", "COLUMNS", "CREATE", "PARTITIONS", "TBLPROPERTIES"]
         {
             if self.is(what) {
                 let error = SqlError::unsupported(format!("SHOW {what}"));
-                return Err(error
+                return error
                     .at(self.text, self.here(), what.len())
-                    .hint("There are SHOW TABLES, SHOW FUNCTIONS and DESCRIBE name."));
+                    .hint("There are SHOW TABLES, SHOW VIEWS, SHOW FUNCTIONS and DESCRIBE name.");
             }
         }
-        Err(self.unexpected("TABLES or FUNCTIONS"))
+        self.unexpected("TABLES, VIEWS or FUNCTIONS")
     }
 
     fn describe(&mut self) -> Result<Kind, SqlError> {
@@ -415,15 +520,23 @@ impl<'a> Cursor<'a> {
         if query || self.is("SELECT") || self.is("WITH") || self.is("VALUES") {
             return Ok(Kind::DescribeQuery(self.query()?));
         }
-        self.take(&["TABLE"]);
-        for what in ["EXTENDED", "FORMATTED"] {
+        for what in ["FUNCTION", "SCHEMA", "DATABASE", "NAMESPACE", "CATALOG"] {
             if self.is(what) && self.peek(1).is_some() {
                 let error = SqlError::unsupported(format!("DESCRIBE {what}"));
-                return Err(error.at(self.text, self.here(), what.len()).hint("DESCRIBE name shows the columns."));
+                return Err(error.at(self.text, self.here(), what.len()));
             }
         }
+        self.take(&["TABLE"]);
+        let more = self.peek(1).is_some();
+        let extended = more && (self.take(&["EXTENDED"]) || self.take(&["FORMATTED"]));
         let at = self.here();
-        Ok(Kind::Describe { name: self.name()?, at })
+        let name = self.name()?;
+        let column = match self.peek(0).map(|t| &t.token) {
+            Some(Token::Word(w)) => Some(w.value.clone()),
+            _ => None,
+        };
+        self.at += usize::from(column.is_some());
+        Ok(Kind::Describe(Described { name, at, extended, column }))
     }
 
     fn set(&mut self) -> Result<Kind, SqlError> {
@@ -466,10 +579,82 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// The names in a view's list of columns, with their comments.
+pub(crate) fn view_columns(text: &str) -> Result<Vec<(String, Option<String>)>, SqlError> {
+    let all = tokens(text)?;
+    let wrong = || SqlError::parse(format!("Syntax error in the columns of the view: {}.", text.trim()));
+    all.split(|t| t.token == Token::Comma)
+        .map(|column| {
+            let mut rest = column.iter().map(|t| &t.token).filter(|t| **t != Token::EOF);
+            let (Some(Token::Word(name)), comment, text, None) = (rest.next(), rest.next(), rest.next(), rest.next())
+            else {
+                return Err(wrong());
+            };
+            match (comment, text) {
+                (None, None) => Ok((name.value.clone(), None)),
+                (
+                    Some(Token::Word(w)),
+                    Some(Token::SingleQuotedString(comment) | Token::DoubleQuotedString(comment)),
+                ) if w.value.eq_ignore_ascii_case("COMMENT") => Ok((name.value.clone(), Some(comment.clone()))),
+                _ => Err(wrong()),
+            }
+        })
+        .collect()
+}
+
 /// Parses the tokens of a query with `sqlparser`, after rewriting what it does not know.
 fn parse_query(text: &str, tokens: &[TokenWithSpan]) -> Result<ParsedQuery, SqlError> {
+    let depth = nesting(text, tokens)?;
+    if depth < SHALLOW {
+        return parse_shallow(text, tokens, depth);
+    }
+    // The parser recurses for each level, and the caller's stack may be small.
+    std::thread::scope(|scope| {
+        let parse = || parse_shallow(text, tokens, depth);
+        match std::thread::Builder::new().stack_size(DEEP_STACK_BYTES).spawn_scoped(scope, parse).map(|t| t.join()) {
+            Ok(Ok(parsed)) => parsed,
+            _ => Err(too_complex("The statement could not be parsed.")),
+        }
+    })
+}
+
+/// Levels of nesting that any thread's stack is deep enough for.
+const SHALLOW: usize = 12;
+/// More levels than a person writes.
+const DEEPEST: usize = 200;
+const DEEP_STACK_BYTES: usize = 128 << 20;
+
+fn too_complex(message: &str) -> SqlError {
+    SqlError::new("FAILED_TO_PARSE_TOO_COMPLEX", message)
+}
+
+/// How deep parentheses, `CASE` and runs of `NOT` and `-` are nested; fails beyond [`DEEPEST`].
+fn nesting(text: &str, tokens: &[TokenWithSpan]) -> Result<usize, SqlError> {
+    let (mut depth, mut run, mut deepest) = (0usize, 0usize, 0usize);
+    for token in tokens {
+        let prefix = token.token == Token::Minus || is_word(Some(token), "NOT");
+        run = if prefix { run + 1 } else { 0 };
+        match &token.token {
+            Token::LParen | Token::LBracket => depth += 1,
+            Token::RParen | Token::RBracket => depth = depth.saturating_sub(1),
+            _ if is_word(Some(token), "CASE") => depth += 1,
+            _ if is_word(Some(token), "END") => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth + run);
+        if deepest > DEEPEST {
+            let message =
+                format!("The statement is too complex to parse: it is nested more than {DEEPEST} levels deep.");
+            return Err(too_complex(&message).at(text, token.span.start, 1));
+        }
+    }
+    Ok(deepest)
+}
+
+fn parse_shallow(text: &str, tokens: &[TokenWithSpan], depth: usize) -> Result<ParsedQuery, SqlError> {
     let rewritten = rewrite::rewrite(text, tokens)?;
-    let mut parser = Parser::new(&Spark).with_tokens_with_locations(rewritten.tokens.clone());
+    let mut parser =
+        Parser::new(&Spark).with_tokens_with_locations(rewritten.tokens.clone()).with_recursion_limit(50 + 8 * depth);
     let failed = |message: &str| parser_error(text, &rewritten.tokens, message);
     let query = parser.parse_query().map_err(|e| failed(&e.to_string()))?;
     let after = parser.peek_token();

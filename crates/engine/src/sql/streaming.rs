@@ -21,7 +21,7 @@ use std::time::Duration;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::LogicalPlan;
 
-use super::catalog::{Entry, Table, is_streaming};
+use super::catalog::{Table, is_streaming};
 use super::connect;
 use super::error::SqlError;
 use super::interval;
@@ -61,6 +61,8 @@ struct Target {
     table: Option<Table>,
     durable: bool,
     default_mode: OutputMode,
+    /// The directory that was made for it.
+    made: Option<PathBuf>,
 }
 
 impl SqlSession {
@@ -117,6 +119,22 @@ impl SqlSession {
         let properties: BTreeMap<String, String> =
             table.properties.iter().map(|(k, v)| (k.to_lowercase(), v.clone())).collect();
         let target = self.target(table, &plan)?;
+        let made = target.made.clone();
+        let started = self.start_table(table, target, plan, &properties).await;
+        if let (Err(_), Some(directory)) = (&started, made) {
+            // Made for this table and still empty: what is not empty stays.
+            let _ = std::fs::remove_dir(directory);
+        }
+        started
+    }
+
+    async fn start_table(
+        &self,
+        table: &CreateTable,
+        target: Target,
+        plan: LogicalPlan,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<StatementResult, SqlError> {
         let wanted = properties.get("outputmode").cloned().or_else(|| self.conf("caudal.sql.outputMode"));
         let mode = match wanted {
             Some(name) => output_mode(&name)?,
@@ -124,12 +142,22 @@ impl SqlSession {
         };
         let trigger = self.trigger(properties.get("trigger").map(String::as_str))?;
         let checkpoint = self.checkpoint(&table.name, properties.get("checkpointlocation"), target.durable);
-        if let Some(directory) = &checkpoint {
-            check_columns(&table.name, directory, &plan)?;
+        let mut noted = None;
+        if let Some(directory) = &checkpoint
+            && check_columns(&table.name, directory, &plan)?
+        {
+            noted = Some(directory.clone());
         }
-        let started = self.start_query(plan, target.sink, mode, trigger, Some(table.name.clone()), checkpoint).await?;
+        let started = self.start_query(plan, target.sink, mode, trigger, Some(table.name.clone()), checkpoint).await;
+        let started = started.inspect_err(|_| {
+            // A query that never ran binds nobody to its columns.
+            if let Some(directory) = noted {
+                let _ = std::fs::remove_file(directory.join("columns"));
+                let _ = std::fs::remove_dir(directory);
+            }
+        })?;
         if let Some(registered) = target.table {
-            self.catalog.put(Entry { name: table.name.clone(), temporary: false, table: registered });
+            self.register(table, registered, None);
         }
         Ok(StatementResult::Streaming(started))
     }
@@ -147,16 +175,25 @@ impl SqlSession {
         if let Some(file) = FileFormat::from_name(format) {
             let directory = self.warehouse.join(table.name.to_lowercase());
             let path = options.entry("path".to_owned()).or_insert_with(|| directory.display().to_string()).clone();
-            std::fs::create_dir_all(crate::source::file::path::local_path(&path)?)
+            let local = crate::source::file::path::local_path(&path)?;
+            let made = (!local.exists()).then(|| local.clone());
+            std::fs::create_dir_all(&local)
                 .map_err(|e| SqlError::new("CANNOT_CREATE_DIRECTORY", format!("failed to create {path}: {e}")))?;
-            let sink = connect::file_sink(file, &options, &table.partitioned_by, &directory, utc())?;
-            let readable = connect::table(format, BTreeMap::from([("path".to_owned(), path)]), Some(schema), utc())?;
-            return Ok(Target {
-                sink: Box::new(sink),
-                table: Some(readable),
-                durable: true,
-                default_mode: OutputMode::Append,
-            });
+            let sink = connect::file_sink(file, &options, &table.partitioned_by, &directory, utc());
+            let readable = connect::table(format, BTreeMap::from([("path".to_owned(), path)]), Some(schema), utc());
+            return match (sink, readable) {
+                (Ok(sink), Ok(readable)) => Ok(Target {
+                    sink: Box::new(sink),
+                    table: Some(readable),
+                    durable: true,
+                    default_mode: OutputMode::Append,
+                    made,
+                }),
+                (Err(error), _) | (_, Err(error)) => {
+                    made.into_iter().for_each(|directory| drop(std::fs::remove_dir(directory)));
+                    Err(error)
+                }
+            };
         }
         let (sink, registered, durable, default_mode): (Box<dyn Sink>, _, _, _) = match format {
             "console" => {
@@ -181,7 +218,7 @@ impl SqlSession {
                 return Err(SqlError::new("DATA_SOURCE_NOT_FOUND", message));
             }
         };
-        Ok(Target { sink, table: registered, durable, default_mode })
+        Ok(Target { sink, table: registered, durable, default_mode, made: None })
     }
 
     fn checkpoint(&self, name: &str, property: Option<&String>, durable: bool) -> Option<PathBuf> {
@@ -221,14 +258,14 @@ impl SqlSession {
 }
 
 /// A table goes on only with the columns that it began with: `columns` in its checkpoint holds them, a name and a type on
-/// each line. Rows of other columns beside the old ones would be read as nulls.
-fn check_columns(table: &str, checkpoint: &Path, plan: &LogicalPlan) -> Result<(), SqlError> {
+/// each line. Rows of other columns beside the old ones would be read as nulls. True when the table is new.
+fn check_columns(table: &str, checkpoint: &Path, plan: &LogicalPlan) -> Result<bool, SqlError> {
     let file = checkpoint.join("columns");
     let fields = plan.schema().as_arrow().fields();
     let now: String = fields.iter().map(|f| format!("{} {}\n", f.name(), type_name(f.data_type()))).collect();
     let failed = |e: std::io::Error| SqlError::new("CHECKPOINT_IO", format!("failed to use {}: {e}", file.display()));
     match std::fs::read_to_string(&file) {
-        Ok(before) if before == now => Ok(()),
+        Ok(before) if before == now => Ok(false),
         Ok(before) => {
             let list = |text: &str| text.trim_end().replace('\n', ", ");
             let message = format!(
@@ -241,7 +278,8 @@ fn check_columns(table: &str, checkpoint: &Path, plan: &LogicalPlan) -> Result<(
             Err(SqlError::new("INCOMPATIBLE_STREAMING_TABLE", message).hint(hint))
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(checkpoint).and_then(|()| std::fs::write(&file, now)).map_err(failed)
+            std::fs::create_dir_all(checkpoint).and_then(|()| std::fs::write(&file, now)).map_err(failed)?;
+            Ok(true)
         }
         Err(e) => Err(failed(e)),
     }

@@ -55,8 +55,14 @@ async fn a_table_as_select_is_written_where_it_says() {
     assert_eq!(run(&session, script).await.unwrap(), ["|1|x|"]);
     let script = format!("CREATE TABLE p USING parquet AS SELECT 7 AS a; SELECT * FROM parquet.`{here}/p`");
     assert_eq!(run(&session, script).await.unwrap(), ["|7|"]);
-    let error = run(&session, "CREATE OR REPLACE TABLE p USING parquet AS SELECT 8 AS a").await.unwrap_err();
+    let script = "CREATE OR REPLACE TABLE p USING parquet AS SELECT a + 1 AS a FROM p; SELECT * FROM p";
+    assert_eq!(run(&session, script).await.unwrap(), ["|8|"]);
+    std::fs::create_dir(dir.path().join("q")).unwrap();
+    std::fs::write(dir.path().join("q/other"), "x").unwrap();
+    let error = run(&session, "CREATE TABLE q USING parquet AS SELECT 8 AS a").await.unwrap_err();
     assert_eq!(error.class, "LOCATION_ALREADY_EXISTS");
+    run(&session, "DROP TABLE p; DROP TABLE t").await.unwrap();
+    assert!(!dir.path().join("p").exists() && dir.path().join("out").exists());
     let error = run(&session, "CREATE TABLE k USING kafka AS SELECT 8 AS a").await.unwrap_err();
     assert_eq!(error.class, "UNSUPPORTED_FEATURE");
 }
@@ -84,6 +90,11 @@ async fn mistakes_of_the_first_hour_are_named() {
         ("SET TIME ZONE 'Europe/Berlin'", "UNSUPPORTED_FEATURE"),
         ("SET two words", "INVALID_SET_SYNTAX"),
         ("CREATE TABLE x (a INT) PARTITIONED BY (a)", "UNSUPPORTED_FEATURE"),
+        ("EXPLAIN FORMATTED SELECT 1", "UNSUPPORTED_FEATURE"),
+        ("EXPLAIN CODEGEN SELECT 1", "UNSUPPORTED_FEATURE"),
+        ("CREATE STREAMING TABLE nosuch.s AS SELECT * FROM STREAM x", "SCHEMA_NOT_FOUND"),
+        ("SELECT repeat('abcdefgh', 2000000000)", "EXCEED_LIMIT_LENGTH"),
+        ("SELECT lpad('a', 2000000000, 'bc')", "EXCEED_LIMIT_LENGTH"),
     ];
     for (sql, class) in cases {
         let error = run(&session, sql).await.unwrap_err();
@@ -91,4 +102,75 @@ async fn mistakes_of_the_first_hour_are_named() {
     }
     run(&session, "SET spark.sql.shufle.partitions=2").await.unwrap();
     assert!(session.take_warnings()[0].contains("spark.sql.shuffle.partitions"));
+}
+
+#[tokio::test]
+async fn what_a_table_says_of_itself_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().display();
+    std::fs::write(dir.path().join("a.json"), "{\"a\":1,\"b\":\"x\"}\n").unwrap();
+    let session = session(dir.path());
+    let script = format!(
+        "CREATE TABLE t (a INT COMMENT 'first', b STRING) USING json OPTIONS (path '{here}/a.json') COMMENT 'my table'
+         TBLPROPERTIES ('x' = 'y'); DESCRIBE EXTENDED t"
+    );
+    let shown = run(&session, script).await.unwrap();
+    for line in
+        ["|a|int|first|", "|Comment|mytable||", "|Provider|json||", "|TableProperties|[x=y]||", "|Type|EXTERNAL||"]
+    {
+        assert!(shown.iter().any(|l| l == line), "{line}: {shown:?}");
+    }
+    assert_eq!(run(&session, "DESCRIBE t a").await.unwrap(), ["|col_name|a|", "|data_type|int|", "|comment|first|"]);
+    let plan = run(&session, "EXPLAIN EXTENDED SELECT a + 1 AS c FROM t").await.unwrap().join("\n");
+    assert!(plan.contains("Analyzed") && plan.contains("PhysicalPlan"), "{plan}");
+}
+
+#[tokio::test]
+async fn a_field_that_does_not_fit_leaves_the_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().display();
+    let lines = "{\"a\":1,\"b\":\"x\"}\n{\"a\":\"no\",\"b\":\"y\"}\nno json\n";
+    std::fs::write(dir.path().join("a.json"), lines).unwrap();
+    let session = session(dir.path());
+    let table = |name: &str, columns: &str, more: &str| {
+        format!("CREATE TABLE {name} ({columns}) USING json OPTIONS (path '{here}/a.json'{more}); SELECT * FROM {name}")
+    };
+    let permissive = run(&session, table("p", "a INT, b STRING, _corrupt_record STRING", "")).await.unwrap();
+    assert_eq!(permissive, ["|1|x|NULL|", "|NULL|y|{\"a\":\"no\",\"b\":\"y\"}|", "|NULL|NULL|nojson|"]);
+    let dropped = run(&session, table("d", "a INT, b STRING", ", mode 'DROPMALFORMED'")).await.unwrap();
+    assert_eq!(dropped, ["|1|x|"]);
+    let error = run(&session, table("f", "a INT, b STRING", ", mode 'FAILFAST'")).await.unwrap_err();
+    assert!(error.class == "MALFORMED_RECORD_IN_PARSING" && error.message.contains("line 2"), "{error}");
+    let inferred = run(&session, format!("SELECT * FROM json.`{here}/a.json`")).await.unwrap();
+    assert_eq!(inferred, ["|NULL|1|x|", "|NULL|no|y|", "|nojson|NULL|NULL|"]);
+}
+
+#[tokio::test]
+async fn options_without_effect_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path());
+    let options = "kafka.bootstrap.servers 'localhost:1', subscribe 't'";
+    let script = format!("CREATE TABLE k USING kafka OPTIONS ({options}, fetchOffset.numRetries '3')");
+    run(&session, script).await.unwrap();
+    let warnings = session.take_warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("fetchOffset.numRetries"), "{warnings:?}");
+    let script = format!("CREATE TABLE w USING kafka OPTIONS ({options}, startingOfsets 'latest')");
+    let error = run(&session, script).await.unwrap_err();
+    assert!(error.to_string().contains("did you mean 'startingOffsets'?"), "{error}");
+    let script = format!("CREATE TABLE w USING kafka OPTIONS ({options}, kafka.sesion.timeout.ms '1')");
+    let error = run(&session, script).await.unwrap_err();
+    assert!(error.to_string().contains("session.timeout.ms"), "{error}");
+}
+
+#[tokio::test]
+async fn a_streaming_table_that_does_not_start_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let warehouse = dir.path().join("warehouse");
+    let session = session(&warehouse);
+    let script = "CREATE TABLE r USING rate;
+        CREATE STREAMING TABLE s AS SELECT value, count(*) AS n FROM STREAM r GROUP BY value";
+    let error = run(&session, script).await.unwrap_err();
+    assert_eq!(error.class, "STREAMING_OUTPUT_MODE.UNSUPPORTED_OPERATION");
+    assert!(error.hint.as_ref().is_some_and(|h| h.contains("WATERMARK")), "{error}");
+    assert!(!warehouse.join("s").exists());
 }

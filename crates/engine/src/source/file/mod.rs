@@ -204,7 +204,11 @@ fn check_options(format: FileFormat, options: &Options) -> Result<(), EngineErro
         FileFormat::Text => known.push("wholetext"),
         FileFormat::Parquet => {}
     }
-    options.check_known(format.name(), &known, &[])
+    options.check_known(format.name(), &known, &[])?;
+    if options.bool("enforceSchema")? == Some(false) {
+        return Err(invalid("option 'enforceSchema' can only be true: the columns of CSV files go by their position"));
+    }
+    Ok(())
 }
 
 /// The files that were taken, as far back as their age matters (Spark's `SeenFilesMap`).
@@ -437,5 +441,17 @@ impl Source for FileSource {
         let end = usize::try_from(parse_offset(end)?.saturating_add(1)).unwrap_or_default();
         self.batches.iter_mut().take(end).for_each(|files| *files = Vec::new());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_known_by_its_name_alone_when_asked_so() {
+        let seen = |name_only| SeenFiles { name_only, ..SeenFiles::default() };
+        assert_eq!(seen(true).key("file:///a/x.json"), "x.json");
+        assert_eq!(seen(false).key("file:///a/x.json"), "file:///a/x.json");
     }
 }
