@@ -205,9 +205,6 @@ fn check_options(format: FileFormat, options: &Options) -> Result<(), EngineErro
         FileFormat::Parquet => {}
     }
     options.check_known(format.name(), &known, &[])?;
-    if options.bool("enforceSchema")? == Some(false) {
-        return Err(invalid("option 'enforceSchema' can only be true: the columns of CSV files go by their position"));
-    }
     Ok(())
 }
 
