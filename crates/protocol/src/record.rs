@@ -570,37 +570,6 @@ mod tests {
         }
     }
 
-    /// Time on a processor, so that other load does not count.
-    fn cpu_ns() -> u64 {
-        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        stat.split_whitespace().next().unwrap().parse().unwrap()
-    }
-
-    /// The cost of the walk, to be run by hand: `cargo test --release -p caudal-protocol -- --ignored cost --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn cost_of_the_walk() {
-        for (value_bytes, count) in [(10, 1000), (100, 1000), (1000, 1000)] {
-            let mut batch = crate::batch::BatchBuilder::new(crate::compression::Codec::None);
-            (0..count).for_each(|n| batch.append(n, Some(b"key"), Some(&vec![b'v'; value_bytes]), &[]));
-            let batch = batch.build().unwrap();
-            let data = &batch[crate::batch::HEADER_LEN..];
-            let (mut sum, rounds) = (0, 2000);
-            let per_record = |from: u64| (cpu_ns() - from) as f64 / (f64::from(rounds) * count as f64);
-            let from = cpu_ns();
-            for _ in 0..rounds {
-                check_records(std::hint::black_box(data), count as u32, 0, 0, |r| sum += r.timestamp_ms).unwrap();
-            }
-            let walk = per_record(from);
-            let from = cpu_ns();
-            for _ in 0..rounds {
-                std::hint::black_box(crc32c::crc32c(std::hint::black_box(data)));
-            }
-            let crc = per_record(from);
-            println!("{value_bytes} byte values: walk {walk:.1} ns, crc {crc:.1} ns a record ({sum})");
-        }
-    }
-
     #[test]
     fn overlong_varints_are_refused() {
         assert!(Cursor(&[0x80; 6]).varint().is_err());

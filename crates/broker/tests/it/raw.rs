@@ -8,8 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use caudal_broker::{Broker, BrokerConfig, StartError};
 use caudal_cluster::controller::create_topics;
-use caudal_protocol::messages::CreateTopicsRequest;
 use caudal_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use caudal_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use caudal_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
+use caudal_protocol::messages::{
+    CreateTopicsRequest, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse,
+};
 use caudal_protocol::wire::{Message, Reader, Writer};
 use caudal_protocol::{ApiKey, Uuid};
 use caudal_storage::{Disk, RealDisk};
@@ -180,6 +184,32 @@ impl RawClient {
         let (id, response) = self.receive(version);
         assert_eq!(sent, id);
         response
+    }
+
+    /// Commits an offset of partition 0 of `t` for the group `g`; the error code.
+    pub fn commit(&mut self, offset: i64, metadata: &str) -> i16 {
+        let partition = OffsetCommitRequestPartition {
+            committed_offset: offset,
+            committed_metadata: Some(metadata.to_owned()),
+            ..Default::default()
+        };
+        let topic = OffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
+        let request = OffsetCommitRequest {
+            group_id: "g".into(),
+            generation_id_or_member_epoch: -1,
+            topics: vec![topic],
+            ..Default::default()
+        };
+        let response: OffsetCommitResponse = self.ask(&request, 8);
+        response.topics[0].partitions[0].error_code
+    }
+
+    /// What [`RawClient::commit`] committed.
+    pub fn committed(&mut self) -> i64 {
+        let topic = OffsetFetchRequestTopic { name: "t".into(), partition_indexes: vec![0] };
+        let request = OffsetFetchRequest { group_id: "g".into(), topics: Some(vec![topic]), ..Default::default() };
+        let response: OffsetFetchResponse = self.ask(&request, 7);
+        response.topics[0].partitions[0].committed_offset
     }
 
     /// A response without its length; `None`: closed.

@@ -6,36 +6,10 @@ use caudal_protocol::messages::find_coordinator_request::FindCoordinatorRequest;
 use caudal_protocol::messages::find_coordinator_response::FindCoordinatorResponse;
 use caudal_protocol::messages::init_producer_id_request::InitProducerIdRequest;
 use caudal_protocol::messages::init_producer_id_response::InitProducerIdResponse;
-use caudal_protocol::messages::offset_commit_request::{
-    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
-};
-use caudal_protocol::messages::offset_commit_response::OffsetCommitResponse;
-use caudal_protocol::messages::offset_fetch_request::{OffsetFetchRequest, OffsetFetchRequestTopic};
-use caudal_protocol::messages::offset_fetch_response::OffsetFetchResponse;
 
 use crate::fetch::{offsets, request};
 use crate::produce::{batch, batch_of, produce};
 use crate::raw::{RawClient, TestBroker};
-
-fn commit(client: &mut RawClient, offset: i64) -> i16 {
-    let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
-    let topic = OffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
-    let request = OffsetCommitRequest {
-        group_id: "g".into(),
-        generation_id_or_member_epoch: -1,
-        topics: vec![topic],
-        ..Default::default()
-    };
-    let response: OffsetCommitResponse = client.ask(&request, 8);
-    response.topics[0].partitions[0].error_code
-}
-
-fn committed(client: &mut RawClient) -> i64 {
-    let topic = OffsetFetchRequestTopic { name: "t".into(), partition_indexes: vec![0] };
-    let request = OffsetFetchRequest { group_id: "g".into(), topics: Some(vec![topic]), ..Default::default() };
-    let response: OffsetFetchResponse = client.ask(&request, 7);
-    response.topics[0].partitions[0].committed_offset
-}
 
 fn find_coordinator(client: &mut RawClient) {
     let request = FindCoordinatorRequest { key: "g".into(), ..Default::default() };
@@ -59,7 +33,7 @@ fn records_offsets_groups_and_producers_survive(restart: fn(TestBroker) -> TestB
         find_coordinator(&mut client);
         ids.push(producer_id(&mut client));
         if round > 0 {
-            assert_eq!(committed(&mut client), round * 2);
+            assert_eq!(client.committed(), round * 2);
         }
         let response: FetchResponse = client.ask(&request("t", &[(0, 0)]), 12);
         let expected: Vec<i64> = (0..round * 2).collect();
@@ -71,7 +45,7 @@ fn records_offsets_groups_and_producers_survive(restart: fn(TestBroker) -> TestB
             // The state of producers survives with the records: a retry is no second record.
             assert_eq!(produce(&mut client, "t", 0, records).base_offset, round * 2 + i64::from(n));
         }
-        assert_eq!(commit(&mut client, round * 2 + 2), 0);
+        assert_eq!(client.commit(round * 2 + 2, ""), 0);
         broker = restart(broker);
     }
     assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");

@@ -1,4 +1,4 @@
-//! Against the cluster that `CAUDAL_TEST_BOOTSTRAP_SERVERS` names: Apache Kafka in `conformance/run client`, or a broker of ours.
+//! The admin client, the fetcher and the metadata against a real cluster, see [`crate::cluster`].
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,7 @@ use caudal_protocol::messages::describe_configs_request::DescribeConfigsResource
 use caudal_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
 
-pub fn bootstrap() -> String {
-    std::env::var("CAUDAL_TEST_BOOTSTRAP_SERVERS").expect("CAUDAL_TEST_BOOTSTRAP_SERVERS names a cluster")
-}
+use crate::cluster::Cluster;
 
 pub async fn admin(servers: &str) -> Admin {
     Admin::connect(ClientConfig::new(servers)).await.unwrap()
@@ -51,9 +49,9 @@ async fn produce(client: &Client, topic: &str, partition: i32, values: &[&str]) 
 }
 
 #[tokio::test]
-#[ignore = "needs Apache Kafka: conformance/run client"]
 async fn topics_are_created_described_altered_and_deleted() {
-    let servers = bootstrap();
+    let cluster = Cluster::open().await;
+    let servers = cluster.servers();
     let admin = admin(&servers).await;
     let name = new_topic(&admin, "admin", 2).await;
     let again = admin.create_topic(&name, Some(1)).await.unwrap_err();
@@ -106,9 +104,9 @@ async fn topics_are_created_described_altered_and_deleted() {
 }
 
 #[tokio::test]
-#[ignore = "needs Apache Kafka: conformance/run client"]
 async fn group_offsets_are_committed_read_and_deleted() {
-    let servers = bootstrap();
+    let cluster = Cluster::open().await;
+    let servers = cluster.servers();
     let admin = admin(&servers).await;
     let topic = new_topic(&admin, "offsets", 1).await;
     let group = format!("g-{}", Uuid::random());
@@ -132,9 +130,9 @@ async fn group_offsets_are_committed_read_and_deleted() {
 }
 
 #[tokio::test]
-#[ignore = "needs Apache Kafka: conformance/run client"]
 async fn ranges_are_read_and_waits_end_when_data_comes() {
-    let servers = bootstrap();
+    let cluster = Cluster::open().await;
+    let servers = cluster.servers();
     let admin = admin(&servers).await;
     let topic = new_topic(&admin, "fetch", 2).await;
     let client = admin.client().clone();

@@ -1,4 +1,4 @@
-//! The producer against a real cluster, see [`crate::peer`].
+//! The producer against a real cluster, see [`crate::cluster`].
 
 use std::time::Instant;
 
@@ -6,7 +6,8 @@ use caudal_client::{Client, ClientConfig, Error, Fetcher, Isolation, OffsetRange
 use caudal_protocol::record::Record as Read;
 use caudal_protocol::{ErrorCode, TopicPartition};
 
-use crate::peer::{admin, bootstrap, new_topic};
+use crate::cluster::Cluster;
+use crate::peer::{admin, new_topic};
 
 pub fn config(servers: &str, properties: &[(&str, &str)]) -> ClientConfig {
     let mut config = ClientConfig::new(servers);
@@ -31,9 +32,9 @@ pub async fn read_all(client: &Client, topic: &str, partition: i32) -> Vec<Read>
 }
 
 #[tokio::test]
-#[ignore = "needs Apache Kafka: conformance/run client"]
 async fn records_arrive_as_they_were_sent() {
-    let servers = bootstrap();
+    let cluster = Cluster::open().await;
+    let servers = cluster.servers();
     let admin = admin(&servers).await;
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
         let topic = new_topic(&admin, "produce", 1).await;
@@ -65,9 +66,9 @@ async fn records_arrive_as_they_were_sent() {
 }
 
 #[tokio::test]
-#[ignore = "needs Apache Kafka: conformance/run client"]
 async fn many_records_keep_their_order() {
-    let servers = bootstrap();
+    let cluster = Cluster::open().await;
+    let servers = cluster.servers();
     let admin = admin(&servers).await;
     let topic = new_topic(&admin, "order", 3).await;
     let producer = producer(&servers, &[("linger.ms", "0"), ("batch.size", "1000")]).await;
@@ -90,9 +91,9 @@ async fn many_records_keep_their_order() {
 }
 
 #[tokio::test]
-#[ignore = "needs Apache Kafka: conformance/run client"]
 async fn records_that_are_too_large_are_refused_or_split() {
-    let servers = bootstrap();
+    let cluster = Cluster::open().await;
+    let servers = cluster.servers();
     let admin = admin(&servers).await;
     let topic = new_topic(&admin, "large", 1).await;
     let config = caudal_protocol::messages::incremental_alter_configs_request::AlterableConfig {
@@ -139,9 +140,9 @@ async fn records_that_are_too_large_are_refused_or_split() {
 }
 
 #[tokio::test]
-#[ignore = "needs Apache Kafka: conformance/run client"]
 async fn wrong_targets_are_named() {
-    let servers = bootstrap();
+    let cluster = Cluster::open().await;
+    let servers = cluster.servers();
     let admin = admin(&servers).await;
     let topic = new_topic(&admin, "target", 2).await;
     let producer = producer(&servers, &[("max.block.ms", "1500")]).await;
@@ -150,30 +151,4 @@ async fn wrong_targets_are_named() {
     assert!(error.ends_with("the topic has partitions 0 to 1"), "{error}");
     let error = producer.send(Record::new("bad name!", None, None)).await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::InvalidTopicException), "{error}");
-}
-
-/// A measurement: `cargo test --release -p caudal-client -- --ignored --nocapture produce_rate`
-#[tokio::test]
-#[ignore = "a measurement, by hand"]
-async fn by_hand_produce_rate() {
-    let servers = bootstrap();
-    let admin = admin(&servers).await;
-    let topic = new_topic(&admin, "rate", 6).await;
-    let producer = producer(&servers, &[]).await;
-    let value = [7u8; 100];
-    let count = 3_000_000;
-    let (started, cpu) = (Instant::now(), cpu_seconds());
-    for _ in 0..count {
-        drop(producer.send(Record::new(&topic, None, Some(&value))).await.unwrap());
-    }
-    producer.flush().await;
-    let (wall, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-    eprintln!("{:.0} records/s; {:.0} records per CPU second", f64::from(count) / wall, f64::from(count) / cpu);
-}
-
-/// User and system time of this process.
-pub fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }

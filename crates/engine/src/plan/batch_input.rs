@@ -1,23 +1,21 @@
 //! The leaf that a cached physical plan reads: whatever the current micro-batch put into its slot.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::TableType;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use parking_lot::Mutex;
+
+use super::leaf::{LeafExec, Rows, conform};
 
 /// Where the query loop leaves a micro-batch's rows for the plan that reads them, by partition of the plan.
 #[derive(Debug)]
@@ -124,99 +122,53 @@ impl TableProvider for BatchTable {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let source = BatchSourceExec::try_new(&self.name, &self.schema, Arc::clone(&self.slot), projection.cloned())?;
-        Ok(Arc::new(source))
+        read_slot(&self.name, &self.schema, Arc::clone(&self.slot), projection.cloned())
     }
+}
+
+/// A leaf that reads a slot whose table has this schema.
+///
+/// # Errors
+/// The projection names columns that are not there.
+pub fn read_slot(
+    name: &str,
+    schema: &SchemaRef,
+    slot: Arc<BatchSlot>,
+    projection: Option<Vec<usize>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = match &projection {
+        Some(columns) => {
+            slot.used.lock().extend(columns);
+            Arc::new(schema.project(columns)?)
+        }
+        None => {
+            slot.used.lock().extend(0..schema.fields().len());
+            Arc::clone(schema)
+        }
+    };
+    let partitions = slot.count;
+    Ok(Arc::new(LeafExec::new(SlotRows { name: name.to_owned(), slot, projection }, schema, partitions)))
 }
 
 /// Yields what the slot holds, projected.
 #[derive(Debug)]
-pub struct BatchSourceExec {
+struct SlotRows {
     name: String,
     slot: Arc<BatchSlot>,
     projection: Option<Vec<usize>>,
-    properties: Arc<PlanProperties>,
 }
 
-impl BatchSourceExec {
-    pub fn try_new(
-        name: &str,
-        schema: &SchemaRef,
-        slot: Arc<BatchSlot>,
-        projection: Option<Vec<usize>>,
-    ) -> Result<Self> {
-        let schema = match &projection {
-            Some(columns) => {
-                slot.used.lock().extend(columns);
-                Arc::new(schema.project(columns)?)
-            }
-            None => {
-                slot.used.lock().extend(0..schema.fields().len());
-                Arc::clone(schema)
-            }
-        };
-        let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new(schema),
-            Partitioning::UnknownPartitioning(slot.count),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        ));
-        Ok(Self { name: name.to_owned(), slot, projection, properties })
-    }
-}
+impl Rows for SlotRows {
+    const NAME: &'static str = "BatchSourceExec";
 
-impl DisplayAs for BatchSourceExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "BatchSourceExec: {}", self.name)
-    }
-}
-
-impl ExecutionPlan for BatchSourceExec {
-    fn name(&self) -> &str {
-        "BatchSourceExec"
+    fn describe(&self, _: &SchemaRef) -> String {
+        self.name.clone()
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let schema = self.schema();
-        let projection = self.projection.as_ref().map(|columns| self.slot.locate(columns)).transpose()?;
-        let output_schema = Arc::clone(&schema);
-        let batches = self.slot.take(partition).into_iter().map(move |batch| {
-            let batch = match &projection {
-                Some(columns) => batch.project(columns)?,
-                None => batch,
-            };
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            // The plan's schema, with the metadata that the plan relies on, whatever the source's batches say.
-            RecordBatch::try_new_with_options(Arc::clone(&output_schema), batch.columns().to_vec(), &options)
-                .map_err(DataFusionError::from)
-        });
+    fn rows(&self, partition: usize, schema: SchemaRef) -> Result<SendableRecordBatchStream> {
+        let columns = self.projection.as_ref().map(|columns| self.slot.locate(columns)).transpose()?;
+        let output = Arc::clone(&schema);
+        let batches = self.slot.take(partition).into_iter().map(move |b| conform(b, columns.as_deref(), &output));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(batches))))
     }
 }

@@ -15,7 +15,7 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use futures::StreamExt;
 
-use super::batch_input::BatchSourceExec;
+use super::batch_input::read_slot;
 use super::guard::guard;
 use super::nodes::EventTimeWatermark;
 use super::split::StageOutput;
@@ -140,8 +140,7 @@ impl ExtensionPlanner for StreamPlanner {
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         if let Some(stage) = node.as_any().downcast_ref::<StageOutput>() {
             let schema = Arc::new(node.schema().as_arrow().clone());
-            let leaf = BatchSourceExec::try_new("state", &schema, Arc::clone(stage.slot()), None)?;
-            return Ok(Some(Arc::new(leaf)));
+            return Ok(Some(read_slot("state", &schema, Arc::clone(stage.slot()), None)?));
         }
         let Some(watermark) = node.as_any().downcast_ref::<EventTimeWatermark>() else { return Ok(None) };
         let [input] = physical_inputs else {

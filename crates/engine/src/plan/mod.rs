@@ -5,6 +5,7 @@ pub mod batch_input;
 pub mod check;
 pub mod fragment;
 pub mod guard;
+pub mod leaf;
 pub mod nodes;
 pub mod split;
 pub mod timestamp;

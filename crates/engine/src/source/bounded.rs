@@ -6,20 +6,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::TableType;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::TryStreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
@@ -27,6 +24,7 @@ use tokio::sync::mpsc::Sender;
 use super::ReadLimit;
 use crate::error::EngineError;
 use crate::plan::SourceFactory;
+use crate::plan::leaf::{LeafExec, Rows, conform};
 
 /// Bytes of the first piece: enough for a `LIMIT`. The next ones grow up to [`PIECE_BYTES`].
 const FIRST_PIECE_BYTES: usize = 1024 * 1024;
@@ -77,11 +75,16 @@ impl TableProvider for BoundedTable {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = BoundedExec::try_new(Arc::clone(&self.factory), projection.cloned())?;
+        let schema = match projection {
+            Some(columns) => Arc::new(self.factory.schema().project(columns)?),
+            None => self.factory.schema(),
+        };
+        let runtime = Handle::try_current().ok();
+        let rows = BoundedRows { factory: Arc::clone(&self.factory), projection: projection.cloned(), runtime };
+        let plan = LeafExec::new(rows, Arc::clone(&schema), 1);
         if state.config().get_extension::<ReadWhenPlanned>().is_none() {
             return Ok(Arc::new(plan));
         }
-        let schema = plan.schema();
         let batches: Vec<RecordBatch> = plan.execute(0, state.task_ctx())?.try_collect().await?;
         Ok(MemorySourceConfig::try_new_exec(&[batches], schema, None)?)
     }
@@ -89,78 +92,28 @@ impl TableProvider for BoundedTable {
 
 /// Reads a source from its start to what is its end then. One partition, so that rows come in the source's order; plans
 /// that gain by it share its batches among all cores above it.
-pub struct BoundedExec {
+struct BoundedRows {
     factory: Arc<dyn SourceFactory>,
     projection: Option<Vec<usize>>,
-    properties: Arc<PlanProperties>,
     /// Where the reading runs: that of the planner has the network.
     runtime: Option<Handle>,
 }
 
-impl BoundedExec {
-    fn try_new(factory: Arc<dyn SourceFactory>, projection: Option<Vec<usize>>) -> Result<Self> {
-        let schema = match &projection {
-            Some(columns) => Arc::new(factory.schema().project(columns)?),
-            None => factory.schema(),
-        };
-        let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new(schema),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        ));
-        Ok(BoundedExec { factory, projection, properties, runtime: Handle::try_current().ok() })
-    }
-}
-
-impl fmt::Debug for BoundedExec {
+impl fmt::Debug for BoundedRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BoundedExec({})", self.factory.description())
+        write!(f, "BoundedRows({})", self.factory.description())
     }
 }
 
-impl DisplayAs for BoundedExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        let schema = self.schema();
+impl Rows for BoundedRows {
+    const NAME: &'static str = "BoundedExec";
+
+    fn describe(&self, schema: &SchemaRef) -> String {
         let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        write!(f, "BoundedExec: {}, columns=[{}]", self.factory.description(), columns.join(", "))
-    }
-}
-
-impl ExecutionPlan for BoundedExec {
-    fn name(&self) -> &str {
-        "BoundedExec"
+        format!("{}, columns=[{}]", self.factory.description(), columns.join(", "))
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, _partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let schema = self.schema();
+    fn rows(&self, _partition: usize, schema: SchemaRef) -> Result<SendableRecordBatchStream> {
         let mut stream = RecordBatchReceiverStreamBuilder::new(Arc::clone(&schema), BATCHES_AHEAD);
         let pieces = read_pieces(Arc::clone(&self.factory), self.projection.clone(), schema, stream.tx());
         match &self.runtime {
@@ -192,12 +145,7 @@ async fn read_pieces(
             if batch.num_rows() == 0 {
                 continue;
             }
-            let batch = match &left {
-                Some(columns) => batch.project(columns)?,
-                None => batch,
-            };
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), batch.columns().to_vec(), &options)?;
+            let batch = conform(batch, left.as_deref(), &schema)?;
             if rows.send(Ok(batch)).await.is_err() {
                 return Ok(());
             }

@@ -52,14 +52,9 @@ async fn a_tick_that_passed_while_there_was_nothing_to_do_is_not_made_up() {
     let trigger = Trigger::ProcessingTime(Duration::from_millis(1_600));
     let run = harness.try_start("select v from s", OutputMode::Append, None, trigger).await.unwrap();
     let started_ms = Utc::now().timestamp_millis();
-    // In the middle between two ticks, another one after the query began to wait.
-    loop {
-        let now_ms = Utc::now().timestamp_millis();
-        if now_ms - started_ms > INTERVAL_MS && (700..800).contains(&(now_ms % INTERVAL_MS)) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    // In the middle between two ticks, the first such after one that passed while the query waited.
+    let middle_ms = (started_ms / INTERVAL_MS + 2) * INTERVAL_MS + INTERVAL_MS / 2;
+    tokio::time::sleep(Duration::from_millis((middle_ms - started_ms) as u64)).await;
     let now_ms = Utc::now().timestamp_millis();
     harness.stream.add(batch(&[(1, "a", 1)]));
     run.drain().await;
