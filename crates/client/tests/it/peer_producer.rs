@@ -1,7 +1,5 @@
 //! The producer against a real cluster, see [`crate::cluster`].
 
-use std::time::Instant;
-
 use caudal_client::{Client, ClientConfig, Error, Fetcher, Isolation, OffsetRange, OffsetSpec, Producer, Record};
 use caudal_protocol::record::Record as Read;
 use caudal_protocol::{ErrorCode, TopicPartition};
