@@ -19,10 +19,11 @@ const NO_TOPICS: &str = "There are no topics; `caudal topic create NAME` makes o
 /// Create, list, describe, change and delete topics
 #[derive(Debug, Subcommand)]
 pub enum Topic {
-    /// Create a topic
+    /// Create topics
     Create {
-        /// The name of the new topic
-        name: String,
+        /// The names of the new topics
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
         /// How many partitions; the broker's default without it
         #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
         partitions: Option<i32>,
@@ -86,27 +87,27 @@ pub enum Topic {
 pub async fn run(server: &Server, topic: Topic) -> Result<(), Stop> {
     let cluster = server.connect(&[]).await?;
     match topic {
-        Topic::Create { name, partitions, replicas, configs, if_not_exists } => {
-            let topic = CreatableTopic {
-                name: name.clone(),
-                num_partitions: partitions.unwrap_or(-1),
-                replication_factor: replicas.unwrap_or(-1),
-                configs: configs.into_iter().map(|(k, v)| CreatableTopicConfig { name: k, value: Some(v) }).collect(),
-                ..Default::default()
-            };
-            match cluster.create_topic(topic).await {
-                Ok(made) => {
-                    let row =
-                        json!({"topic": name, "partitions": made.num_partitions, "replicas": made.replication_factor});
-                    output::done(
-                        server.output,
-                        &row,
-                        &format!("Created {name} with {} partition(s).", made.num_partitions),
-                    )
+        Topic::Create { names, partitions, replicas, configs, if_not_exists } => {
+            for name in names {
+                let configs = configs.iter().cloned();
+                let topic = CreatableTopic {
+                    name: name.clone(),
+                    num_partitions: partitions.unwrap_or(-1),
+                    replication_factor: replicas.unwrap_or(-1),
+                    configs: configs.map(|(k, v)| CreatableTopicConfig { name: k, value: Some(v) }).collect(),
+                    ..Default::default()
+                };
+                match cluster.create_topic(topic).await {
+                    Ok(made) => {
+                        let (partitions, replicas) = (made.num_partitions, made.replication_factor);
+                        let row = json!({"topic": name, "partitions": partitions, "replicas": replicas});
+                        output::done(server.output, &row, &format!("Created {name} with {partitions} partition(s)."))?;
+                    }
+                    Err(e) if if_not_exists && e.code == Some(ErrorCode::TopicAlreadyExists) => {}
+                    Err(e) => return Err(e.into()),
                 }
-                Err(e) if if_not_exists && e.code == Some(ErrorCode::TopicAlreadyExists) => Ok(()),
-                Err(e) => Err(e.into()),
             }
+            Ok(())
         }
         Topic::List { all } => list(server, &cluster, all).await,
         Topic::Describe { names } => describe(server, &cluster, names).await,

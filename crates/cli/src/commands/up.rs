@@ -14,7 +14,7 @@ use crate::{logging, serve};
 #[derive(Debug, Args)]
 pub struct Up {
     /// Where the data lies; a new directory is formatted
-    #[arg(long, value_name = "DIR", default_value = "caudal-data")]
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
     /// The broker's port; 0: any that is free
     #[arg(long, value_name = "PORT", default_value_t = 9092)]
@@ -35,12 +35,18 @@ pub struct Broker {
     settings: Vec<(String, String)>,
 }
 
+const DATA_DIR: &str = "caudal-data";
+
 /// Where the settings of the command line come from, in messages.
 const TYPED: &str = "--set";
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct UnknownKey(String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("--data-dir {} and --set log.dirs name the same thing: leave one of them out", .0.display())]
+struct TwoDirectories(PathBuf);
 
 pub fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -55,6 +61,10 @@ impl Up {
         properties.set("node.id", "1", "the default");
         properties.set("listeners", format!("PLAINTEXT://127.0.0.1:{}", self.port), "--port");
         properties.set("log.dirs", self.data_dir.display().to_string(), "--data-dir");
+        let elsewhere = self.settings.iter().any(|(key, _)| matches!(key.as_str(), "log.dirs" | "log.dir"));
+        if elsewhere && self.data_dir.as_os_str() != DATA_DIR {
+            return fail(&TwoDirectories(self.data_dir));
+        }
         add(&mut properties, self.settings);
         start(&properties, true, "")
     }

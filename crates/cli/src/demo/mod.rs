@@ -8,6 +8,7 @@ mod simulator;
 mod stage;
 mod view;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,10 +39,11 @@ pub struct Football {
     #[arg(long, value_name = "TIMES", default_value_t = 90.0)]
     pub speed: f64,
     /// Length of the simulated half, in minutes
-    #[arg(long, value_name = "MINUTES", default_value_t = 45, value_parser = clap::value_parser!(u64).range(1..=120))]
+    #[arg(long, value_name = "MINUTES", default_value_t = 45, conflicts_with = "tracking",
+        value_parser = clap::value_parser!(u64).range(1..=120))]
     pub minutes: u64,
     /// Another half, the same each time for the same number
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, conflicts_with = "tracking")]
     pub seed: u64,
     /// Where the match is kept: the broker's data, unless --server names one, and the Parquet files; a folder for each run
     #[arg(long, value_name = "DIR", default_value = "caudal-demo")]
@@ -72,6 +74,10 @@ pub fn run(demo: Demo) -> ExitCode {
     }
     match play::play(&options) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads it has had enough.
+        Err(e) if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(e) => {
             eprintln!("caudal: {e}");
             // What a shell reports of a program that SIGINT ended.

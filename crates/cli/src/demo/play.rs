@@ -1,5 +1,6 @@
 //! Runs a match: starts the broker, starts the queries, sends the samples at their pace, shows the figures.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::board::{Board, Part};
 use super::feed::{Sample, merge};
 use super::simulator::Simulator;
 use super::stage::{EVENTS_TOPIC, POSITIONS_TOPIC, SECONDS_TOPIC, Stage};
-use super::view::{self, Figures, Screen};
+use super::view::{self, Figures, Screen, thousands};
 use super::{Football, Output, files};
 use crate::tools::interrupted;
 
@@ -104,14 +105,15 @@ async fn run(options: &Football, samples: Vec<Sample>) -> Result<(), Failure> {
     if let Some(screen) = screen.as_mut() {
         screen.finish(&this.figures.lock())?;
     }
-    if outcome.is_ok() {
+    let told = outcome.is_ok().then(|| {
+        let mut out = io::stdout().lock();
         match options.output {
-            Output::Table => this.summarize(options),
-            Output::Json => println!("{}", this.to_json(options)),
+            Output::Table => this.summarize(options, &mut out),
+            Output::Json => writeln!(out, "{}", this.to_json(options)),
         }
-    }
+    });
     this.stage.close().await;
-    outcome
+    outcome.and(told.unwrap_or(Ok(())).map_err(Failure::from))
 }
 
 impl Match {
@@ -271,44 +273,62 @@ impl Match {
         self.warehouse().join("player_second_history")
     }
 
-    fn summarize(&self, options: &Football) {
+    fn summarize(&self, options: &Football, out: &mut impl Write) -> io::Result<()> {
         let (me, figures) = (program(), self.figures.lock());
-        println!();
+        writeln!(out)?;
         if let (true, Some(server)) = (options.send_only, &options.server) {
-            println!("{} records sent to the topics of {server}. To run the queries over them:", figures.produced);
-            println!("  {me} sql -f examples/football/pipeline.sql --set bootstrap={server}");
-            return;
+            writeln!(
+                out,
+                "{} records sent to the topics of {server}. To run the queries over them:",
+                thousands(figures.produced)
+            )?;
+            writeln!(out, "  {me} sql -f examples/football/pipeline.sql --set bootstrap={server}")?;
+            return Ok(());
         }
         let total: f64 = figures.players.values().map(|p| p.meters).sum();
         let seconds: i64 = figures.players.values().map(|p| p.seconds).sum();
         let best = |key: fn(&view::Player) -> f64| {
             figures.players.iter().max_by(|a, b| key(a.1).total_cmp(&key(b.1))).map(|(n, p)| (n.clone(), key(p)))
         };
-        println!("{} records, {} players, {:.2} km together.", figures.produced, figures.players.len(), total / 1000.0);
+        writeln!(
+            out,
+            "{} records, {} players, {:.2} km together.",
+            thousands(figures.produced),
+            figures.players.len(),
+            total / 1000.0
+        )?;
         if let (Some(far), Some(fast)) = (best(|p| p.meters), best(|p| p.top_speed)) {
-            println!("Farthest: player {} ({:.0} m). Fastest: player {} ({:.1} m/s).", far.0, far.1, fast.0, fast.1);
+            writeln!(
+                out,
+                "Farthest: player {} ({:.0} m). Fastest: player {} ({:.1} m/s).",
+                far.0, far.1, fast.0, fast.1
+            )?;
         }
-        println!();
-        println!("Written: {seconds} rows, one for each player and second,");
-        println!("  as Parquet in {}", shown(&self.history()));
-        println!("  and as JSON in topic {SECONDS_TOPIC}; every position is in topic {POSITIONS_TOPIC}.");
-        println!("Look further:");
-        println!("  {me} sql -e 'SELECT player_id, round(sum(meters)) AS m, max(speed) AS top");
-        println!("    FROM parquet.`{}`", shown(&self.history()));
-        println!("    GROUP BY player_id ORDER BY m DESC'");
+        writeln!(out)?;
+        writeln!(out, "Written: {seconds} rows, one for each player and second,")?;
+        writeln!(out, "  as Parquet in {}", shown(&self.history()))?;
+        writeln!(out, "  and as JSON in topic {SECONDS_TOPIC}; every position is in topic {POSITIONS_TOPIC}.")?;
+        writeln!(out, "Look further:")?;
+        writeln!(out, "  {me} sql -e 'SELECT player_id, round(sum(meters)) AS m, max(speed) AS top")?;
+        writeln!(out, "    FROM parquet.`{}`", shown(&self.history()))?;
+        writeln!(out, "    GROUP BY player_id ORDER BY m DESC'")?;
         let look = "--from-beginning --max-messages 5 --server";
         match &options.server {
             Some(server) => {
-                println!("  {me} consume {POSITIONS_TOPIC} {look} {server}");
-                println!("To be rid of it all:\n  rm -r {}", shown(&self.dir));
-                println!("  {me} topic delete {POSITIONS_TOPIC} {SECONDS_TOPIC} {EVENTS_TOPIC} --server {server}");
+                writeln!(out, "  {me} consume {POSITIONS_TOPIC} {look} {server}")?;
+                writeln!(out, "To be rid of it all:\n  rm -r {}", shown(&self.dir))?;
+                writeln!(
+                    out,
+                    "  {me} topic delete {POSITIONS_TOPIC} {SECONDS_TOPIC} {EVENTS_TOPIC} --server {server}"
+                )?;
             }
             None => {
-                println!("  {me} up --port 9192 --data-dir {}", shown(&self.dir.join("broker")));
-                println!("  {me} consume {POSITIONS_TOPIC} {look} 127.0.0.1:9192   # beside it");
-                println!("To be rid of it all:\n  rm -r {}", shown(&self.dir));
+                writeln!(out, "  {me} up --port 9192 --data-dir {}", shown(&self.dir.join("broker")))?;
+                writeln!(out, "  {me} consume {POSITIONS_TOPIC} {look} 127.0.0.1:9192   # beside it")?;
+                writeln!(out, "To be rid of it all:\n  rm -r {}", shown(&self.dir))?;
             }
         }
+        Ok(())
     }
 
     fn to_json(&self, options: &Football) -> String {

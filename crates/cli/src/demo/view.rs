@@ -70,7 +70,7 @@ fn bar(share: f64, cells: usize) -> String {
     out
 }
 
-fn thousands(n: u64) -> String {
+pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {

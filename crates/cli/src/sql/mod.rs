@@ -8,12 +8,14 @@ mod shell;
 mod signals;
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use caudal_engine::query::{StreamingQuery, StreamingQueryProgress};
-use caudal_engine::sql::{SessionConfig, SqlSession, StatementResult};
+use caudal_engine::sql::{SessionConfig, SqlSession, Statement, StatementResult};
 use clap::Args;
+use tokio::sync::mpsc;
 
 pub use output::Format;
 use output::Printer;
@@ -27,7 +29,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Run Spark SQL: a shell, a file, or one statement
 #[derive(Debug, Args)]
 pub struct Sql {
-    /// Run the statements of a file
+    /// Run the statements of a file; -: of standard input
     #[arg(short, long, value_name = "FILE", conflicts_with = "execute")]
     file: Option<PathBuf>,
     /// Run these statements
@@ -90,6 +92,14 @@ fn advice(error: &str) -> &'static str {
     }
 }
 
+/// Where the statements come from.
+enum Input {
+    Script(String),
+    /// From a program: each runs as soon as its `;` has come, the first error ends it all.
+    Piped,
+    Typed,
+}
+
 /// A signal came before all statements had run. Holds the exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
@@ -100,12 +110,16 @@ fn run_all(options: Sql) -> Result<(), Failure> {
     if let Some(trigger) = options.trigger {
         conf.insert("caudal.sql.trigger".to_owned(), trigger);
     }
-    let text = match (&options.file, options.execute) {
+    let piped = !std::io::stdin().is_terminal();
+    let input = match (&options.file, options.execute) {
+        (Some(path), _) if path.as_os_str() == "-" => Input::Piped,
         (Some(path), _) => {
             let text = std::fs::read_to_string(path).map_err(|e| format!("failed to read {}: {e}", path.display()))?;
-            Some(text)
+            Input::Script(text)
         }
-        (None, text) => text,
+        (None, Some(text)) => Input::Script(text),
+        (None, None) if piped => Input::Piped,
+        (None, None) => Input::Typed,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()?;
     let mut session = SqlSession::new(SessionConfig { conf, warehouse: options.warehouse })?;
@@ -115,9 +129,10 @@ fn run_all(options: Sql) -> Result<(), Failure> {
     let printer = Printer::new(options.output);
     let mut runner = Runner { session, printer, queries: Vec::new(), signals: Signals::listen()?, waiting: false };
     runner.warn();
-    let done = match text {
-        Some(text) => runtime.block_on(runner.run_script(&text)),
-        None => shell::run(&runtime, &mut runner),
+    let done = match input {
+        Input::Script(text) => runtime.block_on(runner.run_script(&text)),
+        Input::Piped => runtime.block_on(runner.run_piped()),
+        Input::Typed => shell::run(&runtime, &mut runner),
     };
     // What still evaluates for a statement that was interrupted does not hold the end up.
     runtime.shutdown_background();
@@ -143,10 +158,36 @@ struct Runner {
 impl Runner {
     /// Runs a script, then waits for its streaming queries or for a signal.
     async fn run_script(&mut self, text: &str) -> Result<(), Failure> {
+        self.run_guarded(async |runner: &mut Runner| runner.script(text).await).await
+    }
+
+    /// Runs what is piped in, then waits for its streaming queries or for a signal.
+    async fn run_piped(&mut self) -> Result<(), Failure> {
+        self.run_guarded(async |runner: &mut Runner| {
+            let (sender, mut statements) = mpsc::channel(1);
+            // A thread of its own: nothing else can be told to stop reading.
+            std::thread::spawn(move || {
+                shell::read_statements(std::io::stdin().lock(), |read| sender.blocking_send(read).is_ok())
+            });
+            while let Some(read) = statements.recv().await {
+                let (text, first_line) = read.map_err(|e| format!("failed to read the standard input: {e}"))?;
+                // As far down as in the whole, so that errors name its lines.
+                runner.script(&("\n".repeat(first_line) + &text)).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn run_guarded(&mut self, run: impl AsyncFnOnce(&mut Runner) -> Result<(), Failure>) -> Result<(), Failure> {
         self.waiting = false;
         let mut running = self.signals.run();
+        let work = async {
+            run(self).await?;
+            self.wait().await
+        };
         let outcome = tokio::select! {
-            done = self.script(text) => done.map(|()| None),
+            done = work => done.map(|()| None),
             code = running.asked_to_stop() => Ok(Some(code)),
         };
         for query in self.queries.iter().rev() {
@@ -159,20 +200,41 @@ impl Runner {
         }
     }
 
+    /// Runs statements one after the other.
     async fn script(&mut self, text: &str) -> Result<(), Failure> {
-        for statement in self.session.parse(text)? {
+        let statements = self.session.parse(text)?;
+        let several = statements.len() > 1;
+        for statement in &statements {
             let before = self.queries.len();
-            self.execute(&statement).await?;
-            if self
-                .session
-                .conf("caudal.sql.trigger")
-                .is_some_and(|t| t.eq_ignore_ascii_case("availableNow") || t.eq_ignore_ascii_case("once"))
-            {
-                for query in self.queries.split_off(before) {
-                    query.await_termination().await?;
-                }
+            let done = match self.execute(statement).await {
+                Ok(()) if self.takes_what_is_there() => self.finish(before).await,
+                done => done,
+            };
+            done.map_err(|e| if several { located(e, statement) } else { e })?;
+        }
+        Ok(())
+    }
+
+    /// Streaming queries end by themselves.
+    fn takes_what_is_there(&self) -> bool {
+        let trigger = self.session.conf("caudal.sql.trigger");
+        trigger.is_some_and(|t| t.eq_ignore_ascii_case("availableNow") || t.eq_ignore_ascii_case("once"))
+    }
+
+    /// Waits for the queries from this one on, which take what is there, and says what they did.
+    async fn finish(&mut self, from: usize) -> Result<(), Failure> {
+        for query in self.queries.split_off(from) {
+            query.await_termination().await?;
+            if let Some(name) = query.name() {
+                let rows: u64 = query.recent_progress().iter().map(|p| p.num_input_rows).sum();
+                self.printer.message(&format!("streaming table {name} took what was there: {rows} rows read"));
             }
         }
+        Ok(())
+    }
+
+    /// Waits for the streaming queries.
+    async fn wait(&mut self) -> Result<(), Failure> {
         self.waiting = true;
         // The first that fails ends the whole: what runs beside it would show half of the pipeline.
         let mut waiting: Vec<_> = self.queries.iter().map(|q| Box::pin(q.await_termination())).collect();
@@ -184,13 +246,15 @@ impl Runner {
         Ok(())
     }
 
-    async fn execute(&mut self, statement: &caudal_engine::sql::Statement) -> Result<(), Failure> {
+    async fn execute(&mut self, statement: &Statement) -> Result<(), Failure> {
         match self.session.execute(statement).await? {
             StatementResult::Rows { schema, batches } => self.printer.rows(&schema, &batches)?,
             StatementResult::Streaming(query) => {
-                let name = query.name().unwrap_or_default();
-                let note = "Ctrl-C stops it, the same statement goes on from there";
-                self.printer.message(&format!("streaming table {name} is running; {note}"));
+                if !self.takes_what_is_there() {
+                    let name = query.name().unwrap_or_default();
+                    let note = "Ctrl-C stops it, the same statement goes on from there";
+                    self.printer.message(&format!("streaming table {name} is running; {note}"));
+                }
                 self.queries.push(query);
             }
             StatementResult::StreamingSelect(select) => {
@@ -209,6 +273,19 @@ impl Runner {
             self.printer.message(&warning);
         }
     }
+}
+
+/// An error that has no place in the text says in which statement it arose.
+fn located(error: Failure, statement: &Statement) -> Failure {
+    if error.is::<std::io::Error>() || error.to_string().contains("(line ") {
+        return error;
+    }
+    let mut text: String = statement.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = text.char_indices().nth(60) {
+        text.truncate(end);
+        text.push_str(" ...");
+    }
+    format!("{error}\n in the statement at line {}: {text}", statement.line).into()
 }
 
 /// Waits for the first of several futures: its output and its index.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -208,4 +208,20 @@ fn a_broker_that_is_not_there() {
     crate::broker::run(&football, "").fails(1, "`caudal up` starts a broker");
     assert!(!data.exists());
     crate::broker::run(&["demo", "football", "--send-only"], "").fails(2, "--server <HOST:PORT>");
+}
+
+/// `caudal demo football | head -1`: who reads no further does not make it fail.
+#[test]
+fn the_demo_ends_quietly_when_nobody_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_caudal"))
+        .args(["demo", "football", "--speed", "0", "--minutes", "1", "--data-dir"])
+        .arg(dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

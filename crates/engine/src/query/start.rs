@@ -65,7 +65,7 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
     let resume = history.resume(version, &checkpoint, sources.len())?;
     let mut sources = open_sources(sources, &checkpoint, &resume).await?;
     for run in &mut sources {
-        run.source.set_query_name(name.as_deref().unwrap_or(checkpoint.query_id()));
+        run.source.set_query_name(name.as_deref(), checkpoint.query_id());
     }
 
     sink.start(&checkpoint.sink_dir()).await?;

@@ -53,9 +53,9 @@ pub trait Source: Send {
         false
     }
 
-    /// Tells the source the name of the query, or its id when it has no name; called once, before the first read, on a
-    /// runtime. Sources that make the query's progress visible elsewhere (Kafka: as a consumer group) use it.
-    fn set_query_name(&mut self, _name: &str) {}
+    /// Tells the source the query's name, if it has one, and its id; called once, before the first read, on a runtime.
+    /// Sources that make the query's progress visible elsewhere (Kafka: as a consumer group) use them.
+    fn set_query_name(&mut self, _name: Option<&str>, _id: &str) {}
 
     /// What `StreamingQueryProgress.sources[].description` shows, e.g. `KafkaV2[Subscribe[t]]`.
     fn description(&self) -> String;

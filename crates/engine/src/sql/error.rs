@@ -66,14 +66,12 @@ impl fmt::Display for SqlError {
         if let Some(place) = &self.place {
             let number = place.line.to_string();
             let gutter = " ".repeat(number.len());
-            let indent: String = place
-                .excerpt
-                .chars()
-                .take(usize::try_from(place.column.saturating_sub(1)).unwrap_or(0))
-                .map(|c| if c == '\t' { '\t' } else { ' ' })
-                .collect();
+            let line = place.excerpt.trim_start();
+            let blanks = place.excerpt.chars().count() - line.chars().count();
+            let before = usize::try_from(place.column.saturating_sub(1)).unwrap_or(0).saturating_sub(blanks);
+            let indent: String = line.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             write!(f, " (line {}, column {})", place.line, place.column)?;
-            write!(f, "\n {number} | {}\n {gutter} | {indent}{}", place.excerpt, "^".repeat(place.width))?;
+            write!(f, "\n {number} | {line}\n {gutter} | {indent}{}", "^".repeat(place.width))?;
         }
         if let Some(hint) = &self.hint {
             write!(f, "\n {hint}")?;

@@ -65,7 +65,7 @@ async fn rows_go_to_a_topic_and_come_back_exactly_once() {
         base.iter().copied().chain([("subscribe", topic.as_str()), ("startingOffsets", "earliest")]).collect();
     let table = KafkaTable::stream(&options).unwrap();
     let mut source = table.open(None).await.unwrap();
-    source.set_query_name(&format!("{topic}-query"));
+    source.set_query_name(Some(&format!("{topic}-query")), "id");
     source.project(&[1]);
     let start = source.initial_offset().await.unwrap();
     source.wait_beyond(&start).await.unwrap();

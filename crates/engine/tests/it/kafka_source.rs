@@ -545,7 +545,7 @@ async fn a_table_is_read_in_pieces_when_it_is_executed() {
 async fn progress_is_committed_to_a_group_named_after_the_query() {
     let script = Script::new(1);
     let mut source = source(&script, &[], None);
-    source.set_query_name("totals");
+    source.set_query_name(Some("totals"), "id");
     source.commit(&offset(r#"{"t":{"0":3}}"#)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), script.committed.notified()).await.unwrap();
     assert_eq!(script.commits.lock()[0], ("totals".to_owned(), vec![(tp(0), 3)]));

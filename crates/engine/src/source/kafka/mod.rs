@@ -337,11 +337,13 @@ impl Source for KafkaSource {
         true
     }
 
-    fn set_query_name(&mut self, name: &str) {
-        let group = match (&self.options.group_id, &self.options.group_id_prefix) {
-            (Some(id), _) => id.clone(),
-            (None, Some(prefix)) => format!("{prefix}-{name}"),
-            (None, None) => name.to_owned(),
+    fn set_query_name(&mut self, name: Option<&str>, id: &str) {
+        let group = match (&self.options.group_id, &self.options.group_id_prefix, name) {
+            (Some(id), _, _) => id.clone(),
+            (None, Some(prefix), name) => format!("{prefix}-{}", name.unwrap_or(id)),
+            (None, None, Some(name)) => name.to_owned(),
+            // Nobody would know the group again, and it would stay behind.
+            (None, None, None) => return,
         };
         self.commits = Some(GroupCommits::start(Arc::clone(&self.cluster), group));
     }
