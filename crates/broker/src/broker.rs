@@ -15,7 +15,7 @@ use caudal_storage::{Disk, LogDir, LogDirConfig, OpenError, RealDisk, RecoveryRe
 use tokio::sync::{mpsc, watch};
 
 use crate::cleaner;
-use crate::config::BrokerConfig;
+use crate::config::{AUTHORIZER, BrokerConfig};
 use crate::context::Context;
 use crate::descriptors;
 use crate::fetch::session::Sessions;
@@ -57,6 +57,20 @@ pub enum StartError {
     Format(#[from] FormatError),
     #[error(transparent)]
     MetadataLog(#[from] MetadataLogError),
+    #[error(
+        "failed to open {dir}: it has {logs} logs, but its metadata log says nothing, not even which topics there are. Restore \
+         __cluster_metadata-0 from a backup; or start once with {ACCEPT_LOSS}=true, which sets them all aside"
+    )]
+    NoMetadata { dir: PathBuf, logs: usize },
+    #[error(
+        "failed to start the quorum in {dir}: it was formatted to join another (--no-initial-controllers), and only a quorum of \
+         this node alone is supported; format it with --standalone"
+    )]
+    NoVoters { dir: PathBuf },
+    #[error(
+        "failed to start with {AUTHORIZER}: the metadata log has ACLs ({0}), and no authorizer is served that heeds them"
+    )]
+    Acls(usize),
     #[error(transparent)]
     Register(#[from] RegisterError),
     #[error("{0}")]
@@ -203,6 +217,7 @@ fn open(config: &BrokerConfig, disk: Arc<dyn Disk>) -> Result<Opened, StartError
     let dir_config = LogDirConfig {
         flush_before_ack: config.flush_before_ack,
         producer_id_expiration_ms: config.properties.int("producer.id.expiration.ms"),
+        recovery_threads: usize::try_from(config.properties.int("num.recovery.threads.per.data.dir")).unwrap_or(1),
         ..LogDirConfig::default()
     };
     let formatted = MetaProperties::read(disk.as_ref(), &config.log_dir)?;
@@ -225,7 +240,28 @@ fn open(config: &BrokerConfig, disk: Arc<dyn Disk>) -> Result<Opened, StartError
     let features = format::bootstrap_features(disk.as_ref(), &config.log_dir)?;
     let log_dir = Arc::new(log_dir);
     let metadata_log = MetadataLog::load(log_dir.clone(), config.node_id, snapshot_policy(config))?;
+    check_metadata(config, &log_dir, &metadata_log)?;
     Ok(Opened { log_dir, meta, metadata_log, features, clean: report.clean_shutdown })
+}
+
+/// Whether the metadata log is the one that the logs beside it need, and this node's to lead.
+fn check_metadata(config: &BrokerConfig, log_dir: &LogDir, metadata_log: &MetadataLog) -> Result<(), StartError> {
+    let dir = || config.log_dir.clone();
+    let properties = &config.properties;
+    if metadata_log.is_new() {
+        let logs = log_dir.logs().len().saturating_sub(1);
+        if logs > 0 && !properties.bool(ACCEPT_LOSS) {
+            return Err(StartError::NoMetadata { dir: dir(), logs });
+        }
+        if !metadata_log.has_voters() && properties.get("controller.quorum.voters").is_none_or(str::is_empty) {
+            return Err(StartError::NoVoters { dir: dir() });
+        }
+    }
+    let acls = metadata_log.image().acls().len();
+    if acls > 0 && properties.get(AUTHORIZER).is_some_and(|class| !class.is_empty()) {
+        return Err(StartError::Acls(acls));
+    }
+    Ok(())
 }
 
 fn snapshot_policy(config: &BrokerConfig) -> SnapshotPolicy {

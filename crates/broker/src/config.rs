@@ -17,8 +17,11 @@ pub struct BrokerConfig {
     pub node_id: i32,
     /// `listeners`: where to accept connections.
     pub listen: Vec<SocketAddr>,
-    /// `advertised.listeners`: what clients are told to connect to; where they connected to for `None`.
-    pub advertised: Option<(String, u16)>,
+    /// The names of the addresses in `listen`, in the same order; PLAINTEXT where there is none.
+    pub listener_names: Vec<String>,
+    /// `advertised.listeners`: what clients of a listener are told to connect to; where they connected to, when it is not
+    /// among these.
+    pub advertised: Vec<Advertised>,
     /// `log.dirs`
     pub log_dir: PathBuf,
     /// Format a directory that has no `meta.properties` yet, as `caudal up` does; otherwise refuse it, as Kafka does.
@@ -37,6 +40,15 @@ pub struct BrokerConfig {
     pub groups: GroupConfig,
     /// All broker configs that were set; topics inherit from them.
     pub properties: Arc<StaticConfig>,
+}
+
+/// The address of a listener as clients reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertised {
+    /// The listener's name.
+    pub listener: String,
+    pub host: String,
+    pub port: u16,
 }
 
 /// What connections may cost.
@@ -71,13 +83,14 @@ const MAX_STALL: Duration = Duration::from_secs(30);
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_IN_FLIGHT_BYTES: usize = 8 * 1024 * 1024;
 const DEFAULT_PORT: u16 = 9092;
+pub(crate) const AUTHORIZER: &str = "authorizer.class.name";
 
 impl BrokerConfig {
     /// Kafka's defaults, on 127.0.0.1:9092, formatting a new directory.
     pub fn new(log_dir: impl Into<PathBuf>) -> BrokerConfig {
         let defaults = StaticConfig::default();
         let listen = vec![SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT))];
-        let mut config = BrokerConfig::with(defaults, listen, None, log_dir.into());
+        let mut config = BrokerConfig::with(defaults, listen, log_dir.into());
         config.node_id = 1;
         config.format_if_empty = true;
         config
@@ -95,10 +108,11 @@ impl BrokerConfig {
             value: value.to_owned(),
             reason,
         };
+        check_plugins(properties, &values).map_err(|(key, value, reason)| refuse(key, &value, reason))?;
         let controller_names: Vec<&str> =
             values.value("controller.listener.names").unwrap_or("CONTROLLER").split(',').collect();
         let listeners = values.get("listeners").unwrap_or("PLAINTEXT://127.0.0.1:9092");
-        let mut listen = Vec::new();
+        let (mut listen, mut listener_names) = (Vec::new(), Vec::new());
         for text in listeners.split(',').map(str::trim).filter(|t| !t.is_empty()) {
             let (name, host, port) = split_listener(text).map_err(|reason| refuse("listeners", listeners, reason))?;
             if controller_names.iter().any(|n| n.trim() == name) {
@@ -106,45 +120,57 @@ impl BrokerConfig {
             }
             check_protocol(&values, name).map_err(|reason| refuse("listeners", listeners, reason))?;
             listen.push(resolve(host, port).map_err(|reason| refuse("listeners", listeners, reason))?);
+            listener_names.push(name.to_owned());
         }
         if listen.is_empty() {
             return Err(refuse("listeners", listeners, "it names no listener for clients".to_owned()));
         }
         let advertised = match values.get("advertised.listeners") {
-            None => advertised_by(listeners, &controller_names),
-            Some(all) => {
-                let first = all.split(',').map(str::trim).find(|t| !t.is_empty()).unwrap_or_default();
-                let (_, host, port) = split_listener(first).map_err(|r| refuse("advertised.listeners", all, r))?;
-                Some((host.to_owned(), port))
-            }
+            None => advertised_by(listeners),
+            Some(all) => advertised_as(all, &listener_names, &controller_names)
+                .map_err(|reason| refuse("advertised.listeners", all, reason))?,
         };
         let dirs = values.get("log.dirs").or_else(|| values.get("log.dir")).unwrap_or("/tmp/kafka-logs").to_owned();
         if dirs.contains(',') {
             return Err(refuse("log.dirs", &dirs, "one directory is served, not several".to_owned()));
+        }
+        if let Some(other) = values.get("metadata.log.dir").filter(|dir| !dir.is_empty() && !is_same_dir(dir, &dirs)) {
+            let reason =
+                format!("the metadata log is served from log.dirs={dirs} only; move __cluster_metadata-0 there");
+            return Err(refuse("metadata.log.dir", other, reason));
         }
         let (buffer, threads) = (values.int("log.cleaner.dedupe.buffer.size"), values.int("log.cleaner.threads"));
         if values.bool("log.cleaner.enable") && buffer / threads.max(1) <= 1 << 20 {
             let reason = format!("it must be more than 1048576 for each of the {threads} log.cleaner.threads");
             return Err(refuse("log.cleaner.dedupe.buffer.size", &buffer.to_string(), reason));
         }
-        let node_id = i32::try_from(values.int("node.id")).unwrap_or(-1);
-        let mut config = BrokerConfig::with(values, listen, advertised, PathBuf::from(dirs));
-        config.node_id = if node_id < 0 { 1 } else { node_id };
+        let node_id = i32::try_from(values.int("node.id")).ok().filter(|id| *id >= 0).unwrap_or(1);
+        check_quorum(&values, node_id).map_err(|(key, reason)| refuse(key, values.get(key).unwrap_or(""), reason))?;
+        let mut config = BrokerConfig::with(values, listen, PathBuf::from(dirs));
+        config.node_id = node_id;
+        config.listener_names = listener_names;
+        config.advertised = advertised;
         Ok((config, warnings))
     }
 
-    fn with(
-        values: StaticConfig,
-        listen: Vec<SocketAddr>,
-        advertised: Option<(String, u16)>,
-        log_dir: PathBuf,
-    ) -> BrokerConfig {
+    /// What clients of a listener are told to connect to.
+    pub fn advertised_on(&self, listener: &str) -> Option<&Advertised> {
+        self.advertised.iter().find(|advertised| advertised.listener == listener)
+    }
+
+    /// The name of an address in `listen`, by its place.
+    pub fn listener_name(&self, at: usize) -> &str {
+        self.listener_names.get(at).map_or("PLAINTEXT", String::as_str)
+    }
+
+    fn with(values: StaticConfig, listen: Vec<SocketAddr>, log_dir: PathBuf) -> BrokerConfig {
         let size = |name: &str| usize::try_from(values.int(name)).unwrap_or(usize::MAX);
         let millis = |name: &str| Duration::from_millis(u64::try_from(values.int(name)).unwrap_or(u64::MAX / 2));
         BrokerConfig {
             node_id: 1,
             listen,
-            advertised,
+            listener_names: Vec::new(),
+            advertised: Vec::new(),
             log_dir,
             format_if_empty: false,
             allow_insecure: values.bool("caudal.allow.insecure"),
@@ -179,12 +205,91 @@ fn group_config(values: &StaticConfig) -> GroupConfig {
     }
 }
 
+/// A broker of ours is its own controller, and no other's: told otherwise it would begin a cluster beside the one that is meant.
+fn check_quorum(values: &StaticConfig, node_id: i32) -> Result<(), (&'static str, String)> {
+    let list = |key: &str| -> Vec<String> {
+        let text = values.get(key).unwrap_or_default();
+        text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect()
+    };
+    let roles = list("process.roles");
+    let has = |wanted: &str| roles.is_empty() || roles.iter().any(|role| role == wanted);
+    if !has("broker") || !has("controller") {
+        let reason = "this node is broker and controller in one; a node for one of the two is not served".to_owned();
+        return Err(("process.roles", reason));
+    }
+    let voters = list("controller.quorum.voters");
+    let is_me = |voter: &String| voter.split('@').next().and_then(|id| id.parse().ok()) == Some(node_id);
+    if voters.len() > 1 || !voters.iter().all(is_me) {
+        let reason = format!("a quorum of one is served, this node: {node_id}@HOST:PORT");
+        return Err(("controller.quorum.voters", reason));
+    }
+    Ok(())
+}
+
+/// What decides over requests cannot be left out in silence.
+fn check_plugins(properties: &Properties, values: &StaticConfig) -> Result<(), (&'static str, String, String)> {
+    for key in ["create.topic.policy.class.name", "alter.config.policy.class.name"] {
+        if let Some(class) = values.get(key).filter(|class| !class.is_empty()) {
+            let reason = "policies are not served; everything would be allowed that it refuses".to_owned();
+            return Err((key, class.to_owned(), reason));
+        }
+    }
+    let key = AUTHORIZER;
+    let Some(class) = values.get(key).filter(|class| !class.is_empty()) else { return Ok(()) };
+    // There are no ACLs here, and none can be made: who lets everyone in without ACLs has what is served.
+    let lets_all_in = properties.get("allow.everyone.if.no.acl.found").is_some_and(|v| v.trim() == "true");
+    if lets_all_in && class.rsplit('.').next() == Some("StandardAuthorizer") {
+        return Ok(());
+    }
+    let reason =
+        "no authorizer is served: everyone would be allowed everything. Leave it out if that is meant".to_owned();
+    Err((key, class.to_owned(), reason))
+}
+
+fn is_same_dir(a: &str, b: &str) -> bool {
+    let whole = |dir: &str| {
+        let path = std::fs::canonicalize(dir).or_else(|_| std::path::absolute(dir));
+        path.unwrap_or_else(|_| PathBuf::from(dir)).components().collect::<PathBuf>()
+    };
+    whole(a) == whole(b)
+}
+
 /// Without `advertised.listeners` clients are told what `listeners` says, unless that names no host or port to go to.
-fn advertised_by(listeners: &str, controller_names: &[&str]) -> Option<(String, u16)> {
-    let mut all = listeners.split(',').filter_map(|text| split_listener(text.trim()).ok());
-    let (_, host, port) = all.find(|(name, ..)| !controller_names.iter().any(|n| n.trim() == *name))?;
-    let names_none = host.is_empty() || port == 0 || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
-    (!names_none).then(|| (host.to_owned(), port))
+fn advertised_by(listeners: &str) -> Vec<Advertised> {
+    let all = listeners.split(',').filter_map(|text| split_listener(text.trim()).ok());
+    all.filter(|(_, host, port)| is_reachable(host, *port)).map(Advertised::of).collect()
+}
+
+/// Reads `advertised.listeners`. Those of controllers are not for clients.
+fn advertised_as(text: &str, listeners: &[String], controllers: &[&str]) -> Result<Vec<Advertised>, String> {
+    let mut all = Vec::new();
+    for text in text.split(',').map(str::trim).filter(|t| !t.is_empty()) {
+        let (name, host, port) = split_listener(text)?;
+        if controllers.iter().any(|controller| controller.trim() == name) {
+            continue;
+        }
+        if !listeners.iter().any(|listener| listener == name) {
+            return Err(format!("listener {name} is not in listeners, which has {}", listeners.join(", ")));
+        }
+        if !is_reachable(host, port) {
+            return Err(format!("'{text}' names no host and port that a client could connect to"));
+        }
+        all.push(Advertised::of((name, host, port)));
+    }
+    if all.is_empty() {
+        return Err("it names no listener for clients".to_owned());
+    }
+    Ok(all)
+}
+
+fn is_reachable(host: &str, port: u16) -> bool {
+    !host.is_empty() && port != 0 && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+}
+
+impl Advertised {
+    fn of((listener, host, port): (&str, &str, u16)) -> Advertised {
+        Advertised { listener: listener.to_owned(), host: host.to_owned(), port }
+    }
 }
 
 /// `NAME://host:port`

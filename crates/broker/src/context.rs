@@ -41,13 +41,25 @@ impl Context {
         self.config.node_id
     }
 
-    /// The address that a client is told for this broker: `advertised.listeners`, or where it connected to.
+    /// The address that a client is told for this broker: what `advertised.listeners` has for the listener that it
+    /// connected to, or else where it connected to.
     pub fn advertised(&self, header: &RequestHeader) -> (String, u16) {
-        if let Some((host, port)) = &self.config.advertised {
-            return (host.clone(), *port);
-        }
         let local = header.connection.local;
-        (local.ip().to_canonical().to_string(), local.port())
+        match self.config.advertised_on(self.listener(header)) {
+            Some(advertised) => (advertised.host.clone(), advertised.port),
+            None => (local.ip().to_canonical().to_string(), local.port()),
+        }
+    }
+
+    /// The name of the listener that a client connected to.
+    pub fn listener(&self, header: &RequestHeader) -> &str {
+        let local = header.connection.local;
+        let on_port = |bound: &SocketAddr| bound.port() == local.port();
+        let ip = local.ip().to_canonical();
+        let exact = self.bound.iter().position(|bound| on_port(bound) && bound.ip().to_canonical() == ip);
+        // An address of all interfaces otherwise.
+        let at = exact.or_else(|| self.bound.iter().position(|bound| on_port(bound) && bound.ip().is_unspecified()));
+        self.config.listener_name(at.unwrap_or(0))
     }
 
     pub fn topic_name(&self, id: &Uuid) -> Option<String> {

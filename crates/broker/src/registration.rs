@@ -30,9 +30,13 @@ impl Registrar {
         features: Vec<FeatureLevelRecord>,
         clean: bool,
     ) -> Registrar {
-        let endpoints = bound.iter().map(|address| {
-            let (host, port) = config.advertised.clone().unwrap_or_else(|| (address.ip().to_string(), address.port()));
-            Endpoint { listener: "PLAINTEXT".to_owned(), host, port, security_protocol: 0 }
+        let endpoints = bound.iter().enumerate().map(|(at, address)| {
+            let listener = config.listener_name(at);
+            let (host, port) = match config.advertised_on(listener) {
+                Some(advertised) => (advertised.host.clone(), advertised.port),
+                None => (address.ip().to_string(), address.port()),
+            };
+            Endpoint { listener: listener.to_owned(), host, port, security_protocol: 0 }
         });
         let registration = Registration {
             node_id: config.node_id,

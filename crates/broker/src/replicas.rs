@@ -6,6 +6,7 @@ use std::sync::Arc;
 use caudal_cluster::MetadataImage;
 use caudal_cluster::config::StaticConfig;
 use caudal_cluster::image::{self, ConfigResource};
+use caudal_cluster::log::METADATA_TOPIC;
 use caudal_protocol::TopicPartition;
 use caudal_storage::{Cleaner, LogConfig, LogDir, TopicLog};
 
@@ -14,9 +15,6 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::cleaner::cleaner_config;
 use crate::partition::Partition;
 use crate::topics::{Topic, Topics, TopicsView};
-
-/// Whose log is not among the topics of the image.
-const METADATA_TOPIC: &str = "__cluster_metadata";
 
 /// The partitions of this node.
 #[derive(Debug)]
@@ -83,6 +81,7 @@ impl Replicas {
     fn set_strays_aside(&self, image: &MetadataImage) {
         for log in self.log_dir.logs() {
             let name = log.topic_partition();
+            // It is not among the topics of the image.
             if name.topic == METADATA_TOPIC {
                 continue;
             }

@@ -143,10 +143,13 @@ impl Client {
     }
 
     fn new(config: ClientConfig) -> Result<Client> {
+        let buffer = |name: &str| usize::try_from(config.int(name)).ok().filter(|bytes| *bytes > 0);
         let options = ConnectOptions {
             client_id: config.get("client.id").to_owned(),
             connect_timeout: config.duration("socket.connection.setup.timeout.ms"),
             request_timeout: config.duration("request.timeout.ms"),
+            send_buffer_bytes: buffer("send.buffer.bytes"),
+            receive_buffer_bytes: buffer("receive.buffer.bytes"),
         };
         let reconnect = Backoff {
             first: config.duration("reconnect.backoff.ms"),
@@ -488,8 +491,9 @@ impl Client {
         {
             let mut cluster = self.inner.cluster.write();
             let port = u16::try_from(found.port).unwrap_or(0);
-            let node = || Node { id: found.node_id, host: found.host.clone(), port, rack: None };
-            cluster.nodes.entry(found.node_id).or_insert_with(node);
+            // It may have moved since the metadata was told.
+            let rack = cluster.nodes.get(&found.node_id).and_then(|node| node.rack.clone());
+            cluster.nodes.insert(found.node_id, Node { id: found.node_id, host: found.host.clone(), port, rack });
         }
         self.inner.coordinators.lock().insert((key.to_owned(), key_type), found.node_id);
         Ok(found.node_id)

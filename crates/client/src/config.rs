@@ -10,6 +10,10 @@ pub enum ConfigError {
     BadValue { name: String, value: String, allowed: String },
     #[error("failed to configure the client: unknown property '{name}'{}", nearest.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default())]
     Unknown { name: String, nearest: Option<&'static str> },
+    #[error(
+        "failed to configure the client: security.protocol={0} is not served; this client speaks PLAINTEXT only, without TLS and SASL"
+    )]
+    Security(String),
     #[error("failed to configure the client: {name} is not set; {hint}")]
     Missing { name: &'static str, hint: &'static str },
 }
@@ -76,8 +80,9 @@ const PROPERTIES: &[Property] = &[
     int("reconnect.backoff.max.ms", 0, I64, "1000"),
     int("socket.connection.setup.timeout.ms", 1, I64, "10000"),
     int("metadata.max.age.ms", 0, I64, "300000"),
-    int("send.buffer.bytes", -1, I32, "131072"),
-    int("receive.buffer.bytes", -1, I32, "65536"),
+    // Heeded where they are set. The system sizes the buffers of sockets by itself, better than Kafka's fixed defaults do.
+    int("send.buffer.bytes", -1, I32, "-1"),
+    int("receive.buffer.bytes", -1, I32, "-1"),
     choice("security.protocol", &["PLAINTEXT"], "PLAINTEXT"),
     // Producer.
     choice("acks", &["all", "-1", "0", "1"], "all"),
@@ -158,7 +163,7 @@ impl ClientConfig {
     }
 
     /// Takes properties as they stand in a `.properties` file. An unknown name is a warning ([`ClientConfig::warnings`]),
-    /// as with Kafka's clients; a value that is not allowed is an error.
+    /// as with Kafka's clients, and so is a known one that has no effect here; a value that is not allowed is an error.
     pub fn from_properties<I, K, V>(properties: I) -> Result<ClientConfig, ConfigError>
     where
         I: IntoIterator<Item = (K, V)>,
@@ -170,12 +175,21 @@ impl ClientConfig {
             match config.put(name.as_ref(), value.into()) {
                 Err(ConfigError::Unknown { name, nearest }) => {
                     let hint = nearest.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
-                    let warning = format!("unknown client property '{name}' has no effect{hint}");
-                    tracing::warn!("{warning}");
-                    config.warnings.push(warning);
+                    config.warnings.push(format!("unknown client property '{name}' has no effect{hint}"));
                 }
                 other => other?,
             }
+            let name = name.as_ref();
+            if is_security(name) {
+                config.warnings.push(format!(
+                    "client property '{name}' has no effect: this client speaks PLAINTEXT only, without TLS and SASL"
+                ));
+            } else if property(name).is_some_and(|known| matches!(known.kind, Kind::Ignored)) {
+                config.warnings.push(format!("client property '{name}' has no effect: this client does not act on it"));
+            }
+        }
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
         }
         Ok(config)
     }
@@ -189,12 +203,15 @@ impl ClientConfig {
     /// As [`ClientConfig::set`], in place.
     pub fn put(&mut self, name: &str, value: String) -> Result<(), ConfigError> {
         let Some(known) = property(name) else {
-            if name.starts_with("ssl.") || name.starts_with("sasl.") {
+            if is_security(name) {
                 return Ok(());
             }
             return Err(ConfigError::Unknown { name: name.to_owned(), nearest: nearest(name) });
         };
         let value = value.trim().to_owned();
+        if known.name == "security.protocol" && !value.eq_ignore_ascii_case("PLAINTEXT") {
+            return Err(ConfigError::Security(value));
+        }
         let allowed =
             match known.kind {
                 Kind::Int { min, max } if !value.parse::<i64>().is_ok_and(|n| (min..=max).contains(&n)) => {
@@ -283,10 +300,21 @@ fn parse_address(address: &str) -> Result<(String, u16), ConfigError> {
     })
 }
 
-/// The known name with the smallest edit distance, if it is close enough to be a typo.
+/// What only means something to a client with TLS or SASL.
+fn is_security(name: &str) -> bool {
+    name.starts_with("ssl.") || name.starts_with("sasl.")
+}
+
+/// The known name with the smallest edit distance, if it is close enough to be a typo. Its beginning may stand for it.
 fn nearest(name: &str) -> Option<&'static str> {
     let lower = name.to_ascii_lowercase().replace('_', ".");
-    let scored = PROPERTIES.iter().map(|p| (edit_distance(&lower, p.name), p.name));
+    let words = lower.split('.').count();
+    let beginning = |known: &'static str| match known.match_indices('.').nth(words - 1) {
+        Some((end, _)) => known.get(..end).unwrap_or(known),
+        None => known,
+    };
+    let distance = |known| edit_distance(&lower, known).min(edit_distance(&lower, beginning(known)) + 1);
+    let scored = PROPERTIES.iter().map(|p| (distance(p.name), p.name));
     scored.min().filter(|(distance, _)| *distance <= 2 + name.len() / 6).map(|(_, name)| name)
 }
 
@@ -334,6 +362,30 @@ mod tests {
             config.warnings(),
             ["unknown client property 'compresion.type' has no effect; did you mean 'compression.type'?"]
         );
+    }
+
+    #[test]
+    fn what_has_no_effect_is_said() {
+        let config = ClientConfig::from_properties([
+            ("bootstap", "a:1"),
+            ("auto.offset.rest", "earliest"),
+            ("ssl.truststore.location", "/x"),
+            ("connections.max.idle.ms", "5"),
+            ("linger.ms", "5"),
+        ])
+        .unwrap();
+        let plaintext = "has no effect: this client speaks PLAINTEXT only, without TLS and SASL";
+        assert_eq!(
+            config.warnings(),
+            [
+                "unknown client property 'bootstap' has no effect; did you mean 'bootstrap.servers'?",
+                "unknown client property 'auto.offset.rest' has no effect; did you mean 'auto.offset.reset'?",
+                &format!("client property 'ssl.truststore.location' {plaintext}"),
+                "client property 'connections.max.idle.ms' has no effect: this client does not act on it",
+            ]
+        );
+        let error = ClientConfig::from_properties([("security.protocol", "SASL_SSL")]).unwrap_err();
+        assert!(error.to_string().contains("security.protocol=SASL_SSL is not served"), "{error}");
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub(crate) struct ConnectOptions {
     pub client_id: String,
     pub connect_timeout: Duration,
     pub request_timeout: Duration,
+    /// `None`: as the system has it.
+    pub send_buffer_bytes: Option<usize>,
+    pub receive_buffer_bytes: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +75,14 @@ impl Drop for Connection {
     }
 }
 
+impl ConnectOptions {
+    fn size_buffers(&self, stream: &TcpStream) -> std::io::Result<()> {
+        let socket = socket2::SockRef::from(stream);
+        self.send_buffer_bytes.map_or(Ok(()), |bytes| socket.set_send_buffer_size(bytes))?;
+        self.receive_buffer_bytes.map_or(Ok(()), |bytes| socket.set_recv_buffer_size(bytes))
+    }
+}
+
 impl Connection {
     /// Connects and asks which versions the broker serves.
     pub(crate) async fn open(host: &str, port: u16, options: &ConnectOptions) -> Result<Connection> {
@@ -82,6 +93,7 @@ impl Connection {
             .map_err(|_| unreachable(format!("no connection within {} ms", options.connect_timeout.as_millis())))?
             .map_err(|e| unreachable(io_reason(&e)))?;
         stream.set_nodelay(true).map_err(|e| unreachable(io_reason(&e)))?;
+        options.size_buffers(&stream).map_err(|e| unreachable(io_reason(&e)))?;
         let (read, write) = stream.into_split();
         let pending = Arc::new(Mutex::new(Pending::default()));
         let (outgoing, queue) = mpsc::unbounded_channel();
@@ -420,13 +432,35 @@ async fn read_frame(socket: &mut OwnedReadHalf, buffer: &mut BytesMut) -> std::i
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason));
     }
     drop(buffer.split_to(4));
-    if buffer.len() < wanted {
-        buffer.reserve(wanted - buffer.len());
-    }
     while buffer.len() < wanted {
+        // A length that is not true must not take memory: the buffer doubles as bytes arrive.
+        if buffer.len() == buffer.capacity() {
+            buffer.reserve(buffer.len().max(READ_BUFFER_BYTES).min(wanted - buffer.len()));
+        }
         if socket.read_buf(buffer).await? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
     }
     Ok(Some(buffer.split_to(wanted).freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_length_takes_no_memory_before_its_bytes_arrive() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut peer, accepted) =
+            (TcpStream::connect(listener.local_addr().unwrap()).await.unwrap(), listener.accept().await.unwrap());
+        let (mut socket, _write) = accepted.0.into_split();
+        peer.write_all(&u32::try_from(MAX_ANSWER_BYTES).unwrap().to_be_bytes()).await.unwrap();
+        peer.write_all(&[7; 100]).await.unwrap();
+        drop(peer);
+        let mut buffer = BytesMut::new();
+        let error = read_frame(&mut socket, &mut buffer).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+        assert!(buffer.capacity() <= 4 * READ_BUFFER_BYTES, "{}", buffer.capacity());
+    }
 }

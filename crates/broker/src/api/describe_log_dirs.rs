@@ -6,7 +6,7 @@ use caudal_protocol::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResponse, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
 
-use super::RequestHeader;
+use super::{RequestHeader, once};
 use crate::context::Context;
 use crate::partition::Partition;
 
@@ -25,10 +25,11 @@ pub async fn handle(
                 partitions: topic.partitions.iter().flatten().map(|p| describe(p)).collect(),
             })
             .collect(),
-        Some(wanted) => wanted
+        Some(wanted) => once(wanted, |topic| topic.topic.clone())
             .into_iter()
             .map(|topic| {
-                let known = topic.partitions.iter().filter_map(|&p| view.partition(&topic.topic, p));
+                let indexes = once(topic.partitions, |index| *index).into_iter();
+                let known = indexes.filter_map(|index| view.partition(&topic.topic, index));
                 let partitions = known.map(|p| describe(p)).collect();
                 DescribeLogDirsTopic { name: topic.topic, partitions }
             })

@@ -1,16 +1,15 @@
 //! DescribeQuorum (55), versions 0-2: the state of the metadata quorum, which is this node alone (KIP-595, KIP-853).
 
+use caudal_cluster::log::METADATA_TOPIC;
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::describe_quorum_request::DescribeQuorumRequest;
 use caudal_protocol::messages::describe_quorum_response::{
     DescribeQuorumResponse, Listener, Node, PartitionData, ReplicaState, TopicData,
 };
 
-use super::RequestHeader;
+use super::{RequestHeader, once};
 use crate::clock;
 use crate::context::Context;
-
-const METADATA_TOPIC: &str = "__cluster_metadata";
 
 pub async fn handle(
     ctx: &Context,
@@ -18,17 +17,15 @@ pub async fn handle(
     request: DescribeQuorumRequest,
     version: i16,
 ) -> DescribeQuorumResponse {
-    let topics = request.topics.into_iter().map(|topic| {
+    let topics = once(request.topics, |topic| topic.topic_name.clone()).into_iter().map(|topic| {
         let known = topic.topic_name == METADATA_TOPIC;
-        let partitions = topic.partitions.iter().map(|p| {
+        let partitions = once(topic.partitions, |p| p.partition_index).into_iter().map(|p| {
             if known && p.partition_index == 0 {
                 return quorum(ctx);
             }
-            let error = ErrorCode::UnknownTopicOrPartition;
             PartitionData {
                 partition_index: p.partition_index,
-                error_code: error.code(),
-                error_message: Some(error.message().to_owned()),
+                error_code: ErrorCode::UnknownTopicOrPartition.code(),
                 ..PartitionData::default()
             }
         });
@@ -62,5 +59,5 @@ fn quorum(ctx: &Context) -> PartitionData {
 
 fn node(ctx: &Context, header: &RequestHeader) -> Node {
     let (host, port) = ctx.advertised(header);
-    Node { node_id: ctx.node_id(), listeners: vec![Listener { name: "PLAINTEXT".to_owned(), host, port }] }
+    Node { node_id: ctx.node_id(), listeners: vec![Listener { name: ctx.listener(header).to_owned(), host, port }] }
 }

@@ -5,10 +5,12 @@ use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::elect_leaders_response::{PartitionResult, ReplicaElectionResult};
 use caudal_protocol::messages::{ElectLeadersRequest, ElectLeadersResponse};
 
-use super::RequestHeader;
+use super::{RequestHeader, once};
 use crate::context::Context;
 
 const UNCLEAN: i8 = 1;
+/// The sentences of one answer; beyond that the code says it. Each is much larger than what asks for it.
+const MAX_SENTENCES_BYTES: usize = 1024 * 1024;
 
 pub async fn handle(
     ctx: &Context,
@@ -24,8 +26,19 @@ pub async fn handle(
     }
     let image = ctx.metadata.image();
     // Asked for all partitions, Kafka tells of those only for which there was something to do.
-    let results = request.topic_partitions.unwrap_or_default().into_iter().map(|topic| {
-        let partition_result = topic.partitions.iter().map(|index| elect(&image, &topic.topic, *index)).collect();
+    let topics = once(request.topic_partitions.unwrap_or_default(), |topic| topic.topic.clone());
+    let mut sentences_bytes = 0;
+    let results = topics.into_iter().map(|topic| {
+        let indexes = once(topic.partitions, |index| *index).into_iter();
+        let elected = indexes.map(|index| {
+            let mut result = elect(&image, &topic.topic, index);
+            sentences_bytes += result.error_message.as_ref().map_or(0, String::len);
+            if sentences_bytes > MAX_SENTENCES_BYTES {
+                result.error_message = None;
+            }
+            result
+        });
+        let partition_result = elected.collect();
         ReplicaElectionResult { topic: topic.topic, partition_result }
     });
     ElectLeadersResponse { replica_election_results: results.collect(), ..ElectLeadersResponse::default() }

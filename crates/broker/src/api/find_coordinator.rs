@@ -6,7 +6,7 @@ use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::find_coordinator_response::Coordinator;
 use caudal_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 
-use super::RequestHeader;
+use super::{RequestHeader, once};
 use crate::context::Context;
 
 const GROUP: i8 = 0;
@@ -18,8 +18,9 @@ pub async fn handle(
     version: i16,
 ) -> FindCoordinatorResponse {
     if version >= 4 {
-        let mut coordinators = Vec::with_capacity(request.coordinator_keys.len());
-        for key in &request.coordinator_keys {
+        let keys = once(request.coordinator_keys, String::clone);
+        let mut coordinators = Vec::with_capacity(keys.len());
+        for key in &keys {
             coordinators.push(find(ctx, header, key, request.key_type).await);
         }
         return FindCoordinatorResponse { coordinators, ..Default::default() };

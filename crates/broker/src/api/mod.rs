@@ -220,7 +220,6 @@ pub fn encode<S: Message>(header: &RequestHeader, response: &S) -> Result<Frame,
     Ok(with_length(writer.finish()))
 }
 
-/// Puts a frame's length into its first four bytes, which were left free for it.
 /// What a request lists, each thing once. Where the answer to an entry is much larger than the entry, one that is repeated all
 /// over a large request would take all memory.
 fn once<T, K: Eq + Hash>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
@@ -229,6 +228,7 @@ fn once<T, K: Eq + Hash>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
     items
 }
 
+/// Puts a frame's length into its first four bytes, which were left free for it.
 fn with_length(mut frame: Frame) -> Frame {
     let length = u32::try_from(frame.len().saturating_sub(4)).unwrap_or(u32::MAX);
     if let Some(Part::Bytes(first)) = frame.parts.first_mut() {

@@ -26,7 +26,7 @@ pub async fn handle(
     for topic in &request.topics {
         let name = if version >= 10 { ctx.topic_name(&topic.topic_id) } else { Some(topic.name.clone()) };
         let partitions = topic.partitions.iter().map(|p| {
-            let verdict = check(ctx, name.as_deref(), p, version);
+            let verdict = check(ctx, name.as_deref(), p);
             if let (ErrorCode::None, Some(name)) = (verdict, &name) {
                 accepted.push((name.clone(), p.partition_index, committed(p, keep_ms)));
             }
@@ -60,10 +60,10 @@ fn answer_topic(topic: &OffsetCommitRequestTopic, version: i16) -> OffsetCommitR
     OffsetCommitResponseTopic { name, topic_id: topic.topic_id, partitions: Vec::new() }
 }
 
-fn check(ctx: &Context, topic: Option<&str>, p: &OffsetCommitRequestPartition, version: i16) -> ErrorCode {
+fn check(ctx: &Context, topic: Option<&str>, p: &OffsetCommitRequestPartition) -> ErrorCode {
     let Some(topic) = topic else { return ErrorCode::UnknownTopicId };
     if !ctx.has_partition(topic, p.partition_index) {
-        return if version >= 10 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
+        return ErrorCode::UnknownTopicOrPartition;
     }
     if p.committed_metadata.as_ref().is_some_and(|m| m.len() > ctx.groups.view(|c| c.config.metadata_max_bytes)) {
         return ErrorCode::OffsetMetadataTooLarge;

@@ -161,14 +161,6 @@ impl Sessions {
         Sessions { inner: Mutex::default(), max_sessions }
     }
 
-    pub fn len(&self) -> usize {
-        self.inner.lock().sessions.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Finds out what a request fetches.
     ///
     /// # Errors
@@ -298,13 +290,20 @@ fn topic_key(name: &str, id: Uuid, version: i16) -> TopicKey {
     if version >= 13 { TopicKey::Id(id) } else { TopicKey::Name(name.into()) }
 }
 
+/// What a request asks for. A partition that is named twice is asked for once, as it was named last: each may be answered with
+/// megabytes.
 fn named_partitions(request: &FetchRequest, version: i16) -> Vec<(PartitionKey, Wanted)> {
-    let mut named = Vec::new();
+    let mut named: Vec<(PartitionKey, Wanted)> = Vec::new();
+    let mut places: HashMap<PartitionKey, usize> = HashMap::new();
     for topic in &request.topics {
         let key = topic_key(&topic.topic, topic.topic_id, version);
         for partition in &topic.partitions {
             let key = PartitionKey { topic: key.clone(), partition: partition.partition };
-            named.push((key, Wanted::from(partition)));
+            let place = *places.entry(key.clone()).or_insert(named.len());
+            match named.get_mut(place) {
+                Some((_, wanted)) => *wanted = Wanted::from(partition),
+                None => named.push((key, Wanted::from(partition))),
+            }
         }
     }
     named
@@ -380,7 +379,7 @@ mod tests {
         forget.forgotten_topics_data =
             vec![ForgottenTopic { topic: "t".into(), partitions: vec![1, 2], ..ForgottenTopic::default() }];
         assert!(matches!(sessions.open(&forget, 12, 0).unwrap().kind, Kind::Sessionless));
-        assert!(sessions.is_empty());
+        assert!(sessions.inner.lock().sessions.is_empty());
     }
 
     #[test]
@@ -398,7 +397,23 @@ mod tests {
         // A full fetch ends the session it names; epoch -1 makes none.
         let last = sessions.open(&request(7, -1, &[0]), 12, 0).unwrap();
         assert_eq!(close(&sessions, &last, &[data(0, 6, 0)]), Ok((0, vec![true])));
-        assert!(sessions.is_empty());
+        assert!(sessions.inner.lock().sessions.is_empty());
+    }
+
+    #[test]
+    fn a_partition_that_is_named_twice_is_fetched_once() {
+        for epoch in [INITIAL_EPOCH, FINAL_EPOCH] {
+            let mut twice = request(0, epoch, &[0, 1, 0]);
+            twice.topics[0].partitions[2].fetch_offset = 8;
+            let mut again = twice.topics[0].clone();
+            again.partitions.truncate(2);
+            again.partitions[1].fetch_offset = 9;
+            again.partitions.remove(0);
+            twice.topics.push(again);
+            let asked = Sessions::new(10).open(&twice, 12, 0).unwrap();
+            assert_eq!(order(&asked), [0, 1]);
+            assert_eq!(asked.partitions.iter().map(|(_, wanted)| wanted.offset).collect::<Vec<_>>(), [8, 9]);
+        }
     }
 
     #[test]

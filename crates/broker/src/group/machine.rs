@@ -1,6 +1,6 @@
 //! One classic group as a state machine. Follows Kafka's `ClassicGroup` and its coordinator's rules; pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use caudal_protocol::ErrorCode;
@@ -85,6 +85,21 @@ fn join_error(error: ErrorCode, member_id: &str) -> Reply {
 
 fn sync_error(error: ErrorCode) -> Reply {
     Reply::Sync(SyncGroupResponse { error_code: error.code(), ..SyncGroupResponse::default() })
+}
+
+/// Assignment strategies that a member may offer. Clients have a handful; each is compared with those of all others.
+const MAX_PROTOCOLS: usize = 100;
+
+/// Those of the protocols that all members support.
+fn common_to<'a>(members: impl Iterator<Item = &'a Member>, mut protocols: BTreeSet<&'a str>) -> BTreeSet<&'a str> {
+    for member in members {
+        if protocols.is_empty() {
+            break;
+        }
+        let supported: BTreeSet<&str> = member.protocols.iter().map(|p| p.name.as_str()).collect();
+        protocols.retain(|name| supported.contains(name));
+    }
+    protocols
 }
 
 impl Group {
@@ -189,13 +204,10 @@ impl Group {
         if self.members.is_empty() {
             return !request.protocol_type.is_empty() && !request.protocols.is_empty();
         }
+        let others = self.members.values().filter(|m| m.id != request.member_id);
+        let offered = request.protocols.iter().map(|p| p.name.as_str()).collect();
         self.protocol_type.as_deref() == Some(request.protocol_type.as_str())
-            && request.protocols.iter().any(|p| {
-                self.members
-                    .values()
-                    .filter(|m| m.id != request.member_id)
-                    .all(|m| m.protocols.iter().any(|q| q.name == p.name))
-            })
+            && (others.clone().next().is_none() || !common_to(others, offered).is_empty())
     }
 
     /// JoinGroup. The answer may come at once or with the end of the rebalance.
@@ -210,6 +222,9 @@ impl Group {
     ) {
         let refuse =
             |out: &mut Outcome, error: ErrorCode| out.reply(joiner.waiter, join_error(error, &request.member_id));
+        if request.protocols.len() > MAX_PROTOCOLS {
+            return refuse(out, ErrorCode::InvalidRequest);
+        }
         let instance = request.group_instance_id.as_deref();
         if !self.protocols_agree(request) {
             return refuse(out, ErrorCode::InconsistentGroupProtocol);
@@ -459,24 +474,18 @@ impl Group {
 
     fn choose_protocol(&self) -> Option<String> {
         let first = self.members.values().next()?;
-        let common: Vec<&str> = first
-            .protocols
-            .iter()
-            .map(|p| p.name.as_str())
-            .filter(|name| self.members.values().all(|m| m.protocols.iter().any(|p| p.name == *name)))
-            .collect();
+        let wishes = || first.protocols.iter().map(|p| p.name.as_str());
+        let common = common_to(self.members.values(), wishes().collect());
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for member in self.members.values() {
-            if let Some(vote) = member.protocols.iter().find(|p| common.contains(&p.name.as_str())) {
+            if let Some(vote) = member.protocols.iter().find(|p| common.contains(p.name.as_str())) {
                 *votes.entry(vote.name.as_str()).or_default() += 1;
             }
         }
-        common
-            .iter()
-            .max_by_key(|name| {
-                (votes.get(**name).copied().unwrap_or(0), std::cmp::Reverse(common.iter().position(|c| c == *name)))
-            })
-            .map(|n| (*n).to_owned())
+        // Of those with as many votes, the one that the first member likes best.
+        let candidates = wishes().enumerate().filter(|(_, name)| common.contains(name));
+        let best = candidates.max_by_key(|(place, name)| (votes.get(name).copied(), std::cmp::Reverse(*place)));
+        best.map(|(_, name)| name.to_owned())
     }
 
     fn complete_join(&mut self, now_ms: i64, wall_ms: i64, out: &mut Outcome) {

@@ -11,3 +11,4 @@ mod leftovers;
 mod produce;
 mod raw;
 mod restart;
+mod settings;

@@ -40,7 +40,9 @@ impl Server {
         let more = more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         let all = [("bootstrap.servers".to_owned(), self.server.clone())].into_iter();
         let all = all.chain(more).chain(self.properties.iter().cloned());
-        ClientConfig::from_properties(all).map_err(|e| Stop::Failed(e.to_string()))
+        let config = ClientConfig::from_properties(all).map_err(|e| Stop::Failed(e.to_string()))?;
+        config.warnings().iter().for_each(|warning| eprintln!("caudal: {warning}"));
+        Ok(config)
     }
 
     pub async fn connect(&self, more: &[(&str, &str)]) -> Result<Cluster, Stop> {

@@ -93,7 +93,8 @@ pub fn start(properties: &Properties, formats: bool, announce: &str) -> ExitCode
     match BrokerConfig::from_properties(properties) {
         Ok((mut config, warnings)) => {
             // A file may serve other programs too; what is typed has a meaning.
-            if let Some(typed) = warnings.iter().find(|w| w.starts_with(TYPED)) {
+            let is_typing_error = |w: &&String| w.starts_with(TYPED) && w.contains(": unknown key ");
+            if let Some(typed) = warnings.iter().find(is_typing_error) {
                 return fail(&UnknownKey(typed.replace(" is ignored", "")));
             }
             for warning in warnings {

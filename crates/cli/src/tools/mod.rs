@@ -181,9 +181,11 @@ fn load_properties(path: &str) -> Result<BTreeMap<String, String>, Stop> {
     Ok(properties.iter().map(|p| (p.key.clone(), p.value.clone())).collect())
 }
 
-/// Checks client properties.
+/// Checks client properties; what is odd about them goes to standard error.
 fn client_config(properties: &BTreeMap<String, String>) -> Result<ClientConfig, Stop> {
-    ClientConfig::from_properties(properties).map_err(|e| Stop::Failed(e.to_string()))
+    let config = ClientConfig::from_properties(properties).map_err(|e| Stop::Failed(e.to_string()))?;
+    config.warnings().iter().for_each(|warning| eprintln!("WARN {warning}"));
+    Ok(config)
 }
 
 /// Connects an admin tool to the brokers of `--bootstrap-server`.

@@ -26,8 +26,8 @@ config_table! {
     "controller.performance.sample.period.ms" Long "60000" AtLeast(100) Medium internal idle "";
     "controller.quorum.append.linger.ms" Int "25" AtLeast(0) Medium fixed idle "";
     "controller.quorum.auto.join.enable" Boolean "false" Any Low fixed idle "";
-    "controller.quorum.bootstrap.servers" List "" Any High fixed acts
-        "Addresses at which controllers of a dynamic quorum are found.";
+    "controller.quorum.bootstrap.servers" List "" Any High fixed idle
+        "Addresses at which controllers of a dynamic quorum are found. This node is its own quorum and looks for none.";
     "controller.quorum.election.backoff.max.ms" Int "1000" AtLeast(0) High fixed idle "";
     "controller.quorum.election.timeout.ms" Int "1000" AtLeast(0) High fixed idle "";
     "controller.quorum.fetch.max.bytes" Int "1048576" AtLeast(1) Low fixed idle "";
@@ -36,7 +36,7 @@ config_table! {
     "controller.quorum.request.timeout.ms" Int "2000" AtLeast(0) Medium fixed idle "";
     "controller.quorum.retry.backoff.ms" Int "20" AtLeast(0) Low fixed idle "";
     "controller.quorum.voters" List "" Any High fixed acts
-        "Voters of a static quorum: id@host:port, separated by commas.";
+        "Voters of a static quorum: id@host:port. This node alone.";
     "controller.quota.window.num" Int "11" AtLeast(1) Low fixed idle "";
     "controller.quota.window.size.seconds" Int "1" AtLeast(1) Low fixed idle "";
     "controller.socket.timeout.ms" Int "30000" Any Medium fixed idle "";
@@ -73,8 +73,8 @@ config_table! {
         "Members that a group may have.";
     "group.min.session.timeout.ms" Int "6000" Any Medium fixed acts
         "Shortest session timeout a member may ask for, in milliseconds.";
-    "inter.broker.listener.name" String null Any Medium fixed acts
-        "Listener that brokers use among themselves.";
+    "inter.broker.listener.name" String null Any Medium fixed idle
+        "Listener that brokers use among themselves. There is one broker.";
     "leader.imbalance.check.interval.seconds" Long "300" AtLeast(1) High fixed idle "";
     "listener.security.protocol.map" String "SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT" Any Low dynamic acts
         "Security protocol of each listener name.";
@@ -88,11 +88,11 @@ config_table! {
         "Default of delete.retention.ms.";
     "log.cleaner.enable" Boolean "true" Any Medium fixed acts
         "Whether topics with cleanup.policy=compact are compacted, __consumer_offsets among them; otherwise they grow for ever.";
-    "log.cleaner.io.buffer.load.factor" Double "0.9" Any Medium dynamic acts
-        "How full the memory for keys may become, 1 for all of it.";
+    "log.cleaner.io.buffer.load.factor" Double "0.9" Ratio(0.1, 0.99) Medium dynamic acts
+        "How full the memory for keys may become.";
     "log.cleaner.io.buffer.size" Int "524288" AtLeast(0) Medium dynamic acts
         "Bytes that all cleaner threads together read and write at a time.";
-    "log.cleaner.io.max.bytes.per.second" Double "1.7976931348623157E308" Any Medium dynamic acts
+    "log.cleaner.io.max.bytes.per.second" Double "1.7976931348623157E308" Positive Medium dynamic acts
         "Bytes that all cleaner threads together read and write in a second, at most.";
     "log.cleaner.max.compaction.lag.ms" Long "9223372036854775807" AtLeast(1) Medium dynamic acts
         "Default of max.compaction.lag.ms.";
@@ -114,7 +114,8 @@ config_table! {
     "log.flush.interval.ms" Long null Any High dynamic acts
         "Default of flush.ms.";
     "log.flush.offset.checkpoint.interval.ms" Int "60000" AtLeast(0) High fixed idle "";
-    "log.flush.scheduler.interval.ms" Long "9223372036854775807" Any High fixed idle "";
+    "log.flush.scheduler.interval.ms" Long "9223372036854775807" Any High fixed acts
+        "Default of flush.ms when log.flush.interval.ms is not set.";
     "log.flush.start.offset.checkpoint.interval.ms" Int "60000" AtLeast(0) High fixed idle "";
     "log.index.interval.bytes" Int "4096" AtLeast(0) Medium dynamic acts
         "Default of index.interval.bytes.";
@@ -160,11 +161,12 @@ config_table! {
     "max.connections.per.ip.overrides" String "" Any Medium dynamic idle "";
     "max.incremental.fetch.session.cache.slots" Int "1000" AtLeast(0) Medium fixed acts
         "Fetch sessions that are remembered at a time.";
-    "max.request.partition.size.limit" Int "2000" AtLeast(1) Medium fixed idle "";
+    "max.request.partition.size.limit" Int "2000" AtLeast(1) Medium fixed acts
+        "Partitions that one answer to DescribeTopicPartitions lists, at most.";
     "message.max.bytes" Int "1048588" AtLeast(0) High dynamic acts
         "Largest record batch that is accepted, in bytes, after compression; a topic's max.message.bytes overrides it.";
     "metadata.log.dir" String null Any High fixed acts
-        "Directory for the metadata log; the first of log.dirs when not set.";
+        "Directory for the metadata log: that of log.dirs, where it lies when this is not set.";
     "metadata.log.max.record.bytes.between.snapshots" Long "20971520" AtLeast(1) High fixed acts
         "Bytes of metadata records after which a snapshot is written.";
     "metadata.log.max.snapshot.interval.ms" Long "3600000" AtLeast(0) High fixed acts
@@ -172,7 +174,8 @@ config_table! {
     "metadata.log.segment.bytes" Int "1073741824" AtLeast(8388608) High fixed idle "";
     "metadata.log.segment.ms" Long "604800000" Any High fixed idle "";
     "metadata.max.idle.interval.ms" Int "500" AtLeast(0) Low fixed idle "";
-    "metadata.max.retention.bytes" Long "104857600" Any High fixed idle "";
+    "metadata.max.retention.bytes" Long "104857600" Any High fixed acts
+        "Bytes of the metadata log above which the part that an older snapshot covers is deleted.";
     "metadata.max.retention.ms" Long "604800000" Any High fixed idle "";
     "min.insync.replicas" Int "1" AtLeast(1) High dynamic acts
         "Replicas that must have a record before acks=all is answered; topics can override it.";
@@ -182,7 +185,8 @@ config_table! {
     "num.network.threads" Int "3" AtLeast(1) High dynamic idle "";
     "num.partitions" Int "1" AtLeast(1) Medium fixed acts
         "Partitions of a topic that is created without saying how many.";
-    "num.recovery.threads.per.data.dir" Int "2" AtLeast(1) High dynamic idle "";
+    "num.recovery.threads.per.data.dir" Int "2" AtLeast(1) High dynamic acts
+        "Threads that open and recover the logs at start.";
     "num.replica.alter.log.dirs.threads" Int null Any High fixed idle "";
     "num.replica.fetchers" Int "1" AtLeast(1) High dynamic idle "";
     "offset.metadata.max.bytes" Int "4096" Any High fixed acts
@@ -201,7 +205,7 @@ config_table! {
     "offsets.topic.segment.bytes" Int "104857600" AtLeast(1) High fixed acts
         "segment.bytes of __consumer_offsets when it is created.";
     "process.roles" List required ListOf(&["broker", "controller"]) High fixed acts
-        "What this process does: 'broker', 'controller', or both.";
+        "What this process does: broker,controller, which is both.";
     "producer.id.expiration.check.interval.ms" Int "600000" AtLeast(1) Low internal idle "";
     "producer.id.expiration.ms" Int "86400000" AtLeast(1) Low dynamic acts
         "Milliseconds without a record after which an idempotent producer is forgotten.";
@@ -243,7 +247,7 @@ config_table! {
         "segment.bytes of __transaction_state when it is created.";
     "transaction.two.phase.commit.enable" Boolean "false" Any Low fixed idle "";
     "transactional.id.expiration.ms" Int "604800000" AtLeast(1) High fixed idle "";
-    "unclean.leader.election.enable" Boolean "false" Any High dynamic acts
+    "unclean.leader.election.enable" Boolean "false" Any High dynamic idle
         "Default of the topics' unclean.leader.election.enable.";
     "unclean.leader.election.interval.ms" Long "300000" AtLeast(1) Medium internal idle "";
     "caudal.allow.insecure" Boolean "false" Any High fixed acts

@@ -86,6 +86,8 @@ pub enum Validator {
     Between(i64, i64),
     /// Both inclusive.
     Ratio(f64, f64),
+    /// A number above 0.
+    Positive,
     OneOf(&'static [&'static str]),
     OneOfNoCase(&'static [&'static str]),
     /// A list of these.
@@ -105,6 +107,7 @@ impl fmt::Display for Validator {
             Validator::AtLeast(min) => write!(f, "at least {min}"),
             Validator::Between(min, max) => write!(f, "{min} to {max}"),
             Validator::Ratio(min, max) => write!(f, "{min} to {max}"),
+            Validator::Positive => f.write_str("more than 0"),
             Validator::OneOf(values) | Validator::OneOfNoCase(values) => write!(f, "one of {}", values.join(", ")),
             Validator::ListOf(values) => write!(f, "a list of {}", values.join(", ")),
             Validator::GzipLevel => f.write_str("1 to 9, or -1"),
@@ -193,6 +196,12 @@ impl ConfigDef {
         }
     }
 
+    /// The default in the form that [`ConfigDef::check`] gives it.
+    pub fn default_form(&self) -> Option<String> {
+        let default = self.default_value()?;
+        Some(self.check(default).unwrap_or_else(|_| default.to_owned()))
+    }
+
     /// Checks a value and gives it the form in which Kafka shows it (trimmed, list items joined by commas).
     ///
     /// # Errors
@@ -215,15 +224,15 @@ impl ConfigDef {
             ConfigType::Long => self.check_integer(number(i64::MIN, i64::MAX)?),
             ConfigType::Double => {
                 let n: f64 = trimmed.parse().map_err(|_| invalid(value, "Not a number of type DOUBLE".to_owned()))?;
-                if let Validator::Ratio(min, max) = self.validator {
-                    let reason = match n {
-                        n if n < min => Some(format!("Value must be at least {min}")),
-                        n if n > max => Some(format!("Value must be no more than {max}")),
-                        _ => None,
-                    };
-                    if let Some(reason) = reason {
-                        return Err(invalid(&format!("{n:?}"), reason));
-                    }
+                let reason = match self.validator {
+                    _ if n.is_nan() => Some("Not a number of type DOUBLE".to_owned()),
+                    Validator::Ratio(min, _) if n < min => Some(format!("Value must be at least {min}")),
+                    Validator::Ratio(_, max) if n > max => Some(format!("Value must be no more than {max}")),
+                    Validator::Positive if n <= 0.0 => Some("Value must be more than 0".to_owned()),
+                    _ => None,
+                };
+                if let Some(reason) = reason {
+                    return Err(invalid(&format!("{n:?}"), reason));
                 }
                 // Java writes the exponent large.
                 Ok(format!("{n:?}").replace('e', "E"))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConfigDef, ConfigType, InvalidValue, Properties, Update, broker_synonyms};
+use super::{ConfigDef, ConfigType, InvalidValue, Properties, Property, Update, broker_synonyms};
 use crate::image::{ConfigResource, MetadataImage};
 
 /// Where a value was set (`DescribeConfigsResponse.ConfigSource`).
@@ -90,8 +90,9 @@ pub struct StaticConfig {
 }
 
 impl StaticConfig {
-    /// Takes the known keys of a file, each checked. Unknown keys come back with the nearest known name, for a
-    /// warning; keys of listeners (`listener.name.*`) and of plugins may be anything.
+    /// Takes the known keys of a file, each checked. The second value are warnings: unknown keys with the nearest known name,
+    /// and keys on which nothing here acts with another value than their default. Keys of listeners (`listener.name.*`)
+    /// and of plugins may be anything.
     ///
     /// # Errors
     /// A value that is not allowed: origin, key, value, what is allowed.
@@ -113,6 +114,9 @@ impl StaticConfig {
                     allowed: def.validator.to_string(),
                 })
             })?;
+            if !def.acts && !value.is_empty() && def.default_form().as_deref() != Some(&value) {
+                warnings.push(no_effect(property, def, &value));
+            }
             config.values.insert(property.key.clone(), value);
         }
         // node.id and broker.id are one setting; Kafka lists both.
@@ -260,6 +264,19 @@ pub struct StaticConfigError {
     pub reason: String,
     pub kind: ConfigType,
     pub allowed: String,
+}
+
+fn no_effect(property: &Property, def: &ConfigDef, value: &str) -> String {
+    let (origin, key) = (&property.origin, &property.key);
+    match def.default_value() {
+        _ if def.is_sensitive() => format!("{origin}: {key} has no effect: this broker does not act on it"),
+        None | Some("") => format!("{origin}: {key}={value} has no effect: this broker does not act on it"),
+        Some(default) => {
+            format!(
+                "{origin}: {key}={value} has no effect: this broker does not act on it and goes by its default, {default}"
+            )
+        }
+    }
 }
 
 fn unknown_key(origin: &str, key: &str) -> String {

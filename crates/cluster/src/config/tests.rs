@@ -140,6 +140,35 @@ fn settings_are_checked_and_typing_errors_named() {
 }
 
 #[test]
+fn keys_without_effect_are_named() {
+    let text = "compression.type=gzip\nnum.io.threads=8\nnum.network.threads=4\nssl.keystore.password=secret\nauthorizer.class.name=\n";
+    let properties = Properties::parse(text, "f").unwrap();
+    let (_, warnings) = StaticConfig::from_properties(&properties).unwrap();
+    assert_eq!(
+        warnings,
+        [
+            "f line 1: compression.type=gzip has no effect: this broker does not act on it and goes by its default, producer",
+            "f line 3: num.network.threads=4 has no effect: this broker does not act on it and goes by its default, 3",
+            "f line 4: ssl.keystore.password has no effect: this broker does not act on it",
+        ]
+    );
+}
+
+#[test]
+fn numbers_that_are_none_are_refused() {
+    for (name, value) in [
+        ("log.cleaner.io.buffer.load.factor", "1.5"),
+        ("log.cleaner.io.buffer.load.factor", "NaN"),
+        ("log.cleaner.io.max.bytes.per.second", "-1"),
+        ("log.cleaner.io.max.bytes.per.second", "0"),
+        ("log.cleaner.io.max.bytes.per.second", "NaN"),
+    ] {
+        let refused = broker_config(name).unwrap().check(value);
+        assert!(refused.is_err(), "{name}={value}");
+    }
+}
+
+#[test]
 fn environment_variables_map_to_keys() {
     let variables = [("KAFKA_LOG_DIRS", "/d"), ("KAFKA_HEAP_OPTS", "x"), ("HOME", "/"), ("KAFKA_A__B___C", "1")];
     let properties = env_properties(variables.map(|(k, v)| (k.to_owned(), v.to_owned())));

@@ -19,7 +19,7 @@ config_table! {
     "delete.retention.ms" Long "86400000" AtLeast(0) Medium dynamic acts ["log.cleaner.delete.retention.ms" * 1]
         "Milliseconds for which compaction keeps the marker that a key was deleted.";
     "file.delete.delay.ms" Long "60000" AtLeast(0) Medium dynamic acts ["log.segment.delete.delay.ms" * 1]
-        "Milliseconds between taking a segment out of the log and removing its files.";
+        "Milliseconds between the deletion of a topic and the removal of its files. Those of a segment that retention deletes go at once; who reads them reads on.";
     "flush.messages" Long "9223372036854775807" AtLeast(1) Medium dynamic acts ["log.flush.interval.messages" * 1]
         "Records after which the log is flushed to disk, whoever waits for it.";
     "flush.ms" Long "9223372036854775807" AtLeast(0) Medium dynamic acts ["log.flush.interval.ms" * 1, "log.flush.scheduler.interval.ms" * 1]
@@ -72,6 +72,6 @@ config_table! {
         "Milliseconds by which segment.ms is shortened at random, so that partitions do not all roll at once.";
     "segment.ms" Long "604800000" AtLeast(1) Medium dynamic acts ["log.roll.ms" * 1, "log.roll.hours" * 3600000]
         "Milliseconds after which a new segment is begun even if the old one is not full.";
-    "unclean.leader.election.enable" Boolean "false" Any Medium dynamic acts ["unclean.leader.election.enable" * 1]
+    "unclean.leader.election.enable" Boolean "false" Any Medium dynamic idle ["unclean.leader.election.enable" * 1]
         "Whether a replica that lags may become leader when no other is left, at the price of lost records.";
 }

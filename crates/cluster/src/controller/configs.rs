@@ -52,11 +52,11 @@ pub fn incremental_alter_configs(
 ) -> Decision<IncrementalAlterConfigsResponse> {
     let mut records = Vec::new();
     let mut responses = Vec::new();
-    let ids: Vec<(i8, &str)> = request.resources.iter().map(|r| (r.resource_type, r.resource_name.as_str())).collect();
-    for (i, resource) in request.resources.iter().enumerate() {
+    let repeated = repeated(request.resources.iter().map(|r| (r.resource_type, r.resource_name.as_str())));
+    for resource in &request.resources {
         let names = resource.configs.iter().map(|c| c.name.as_str());
         let nulls = resource.configs.iter().filter(|c| c.value.is_none() && c.config_operation != 1);
-        let result = once(&ids, i)
+        let result = once(&repeated, (resource.resource_type, resource.resource_name.as_str()))
             .and_then(|()| check_keys(names, nulls.map(|c| c.name.as_str())))
             .and_then(|()| target(image, node, resource.resource_type, &resource.resource_name))
             .and_then(|target| {
@@ -97,11 +97,11 @@ pub fn alter_configs(
 ) -> Decision<AlterConfigsResponse> {
     let mut records = Vec::new();
     let mut responses = Vec::new();
-    let ids: Vec<(i8, &str)> = request.resources.iter().map(|r| (r.resource_type, r.resource_name.as_str())).collect();
-    for (i, resource) in request.resources.iter().enumerate() {
+    let repeated = repeated(request.resources.iter().map(|r| (r.resource_type, r.resource_name.as_str())));
+    for resource in &request.resources {
         let names = resource.configs.iter().map(|c| c.name.as_str());
         let nulls = resource.configs.iter().filter(|c| c.value.is_none());
-        let result = once(&ids, i)
+        let result = once(&repeated, (resource.resource_type, resource.resource_name.as_str()))
             .and_then(|()| check_keys(names, nulls.map(|c| c.name.as_str())))
             .and_then(|()| target(image, node, resource.resource_type, &resource.resource_name))
             .and_then(|target| {
@@ -126,11 +126,16 @@ pub fn alter_configs(
     Decision { records, response: AlterConfigsResponse { throttle_time_ms: 0, responses } }
 }
 
-fn once(ids: &[(i8, &str)], at: usize) -> Result<(), ApiError> {
-    let me = ids.get(at);
-    match ids.iter().filter(|id| Some(*id) == me).count() {
-        0 | 1 => Ok(()),
-        _ => Err(ApiError::new(ErrorCode::InvalidRequest, "Each resource must appear at most once.")),
+/// The resources that a request lists more than once.
+fn repeated<'a>(resources: impl Iterator<Item = (i8, &'a str)>) -> BTreeSet<(i8, &'a str)> {
+    let mut seen = BTreeSet::new();
+    resources.filter(|resource| !seen.insert(*resource)).collect()
+}
+
+fn once(repeated: &BTreeSet<(i8, &str)>, resource: (i8, &str)) -> Result<(), ApiError> {
+    match repeated.contains(&resource) {
+        false => Ok(()),
+        true => Err(ApiError::new(ErrorCode::InvalidRequest, "Each resource must appear at most once.")),
     }
 }
 

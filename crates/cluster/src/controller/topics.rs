@@ -12,13 +12,11 @@ use caudal_protocol::{ErrorCode, Uuid};
 use super::{ApiError, Decision, Node, new_topic_id, placement};
 use crate::config::{TOPIC_CONFIGS, check_topic_configs};
 use crate::image::{ConfigResourceType, MetadataImage};
+use crate::log::METADATA_TOPIC;
 use crate::record::MetadataRecord;
 
 /// Longest name of a topic: with a partition number behind it, it must still be a file name.
 const MAX_NAME_BYTES: usize = 249;
-
-/// The metadata log's own name, which no topic may have.
-const METADATA_TOPIC: &str = "__cluster_metadata";
 
 /// Most records that one request may cause, as Kafka bounds it.
 const MAX_RECORDS: usize = 10_000;
@@ -113,6 +111,7 @@ fn check_new_name(
     name: &str,
     collisions: &mut Option<BTreeMap<String, String>>,
 ) -> Result<(), ApiError> {
+    // No topic may have the name of the metadata log.
     if name == METADATA_TOPIC {
         return Err(ApiError::new(
             ErrorCode::InvalidRequest,

@@ -183,14 +183,14 @@ impl MetadataLog {
         let mut image = MetadataImage::empty();
         loaded.load_snapshot(&mut image)?;
         let replayed = loaded.replay(&mut image);
-        let known = quorum::read_epoch(loaded.dir.disk().as_ref(), loaded.log.dir())?;
-        loaded.epoch = loaded.epoch.max(known);
+        let state = quorum::read(loaded.dir.disk().as_ref(), loaded.log.dir())?;
+        loaded.epoch = loaded.epoch.max(state.epoch);
         loaded.image = Arc::new(image);
         match replayed {
             Err(MetadataLogError::Lost { from, to, .. }) if policy.accept_loss => loaded.give_up(from, to)?,
             replayed => replayed?,
         }
-        loaded.check_voters()?;
+        loaded.check_voters(&state.nodes)?;
         Ok(loaded)
     }
 
@@ -313,13 +313,21 @@ impl MetadataLog {
         }
     }
 
-    fn check_voters(&self) -> Result<(), MetadataLogError> {
-        let Some(record) = &self.voters else { return Ok(()) };
-        let voters: Vec<i32> = record.voters.iter().map(|v| v.voter_id).collect();
-        if voters == [self.node_id] {
+    /// `last_known`: of the quorum, as `quorum-state` has it. It stands where the quorum is static.
+    fn check_voters(&self, last_known: &[i32]) -> Result<(), MetadataLogError> {
+        let voters: Vec<i32> = match &self.voters {
+            Some(record) => record.voters.iter().map(|v| v.voter_id).collect(),
+            None => last_known.to_vec(),
+        };
+        if voters == [self.node_id] || (voters.is_empty() && self.voters.is_none()) {
             return Ok(());
         }
         Err(MetadataLogError::Voters { voters, node_id: self.node_id })
+    }
+
+    /// Whether nothing was ever written into it: it was created just now, or formatted and not used yet.
+    pub fn is_new(&self) -> bool {
+        self.last_snapshot.is_none() && self.log.log_end_offset() == 0
     }
 
     /// The image of all that is written.
@@ -332,18 +340,9 @@ impl MetadataLog {
         self.epoch
     }
 
-    pub fn kraft_version(&self) -> i16 {
-        self.kraft_version
-    }
-
-    /// The voters, where the quorum is dynamic.
-    pub fn voters(&self) -> Option<&VotersRecord> {
-        self.voters.as_ref()
-    }
-
-    /// Time of the last record in milliseconds.
-    pub fn last_timestamp_ms(&self) -> i64 {
-        self.last_timestamp_ms
+    /// Whether the voters are known: the quorum is dynamic.
+    pub fn has_voters(&self) -> bool {
+        self.voters.is_some()
     }
 
     /// The log itself.

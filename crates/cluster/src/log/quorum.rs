@@ -16,18 +16,33 @@ use super::MetadataLogError;
 
 const FILE: &str = "quorum-state";
 
-/// The epoch of the last election that this node knows of; 0 when there was none.
-pub(super) fn read_epoch(disk: &dyn Disk, dir: &Path) -> Result<i32, MetadataLogError> {
+/// What `quorum-state` says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct QuorumState {
+    /// The epoch of the last election that this node knows of; 0 when there was none.
+    pub epoch: i32,
+    /// The voters of a static quorum, and who led: none where the file does not say.
+    pub nodes: Vec<i32>,
+}
+
+pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<QuorumState, MetadataLogError> {
     let path = dir.join(FILE);
     let failed = |source| MetadataLogError::Io { path: path.clone(), source };
     if !disk.exists(&path).map_err(failed)? {
-        return Ok(0);
+        return Ok(QuorumState::default());
     }
     let bytes = read_file(disk, &path).map_err(failed)?;
     let malformed = |reason: String| MetadataLogError::QuorumState { path: path.clone(), reason };
     let state: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
-    let epoch = state.get("leaderEpoch").and_then(serde_json::Value::as_i64);
-    epoch.and_then(|e| i32::try_from(e).ok()).ok_or_else(|| malformed("it has no leaderEpoch".to_owned()))
+    let id = |value: &serde_json::Value| value.as_i64().and_then(|n| i32::try_from(n).ok());
+    let epoch = state.get("leaderEpoch").and_then(id);
+    let epoch = epoch.ok_or_else(|| malformed("it has no leaderEpoch".to_owned()))?;
+    let voters = state.get("currentVoters").and_then(serde_json::Value::as_array).into_iter().flatten();
+    let mut nodes: Vec<i32> = voters.filter_map(|voter| voter.get("voterId").and_then(id)).collect();
+    nodes.extend(state.get("leaderId").and_then(id).filter(|leader| *leader >= 0));
+    nodes.sort_unstable();
+    nodes.dedup();
+    Ok(QuorumState { epoch, nodes })
 }
 
 /// Records that this node leads `epoch`, durably.

@@ -32,7 +32,7 @@ fn changes_come_back_with_and_without_a_snapshot() {
     let mut log = load(dir.path());
     assert_eq!(log.image(), &image);
     log.begin_epoch().unwrap();
-    assert_eq!(log.epoch(), 2);
+    assert_eq!(log.image().epoch, 2);
     let id = log.snapshot().unwrap();
     assert_eq!(id.file_name(), "00000000000000000005-0000000002.checkpoint");
     let image = log.commit(&[topic(4)]).unwrap();
@@ -234,10 +234,35 @@ fn voters_of_the_bootstrap_snapshot_go_into_the_log_once() {
     drop(log);
     let mut log = load(dir.path());
     log.begin_epoch().unwrap();
-    assert_eq!((log.image().offset, log.epoch(), log.kraft_version()), (3, 2, 1));
+    assert_eq!((log.image().offset, log.image().epoch, log.has_voters()), (3, 2, true));
     drop(log);
     let other = MetadataLog::load(open(dir.path()), 2, SnapshotPolicy::default()).unwrap_err();
     assert!(other.to_string().contains("voters are [1]"), "{other}");
+}
+
+/// As Apache Kafka leaves it with `controller.quorum.voters`, where no record names the voters.
+#[test]
+fn the_voters_of_a_static_quorum_are_heeded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = load(dir.path());
+    assert!(log.is_new());
+    log.begin_epoch().unwrap();
+    log.commit(&[topic(1)]).unwrap();
+    assert!(!log.is_new());
+    let state = log.log().dir().join("quorum-state");
+    drop(log);
+    assert!(!load(dir.path()).is_new());
+    for (text, voters) in [
+        (r#"{"leaderId":-1,"leaderEpoch":1,"currentVoters":[{"voterId":1},{"voterId":2}],"data_version":0}"#, "[1, 2]"),
+        (r#"{"leaderId":2,"leaderEpoch":1,"votedId":-1,"data_version":1}"#, "[2]"),
+    ] {
+        std::fs::write(&state, text).unwrap();
+        let error = MetadataLog::load(open(dir.path()), 1, SnapshotPolicy::default()).unwrap_err();
+        assert!(error.to_string().contains(&format!("voters are {voters}")), "{error}");
+    }
+    std::fs::write(&state, r#"{"leaderId":1,"leaderEpoch":5,"currentVoters":[{"voterId":1}],"data_version":0}"#)
+        .unwrap();
+    load(dir.path());
 }
 
 #[test]
