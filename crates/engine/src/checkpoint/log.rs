@@ -37,6 +37,8 @@ impl BatchLog {
     pub fn open(path: PathBuf) -> Result<Self, EngineError> {
         create_dirs(&path)?;
         let directory = File::open(&path).map_err(|source| io_error("open", &path, source))?;
+        // A process that died after it had renamed an entry may not have come to this.
+        directory.sync_all().map_err(|source| io_error("sync the directory", &path, source))?;
         Ok(Self { path, directory })
     }
 

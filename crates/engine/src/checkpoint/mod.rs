@@ -13,7 +13,7 @@ pub use log::write_durably;
 use log::{BatchLog, Torn, VERSION_LINE};
 
 use crate::error::EngineError;
-use crate::file_log::{create_dirs, io_error};
+use crate::file_log::{create_dirs, io_error, sync_dir};
 use crate::source::SourceOffset;
 
 const LOCK_FILE: &str = "_lock";
@@ -125,10 +125,12 @@ impl Checkpoint {
         &self.query_id
     }
 
-    /// The directory of a source's own log; made if it is missing.
+    /// The directory of a source's own log; made if it is missing. The names in it are durable then, also those that a
+    /// process gave which died before it had synced them.
     pub fn source_dir(&self, index: usize) -> Result<PathBuf, EngineError> {
         let dir = self.root.join("sources").join(index.to_string());
         create_dirs(&dir)?;
+        sync_dir(&dir)?;
         Ok(dir)
     }
 

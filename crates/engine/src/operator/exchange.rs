@@ -18,6 +18,7 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use super::bucket::BucketKey;
 use super::groups::stable_hash;
+use super::normal::normalise;
 use crate::error::EngineError;
 use crate::plan::fragment::evaluate_all;
 use crate::plan::guard::guard_expression;
@@ -177,7 +178,7 @@ impl Exchange {
             Some(converter) => {
                 let columns: Vec<ArrayRef> =
                     self.encoded.iter().filter_map(|&index| keys.get(index).cloned()).collect();
-                Some(converter.convert_columns(&columns)?)
+                Some(converter.convert_columns(&normalise(&columns)?)?)
             }
             None => None,
         };
@@ -219,7 +220,7 @@ impl Exchange {
 
     /// Encodes key columns (those in the key, in order) as [`Exchange::chunk`] does.
     pub fn encode_keys(&self, columns: &[ArrayRef]) -> Result<Option<Rows>> {
-        self.converter.as_ref().map(|converter| Ok(converter.convert_columns(columns)?)).transpose()
+        self.converter.as_ref().map(|converter| Ok(converter.convert_columns(&normalise(columns)?)?)).transpose()
     }
 
     /// The number of columns in the encoded key.

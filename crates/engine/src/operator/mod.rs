@@ -5,6 +5,7 @@ pub mod bucket;
 pub mod column;
 pub mod exchange;
 pub mod groups;
+mod normal;
 mod persist;
 mod primitive;
 

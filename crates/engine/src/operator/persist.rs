@@ -39,8 +39,8 @@ impl Aggregation {
         self.store.lock().look()
     }
 
-    /// Replaces the state by version `version` of the checkpoint, which is whole.
-    pub fn restore(&self, version: i64, index: &mut StateIndex) -> Result<(), EngineError> {
+    /// Replaces the state by version `version` of the checkpoint, which is whole; returns the files that it is in.
+    pub fn restore(&self, version: i64, index: &mut StateIndex) -> Result<BTreeSet<PathBuf>, EngineError> {
         let mut partitions: Vec<_> = self.partitions.iter().map(|partition| partition.lock()).collect();
         partitions.iter_mut().for_each(|partition| partition.buckets = Buckets::new());
         self.store.lock().restore(version, index, &mut |restored| match restored {

@@ -42,6 +42,9 @@ pub(super) struct StateSync {
     pool: &'static CpuPool,
     target: Arc<Target>,
     pending: Arc<Mutex<Option<Pending>>>,
+    /// By operator, the files that the state was restored from, until the first batch is noted: the process that wrote
+    /// them may have died before they were durable, and they read well from the page cache all the same.
+    restored: Mutex<Vec<BTreeSet<PathBuf>>>,
     /// Ends the wait of the round that is to come.
     hurry: Arc<Notify>,
     running: Option<JoinHandle<Result<Vec<SourceOffset>, EngineError>>>,
@@ -75,15 +78,17 @@ impl StateSync {
         pool: &'static CpuPool,
         checkpoint: Arc<Checkpoint>,
         operators: Vec<Arc<Aggregation>>,
+        restored: Vec<BTreeSet<PathBuf>>,
         retain: i64,
     ) -> Self {
-        Self::over(pool, checkpoint, operators, retain, Box::new(sync_path))
+        Self::over(pool, checkpoint, operators, restored, retain, Box::new(sync_path))
     }
 
     fn over(
         pool: &'static CpuPool,
         checkpoint: Arc<Checkpoint>,
         operators: Vec<Arc<Aggregation>>,
+        restored: Vec<BTreeSet<PathBuf>>,
         retain: i64,
         sync: Box<SyncPath>,
     ) -> Self {
@@ -92,6 +97,7 @@ impl StateSync {
             pool,
             target: Arc::new(target),
             pending: Arc::default(),
+            restored: Mutex::new(restored),
             hurry: Arc::default(),
             running: None,
             failed: false,
@@ -119,11 +125,10 @@ impl StateSync {
     /// Adds to what waits; since when the oldest of it does.
     fn note(&self, id: i64, written: Vec<Written>, positions: Vec<SourceOffset>) -> Instant {
         let mut pending = self.pending.lock();
-        let pending = pending.get_or_insert_with(|| Pending {
-            since: Instant::now(),
-            batch: id,
-            positions: Vec::new(),
-            files: vec![BTreeSet::new(); written.len()],
+        let pending = pending.get_or_insert_with(|| {
+            let mut files = std::mem::take(&mut *self.restored.lock());
+            files.resize(written.len(), BTreeSet::new());
+            Pending { since: Instant::now(), batch: id, positions: Vec::new(), files }
         });
         (pending.batch, pending.positions) = (id, positions);
         for (files, written) in pending.files.iter_mut().zip(written) {
@@ -244,6 +249,7 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::{CommitRecord, OffsetMetadata, OffsetRecord};
+    use crate::state::{Change, StateStore, write_snapshot};
 
     /// A checkpoint whose fsyncs are noted, and fail on demand.
     struct Bench {
@@ -255,6 +261,10 @@ mod tests {
     }
 
     fn bench(retain: i64) -> Bench {
+        restored_bench(retain, Vec::new())
+    }
+
+    fn restored_bench(retain: i64, restored: Vec<BTreeSet<PathBuf>>) -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let checkpoint = Arc::new(Checkpoint::open(Some(dir.path().join("q"))).unwrap());
         let (durable, fails) = (Arc::new(Mutex::new(BTreeSet::new())), Arc::new(AtomicBool::new(false)));
@@ -268,7 +278,7 @@ mod tests {
             Ok(())
         };
         let pool = CpuPool::shared().unwrap();
-        let sync = StateSync::over(pool, Arc::clone(&checkpoint), Vec::new(), retain, Box::new(sync));
+        let sync = StateSync::over(pool, Arc::clone(&checkpoint), Vec::new(), restored, retain, Box::new(sync));
         Bench { dir, checkpoint, durable, fails, sync }
     }
 
@@ -346,6 +356,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_first_round_syncs_what_the_state_was_restored_from() {
+        let temp = tempfile::tempdir().unwrap();
+        // A killed process left these in the page cache.
+        let mut store = StateStore::open(temp.path().join("state/0"), 1, 100).unwrap();
+        let change = |version| Change { version, evict_ms: None, signature: String::new(), sections: Vec::new() };
+        let snapshot = StateStore::snapshot_path(store.path(), 0, 1).unwrap();
+        let bytes = write_snapshot(&snapshot, 1, None, "", std::iter::empty()).unwrap();
+        store.snapshot_written(vec![(snapshot.clone(), bytes)]);
+        let [first, second] = [2, 3].map(|version| store.append(&change(version)).unwrap().files.remove(0));
+        assert_eq!(first, second);
+        // The next one reads them and goes on.
+        let mut store = StateStore::open(temp.path().join("state/0"), 1, 100).unwrap();
+        let mut index = store.look().unwrap();
+        let restored = store.restore(3, &mut index, &mut |_| Ok(())).unwrap();
+        assert_eq!(restored, BTreeSet::from([snapshot.clone(), first.clone()]));
+        let mut bench = restored_bench(100, vec![restored.clone()]);
+        let next = store.append(&change(4)).unwrap();
+        bench.write(3, vec![next.clone()]);
+        bench.sync.flush(&mut []).await.unwrap();
+        for path in [&snapshot, &first, &next.files[0]] {
+            assert!(bench.durable.lock().contains(path), "{}", path.display());
+        }
+        bench.durable.lock().clear();
+        bench.write(4, vec![next]);
+        bench.sync.flush(&mut []).await.unwrap();
+        assert!(!bench.durable.lock().contains(&first), "once is enough");
+        // Where the first batch writes everything, nothing from before is needed.
+        let mut bench = restored_bench(100, vec![restored]);
+        bench.write(3, vec![Written { snapshot: true, files: Vec::new() }]);
+        bench.sync.flush(&mut []).await.unwrap();
+        assert!(!bench.durable.lock().contains(&first));
+    }
+
+    #[tokio::test]
     async fn rounds_come_by_themselves_and_the_query_waits_for_late_ones() {
         let mut bench = bench(100);
         bench.write(0, Vec::new());
@@ -363,7 +407,8 @@ mod tests {
             Ok(())
         };
         let pool = CpuPool::shared().unwrap();
-        let mut sync = StateSync::over(pool, Arc::clone(&bench.checkpoint), Vec::new(), 100, Box::new(slow));
+        let mut sync =
+            StateSync::over(pool, Arc::clone(&bench.checkpoint), Vec::new(), Vec::new(), 100, Box::new(slow));
         sync.batch_done(0, Vec::new(), &mut []).await.unwrap();
         sync.hurry.notify_one();
         let taken = async {

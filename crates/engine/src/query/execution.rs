@@ -130,7 +130,13 @@ impl Execution {
             result = self.sink.stop().await;
         }
         if result.is_ok() {
-            self.checkpoint.discard_if_temporary();
+            let checkpoint = Arc::clone(&self.checkpoint);
+            let discarded = self.pool.run_blocking(move || {
+                checkpoint.discard_if_temporary();
+                Ok(())
+            });
+            // It warns of what fails.
+            drop(discarded.await);
         }
         let shared = Arc::clone(&self.shared);
         // The checkpoint's lock is released before anyone can see that the query has ended.

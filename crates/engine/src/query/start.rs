@@ -1,6 +1,7 @@
 //! From a specification to a running query: checks, checkpoint, sources, plans, recovered state.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
@@ -45,7 +46,10 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
     check_streaming(&plan, output_mode)?;
     sink.check_mode(output_mode)?;
     let checkpoint = Arc::new(pool.run_blocking(move || Checkpoint::open(checkpoint)).await?);
-    let history = History::read(&checkpoint)?;
+    let history = {
+        let checkpoint = Arc::clone(&checkpoint);
+        Arc::new(pool.run_blocking(move || History::read(&checkpoint)).await?)
+    };
     let settings = Settings::new(&conf, history.conf(), pool.threads())?;
 
     let batch_timestamp = Arc::new(AtomicI64::new(0));
@@ -55,15 +59,25 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
     let output = Fragment::plan(&output, &session).await?;
     let mut stage_runs = Vec::with_capacity(stages.len());
     for (index, stage) in stages.into_iter().enumerate() {
-        stage_runs.push(plan_stage(index, stage, output_mode, &checkpoint, &settings, &session).await?);
+        let (dir, partitions, min_deltas) = (checkpoint.state_dir(index), settings.partitions, settings.min_deltas);
+        let store = pool.run_blocking(move || StateStore::open(dir, partitions, min_deltas)).await?;
+        stage_runs.push(plan_stage(stage, output_mode, store, partitions, &session).await?);
     }
     let operators: Vec<Arc<Aggregation>> = stage_runs.iter().map(|stage| Arc::clone(&stage.aggregation)).collect();
-    let version = {
+    let (version, restored) = {
         let (operators, wanted) = (operators.clone(), history.next_batch_id());
         pool.run_blocking(move || restore(&operators, wanted)).await?
     };
-    let resume = history.resume(version, &checkpoint, sources.len())?;
-    let mut sources = open_sources(sources, &checkpoint, &resume).await?;
+    let (resume, dirs) = {
+        let (checkpoint, count) = (Arc::clone(&checkpoint), sources.len());
+        let work = move || {
+            let resume = history.resume(version, &checkpoint, count)?;
+            let dirs = (0..count).map(|index| checkpoint.source_dir(index)).collect::<Result<Vec<_>, _>>()?;
+            Ok((resume, dirs))
+        };
+        pool.run_blocking(work).await?
+    };
+    let mut sources = open_sources(sources, &dirs, &resume).await?;
     for run in &mut sources {
         run.source.set_query_name(name.as_deref(), checkpoint.query_id());
     }
@@ -78,7 +92,7 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
     let execution = Execution {
         shared: Arc::clone(&shared),
         pool,
-        sync: StateSync::new(pool, Arc::clone(&checkpoint), operators, settings.retain),
+        sync: StateSync::new(pool, Arc::clone(&checkpoint), operators, restored, settings.retain),
         checkpoint,
         sources,
         stages: stage_runs,
@@ -114,22 +128,21 @@ fn analyse(plan: &LogicalPlan, session: &SessionState) -> Result<LogicalPlan, En
 }
 
 async fn plan_stage(
-    index: usize,
     stage: Stage,
     mode: OutputMode,
-    checkpoint: &Checkpoint,
-    settings: &Settings,
+    store: StateStore,
+    partitions: usize,
     session: &SessionState,
 ) -> Result<StageRun, EngineError> {
     let fragment = Fragment::plan(&stage.input, session).await?;
-    let exchange = Exchange::try_new(&stage.aggregate, stage.input.schema(), session, settings.partitions)?;
-    let store = StateStore::open(checkpoint.state_dir(index), settings.partitions, settings.min_deltas)?;
+    let exchange = Exchange::try_new(&stage.aggregate, stage.input.schema(), session, partitions)?;
     let aggregation = Arc::new(Aggregation::new(exchange, mode, store));
     Ok(StageRun { fragment, aggregation, slot: stage.slot })
 }
 
-/// Loads the newest state version, `wanted` or an older one, that is whole in all operators.
-fn restore(operators: &[Arc<Aggregation>], wanted: i64) -> Result<i64, EngineError> {
+/// Loads the newest state version, `wanted` or an older one, that is whole in all operators. Returns it with, by operator,
+/// the files that it is in.
+fn restore(operators: &[Arc<Aggregation>], wanted: i64) -> Result<(i64, Vec<BTreeSet<PathBuf>>), EngineError> {
     let mut indexes: Vec<StateIndex> = operators.iter().map(|operator| operator.look()).collect::<Result<_, _>>()?;
     let mut version = wanted;
     loop {
@@ -146,21 +159,18 @@ fn restore(operators: &[Arc<Aggregation>], wanted: i64) -> Result<i64, EngineErr
     if version < wanted {
         tracing::warn!(version, wanted, "state is restored from an older version; its batches run again");
     }
-    for (operator, index) in operators.iter().zip(&mut indexes) {
-        operator.restore(version, index)?;
-    }
-    Ok(version)
+    let files = operators.iter().zip(&mut indexes).map(|(operator, index)| operator.restore(version, index));
+    Ok((version, files.collect::<Result<_, _>>()?))
 }
 
 async fn open_sources(
     inputs: Vec<SourceInput>,
-    checkpoint: &Checkpoint,
+    dirs: &[PathBuf],
     resume: &Resume,
 ) -> Result<Vec<SourceRun>, EngineError> {
     let mut sources = Vec::with_capacity(inputs.len());
     for (index, input) in inputs.into_iter().enumerate() {
-        let dir = checkpoint.source_dir(index)?;
-        let mut source = input.factory.open(Some(&dir)).await?;
+        let mut source = input.factory.open(dirs.get(index).map(PathBuf::as_path)).await?;
         let columns = input.slot.used_columns();
         if columns.len() < input.factory.schema().fields().len() && source.project(&columns) {
             input.slot.narrow(columns);

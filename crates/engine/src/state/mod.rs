@@ -116,15 +116,16 @@ impl StateStore {
     }
 
     /// Hands `version`, for which [`StateIndex::newest_whole`] was asked, to `visit`. What is newer goes: the batches since
-    /// run again.
+    /// run again. Returns the files that were read: the process that wrote them may have died before they were durable.
     pub fn restore(
         &mut self,
         version: i64,
         index: &mut StateIndex,
         visit: &mut dyn FnMut(Restored<'_>) -> Result<(), EngineError>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<BTreeSet<PathBuf>, EngineError> {
         (self.deltas, self.delta_bytes, self.snapshot_bytes, self.changes) = (0, 0, 0, None);
         let steps = index.steps(version)?;
+        let mut read = BTreeSet::new();
         for step in steps.values() {
             for (partition, path) in &step.files {
                 let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
@@ -134,14 +135,17 @@ impl StateStore {
                     self.delta_bytes += bytes;
                 }
                 read_rows(path, *partition, visit)?;
+                read.insert(path.clone());
             }
             let Some((place, partitions)) = &step.frame else { continue };
             self.delta_bytes += place.len;
+            read.insert(place.path.clone());
             place.read()?.visit(place, partitions, visit)?;
         }
         let deltas = steps.values().filter(|step| step.changes()).count();
         self.deltas = u32::try_from(deltas).unwrap_or(u32::MAX);
-        index.remove_after(version)
+        index.remove_after(version)?;
+        Ok(read)
     }
 
     /// Removes the files that no version from `oldest` on needs. `path` and `partitions` as in [`StateStore::open`]: this

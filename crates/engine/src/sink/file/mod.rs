@@ -204,7 +204,12 @@ impl Sink for FileSink {
     }
 
     async fn start(&mut self, _state_dir: &Path) -> Result<(), EngineError> {
-        block(|| self.make_log_dir())
+        block(|| {
+            self.make_log_dir()?;
+            // A process that died after it had renamed its last entry may not have come to this, and the batch counts as
+            // written.
+            sync_dir(self.log.dir())
+        })
     }
 
     async fn add_batch(

@@ -96,3 +96,26 @@ async fn stream_joins_a_table() {
     assert_eq!(run.all(), ["Ann 1", "Ann 2", "Ann 3"]);
     run.query.stop().await;
 }
+
+#[tokio::test]
+async fn zeros_of_both_signs_and_all_nans_are_one_group() {
+    let query = "select key, struct(key) as nested, count(*) as n from \
+        (select cast(case k when 'z' then '0' when 'm' then '-0' else 'NaN' end as double) * v as key from s) \
+        group by key, struct(key)";
+    let dir = super::support::directory();
+    let harness = Harness::new(0);
+    let run = harness.start_at(query, OutputMode::Complete, Some(dir.path())).await;
+    harness.stream.add(batch(&[(0, "z", 1), (0, "m", 1), (0, "n", 1)]));
+    run.drain().await;
+    harness.stream.add(batch(&[(1, "m", 1), (1, "z", 1), (1, "n", -1)]));
+    run.drain().await;
+    let groups = ["0.0 [0.0] 4", "NaN [NaN] 2"];
+    assert_eq!(run.all(), groups);
+    run.query.stop().await;
+    // The same keys are found again in the state that was read back.
+    let run = harness.start_at(query, OutputMode::Complete, Some(dir.path())).await;
+    harness.stream.add(batch(&[(2, "m", 1)]));
+    run.drain().await;
+    assert_eq!(run.take().first().map(String::as_str), Some("0.0 [0.0] 5"));
+    run.query.stop().await;
+}
