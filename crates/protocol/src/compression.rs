@@ -136,6 +136,44 @@ pub fn decompress_into(
     }
 }
 
+/// Checks how compressed data begins, in constant time: what passes may still be damaged further on.
+pub fn check_start(codec: Codec, input: &[u8]) -> Result<(), CompressionError> {
+    let corrupt = |reason: &str| Err(CompressionError::Corrupt { codec: codec.name(), reason: reason.to_owned() });
+    if input.is_empty() {
+        return if codec == Codec::None { Ok(()) } else { corrupt("there is none") };
+    }
+    let sound = match codec {
+        Codec::None => true,
+        Codec::Gzip => input.starts_with(&[0x1f, 0x8b, 8]),
+        Codec::Snappy => starts_as_snappy(input),
+        Codec::Lz4 => input.starts_with(&[0x04, 0x22, 0x4d, 0x18]),
+        // A frame, or one to be skipped.
+        Codec::Zstd => match input.first_chunk::<4>() {
+            Some([0x28, 0xb5, 0x2f, 0xfd]) => true,
+            Some([first, 0x2a, 0x4d, 0x18]) => first & 0xf0 == 0x50,
+            _ => false,
+        },
+    };
+    if sound { Ok(()) } else { corrupt("it does not begin as such data does") }
+}
+
+fn starts_as_snappy(input: &[u8]) -> bool {
+    let block = if input.starts_with(&XERIAL_MAGIC) {
+        let first = input.get(XERIAL_HEADER.len()..).and_then(|rest| rest.split_first_chunk::<4>());
+        let Some((len, rest)) = first else { return input.len() == XERIAL_HEADER.len() };
+        match usize::try_from(u32::from_be_bytes(*len)).ok().and_then(|len| rest.get(..len)) {
+            Some(block) => block,
+            None => return false,
+        }
+    } else {
+        input
+    };
+    let Ok(len) = snap::raw::decompress_len(block) else { return false };
+    // Behind the length comes text: there is nothing yet that could be repeated.
+    let text = block.iter().position(|byte| byte & 0x80 == 0).and_then(|end| block.get(end + 1));
+    len <= block.len().saturating_mul(64) && text.is_none_or(|tag| tag & 3 == 0) && (text.is_some() || len == 0)
+}
+
 fn read_bounded(
     codec: Codec,
     reader: impl Read,
@@ -218,6 +256,9 @@ mod tests {
                 compress(codec, &data, &mut out).unwrap();
                 prop_assert_eq!(&decompress(codec, &out, data.len()).unwrap(), &data);
                 if !data.is_empty() {
+                    check_start(codec, &out).unwrap();
+                }
+                if !data.is_empty() {
                     let refused = decompress(codec, &out, data.len() - 1);
                     let limited = matches!(refused, Err(CompressionError::LimitExceeded { .. }));
                     prop_assert!(limited, "{codec}: {refused:?}");
@@ -256,8 +297,26 @@ mod tests {
     }
 
     #[test]
+    fn what_another_codec_wrote_is_noticed_at_its_start() {
+        let codecs = [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+        for codec in codecs {
+            for other in codecs.into_iter().filter(|other| *other != codec) {
+                let mut out = Vec::new();
+                compress(other, b"some text that is long enough", &mut out).unwrap();
+                assert!(check_start(codec, &out).is_err(), "{other} for {codec}");
+            }
+            for nonsense in [&b""[..], &[0], &[0xff; 50], &[0; 50], b"zzzzzzzzzzzzzz"] {
+                if codec != Codec::Snappy || !matches!(nonsense, [0, ..]) {
+                    assert!(check_start(codec, nonsense).is_err(), "{codec}: {nonsense:02x?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn raw_snappy_is_read_too() {
         let raw = snap::raw::Encoder::new().compress_vec(b"no framing here").unwrap();
+        check_start(Codec::Snappy, &raw).unwrap();
         assert_eq!(decompress(Codec::Snappy, &raw, 100).unwrap(), b"no framing here");
     }
 }

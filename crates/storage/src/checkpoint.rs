@@ -160,8 +160,13 @@ impl MetaProperties {
             }
         }
         let get = |name: &str| values.get(name).map(|(line, value)| (*line, value.as_str()));
-        let malformed =
-            |line, reason: &str| CheckpointError::Malformed { path: path.clone(), line, reason: reason.to_owned() };
+        let malformed = |line, reason: &str| {
+            let reason = format!(
+                "{reason}. Restore the file from a backup, or write it anew with the three lines version=1, node.id=NODE and \
+                 cluster.id=CLUSTER"
+            );
+            CheckpointError::Malformed { path: path.clone(), line, reason }
+        };
         match get("version") {
             Some((_, "1")) => {}
             Some((line, other)) => {

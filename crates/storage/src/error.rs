@@ -159,7 +159,10 @@ pub enum OpenError {
     Dir { dir: PathBuf, source: io::Error },
     #[error("failed to lock {dir}: another broker is using it. Stop that one, or choose another directory")]
     Locked { dir: PathBuf },
-    #[error("failed to open log directory {dir}: it cannot be written to ({source}). Check its owner and permissions")]
+    #[error(
+        "failed to open log directory {dir}: it cannot be written to ({source}). Check its owner and permissions, or choose \
+         another directory (log.dirs in a properties file, --data-dir of `caudal up`)"
+    )]
     NotWritable { dir: PathBuf, source: io::Error },
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -168,9 +171,17 @@ pub enum OpenError {
     #[error("failed to open the log in {dir}: {reason}")]
     Layout { dir: PathBuf, reason: String },
     #[error(
-        "failed to create the log of {log}: its topic id is {found}, not {expected}; it belongs to another topic of that name"
+        "failed to open the log of {log}: {file} says that its topic has the id {found}, but the topic of that name has \
+         {expected}. The partition is not served and nothing in its directory is touched. If the records are this topic's, the \
+         file is damaged: write the lines 'version: 0' and 'topic_id: {expected}' into it. If they are those of an earlier topic \
+         of that name, move the directory away. Then restart"
     )]
-    TopicIdMismatch { log: TopicPartition, found: caudal_protocol::Uuid, expected: caudal_protocol::Uuid },
+    TopicIdMismatch {
+        file: PathBuf,
+        log: TopicPartition,
+        found: caudal_protocol::Uuid,
+        expected: caudal_protocol::Uuid,
+    },
     #[error(transparent)]
     Offline(#[from] Offline),
 }

@@ -49,6 +49,11 @@ impl LeaderEpochs {
         self.entries.last().map(|&(epoch, _)| epoch)
     }
 
+    /// Where the latest epoch begins.
+    pub fn latest_start(&self) -> Option<i64> {
+        self.entries.last().map(|&(_, start)| start)
+    }
+
     /// The epoch in which the record at `offset` was written.
     pub fn epoch_for_offset(&self, offset: i64) -> Option<i32> {
         self.entries.iter().rev().find(|&&(_, start)| start <= offset).map(|&(epoch, _)| epoch)

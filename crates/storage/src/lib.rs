@@ -30,4 +30,4 @@ pub use log::{
 };
 pub use log_dir::{LogDir, LogDirConfig, RecoveryReport, TopicLog};
 pub use producer_state::ActiveProducer;
-pub use segment::CorruptRange;
+pub use segment::{CorruptRange, MissingRange};

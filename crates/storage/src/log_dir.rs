@@ -177,7 +177,8 @@ impl LogDir {
         if let Some(existing) = self.log(&log.topic_partition) {
             return match (existing.topic_id(), log.topic_id) {
                 (Some(found), Some(expected)) if found != expected => {
-                    Err(OpenError::TopicIdMismatch { log: log.topic_partition, found, expected })
+                    let file = existing.dir().join(checkpoint::PARTITION_METADATA);
+                    Err(OpenError::TopicIdMismatch { file, log: log.topic_partition, found, expected })
                 }
                 (found, expected) => {
                     if let (None, Some(topic_id)) = (found, expected) {
@@ -404,7 +405,7 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
     let clean_shutdown = checkpoint::is_clean_shutdown(disk, path)?;
     let read = |name: &str| read_offsets_or_none(disk, &path.join(name));
     let (recovery_points, start_offsets) = (read(RECOVERY_POINTS), read(LOG_START_OFFSETS));
-    let high_watermarks = read(HIGH_WATERMARKS);
+    let (high_watermarks, cleaned) = (read(HIGH_WATERMARKS), read(CLEANED_OFFSETS));
     let mut report = RecoveryReport { clean_shutdown, ..RecoveryReport::default() };
     let mut partitions = Vec::new();
     for entry in disk.list(path).map_err(dir_failed)?.into_iter().filter(|entry| entry.is_dir) {
@@ -425,6 +426,7 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
                 recovery_point: recovery_points.get(topic_partition).copied(),
                 log_start_offset: start_offsets.get(topic_partition).copied(),
                 high_watermark: high_watermarks.get(topic_partition).copied(),
+                compacted: cleaned.contains_key(topic_partition),
             };
             opened.push(Log::open(shared, topic_partition.clone(), config.log.clone(), checkpoints)?);
         }

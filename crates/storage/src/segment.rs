@@ -24,6 +24,14 @@ pub struct CorruptRange {
     pub next_offset: i64,
 }
 
+/// Offsets that no segment holds although the log goes on behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingRange {
+    pub first_offset: i64,
+    /// Exclusive.
+    pub next_offset: i64,
+}
+
 #[derive(Debug)]
 pub(crate) struct SegmentIndex {
     pub offsets: IndexFile<OffsetEntry>,

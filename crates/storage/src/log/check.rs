@@ -3,7 +3,8 @@
 //! Uncompressed records are walked, as Kafka's `LogValidator` does: lengths, counts, offset deltas, times, and keys where
 //! the topic is compacted. Offset deltas that do not count up are refused, where Kafka keeps them for uncompressed
 //! batches and hands readers offsets that repeat. Compressed records stay compressed, unless the topic is compacted and
-//! needs their keys: decompressing costs more than all the rest of an append. Readers find out about nonsense in there.
+//! needs their keys: decompressing costs more than all the rest of an append. That they begin as their codec has it is
+//! checked; readers find out about nonsense behind that.
 
 use caudal_protocol::batch::{BatchError, BatchHeader, HEADER_LEN, NO_TIMESTAMP, TimestampType};
 use caudal_protocol::compression::{self, Codec};
@@ -91,7 +92,10 @@ impl Log {
         let decompressed;
         let records = match codec {
             Codec::None => section,
-            _ if !config.cleanup_compact => return Ok(None),
+            _ if !config.cleanup_compact => {
+                compression::check_start(codec, section).map_err(|error| self.invalid(error.to_string()))?;
+                return Ok(None);
+            }
             _ => {
                 decompressed = compression::decompress(codec, section, DECOMPRESSED_LIMIT)
                     .map_err(|error| self.invalid(error.to_string()))?;

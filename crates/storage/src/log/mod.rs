@@ -7,6 +7,7 @@
 mod append;
 mod check;
 mod flush;
+mod gaps;
 mod in_flight;
 mod read;
 pub(crate) mod recover;

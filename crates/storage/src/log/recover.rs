@@ -20,6 +20,7 @@ use caudal_protocol::{TopicPartition, Uuid};
 use parking_lot::{Mutex, RwLock};
 
 use super::append::roll_jitter_ms;
+use super::gaps::{Orphan, check_end, check_first_batch, orphan, remove_orphans};
 use super::in_flight::complete_batches;
 use super::replace::finish_interrupted;
 use super::transactions::{AbortedTransaction, load_aborted};
@@ -34,7 +35,8 @@ use crate::leader_epoch::LeaderEpochs;
 use crate::producer_state::{EndedTransaction, ProducerState, snapshot_path};
 use crate::scan::{BatchScan, HeaderScan, ScanError};
 use crate::segment::{
-    CorruptRange, INDEX_SUFFIX, LOG_SUFFIX, Segment, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX, file_path,
+    CorruptRange, INDEX_SUFFIX, LOG_SUFFIX, MissingRange, Segment, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX,
+    file_path,
 };
 
 /// What opening a log found and did.
@@ -48,6 +50,8 @@ pub struct LogRecovery {
     pub indexes_rebuilt: usize,
     /// Damaged bytes in front of valid batches; kept, but not readable.
     pub corrupt: Vec<CorruptRange>,
+    /// Offsets that are in no file although later ones are: segments that were removed or cut.
+    pub missing: Vec<MissingRange>,
 }
 
 /// What all logs of a directory share.
@@ -67,6 +71,8 @@ pub(crate) struct Checkpoints {
     pub log_start_offset: Option<i64>,
     /// What was durable when the checkpoints were written. Above the recovery point where damage holds that back.
     pub high_watermark: Option<i64>,
+    /// The log was compacted: there may be gaps between its batches.
+    pub compacted: bool,
 }
 
 impl Checkpoints {
@@ -79,7 +85,11 @@ impl Checkpoints {
 /// A log as far as it is opened.
 struct Opening<'a> {
     shared: &'a Shared,
+    log: &'a TopicPartition,
     dir: &'a Path,
+    compacted: bool,
+    /// Indexes that have lost their log.
+    orphans: Vec<Orphan>,
     now_ms: i64,
     index_interval_bytes: u64,
     /// See [`Checkpoints::durable`].
@@ -136,7 +146,10 @@ impl Log {
         });
         let mut opening = Opening {
             shared,
+            log: &topic_partition,
             dir: &dir,
+            compacted: checkpoints.compacted,
+            orphans: Vec::new(),
             now_ms: wall_clock_ms(),
             index_interval_bytes: config.index_interval_bytes,
             durable: checkpoints.durable(),
@@ -155,6 +168,14 @@ impl Log {
             tracing::error!(
                 log = %topic_partition, from = range.first_offset, to = range.next_offset, position = range.start_position,
                 "damaged batches cannot be read; valid ones behind them are kept"
+            );
+        }
+        for range in &report.missing {
+            tracing::error!(
+                log = %topic_partition, from = range.first_offset, to = range.next_offset, dir = %dir.display(),
+                "the records of these offsets (the last exclusive) are in no file: a segment is missing, was cut, or begins \
+                 behind the offset in its name. Readers go on behind them. Stop the broker and restore the files from a \
+                 backup if these records are needed. Nothing is wrong if the topic was compacted in the past"
             );
         }
         let log = Log::assemble(shared, topic_partition, topic_id, dir.clone(), config, parts);
@@ -225,7 +246,8 @@ impl Opening<'_> {
 
     fn open(&mut self, checkpoints: Checkpoints, config: &LogConfig) -> io::Result<Parts> {
         finish_interrupted(self.disk(), self.dir)?;
-        let bases = self.drop_overtaken(self.list_segments()?)?;
+        let bases = self.list_segments()?;
+        let bases = self.drop_overtaken(bases)?;
         // After a clean stop without a checkpoint of its own a log has nothing to recover.
         let trusted = match checkpoints.recovery_point {
             Some(point) => point,
@@ -241,6 +263,10 @@ impl Opening<'_> {
             let (segment, outcome) = self.open_segment(base, following, trusted)?;
             next_offset = outcome.next_offset.max(base);
             scanned |= outcome.scanned;
+            if !outcome.cut {
+                check_end(next_offset, following, self.compacted, &mut self.report);
+            }
+            check_first_batch(&segment, (following, next_offset), self.compacted, &mut self.report)?;
             segments.push(Arc::new(segment));
             if outcome.cut {
                 self.drop_segments(bases.get(at + 1..).unwrap_or_default())?;
@@ -248,19 +274,15 @@ impl Opening<'_> {
             }
         }
         let log_start = checkpoints.log_start_offset.unwrap_or(0).max(bases.first().copied().unwrap_or(0));
-        if self.durable > next_offset {
-            tracing::error!(
-                dir = %self.dir.display(), from = next_offset, to = self.durable,
-                "records that were durable are missing; their offsets are not given out again"
-            );
-            next_offset = self.durable;
-        }
+        self.report.settle_missing(log_start);
+        next_offset = self.skip_lost(&mut segments, next_offset)?;
         if segments.is_empty() || next_offset < log_start {
             let gone: Vec<i64> = segments.iter().map(|segment| segment.base_offset).collect();
             self.drop_segments(&gone)?;
             next_offset = next_offset.max(log_start);
             segments = vec![Arc::new(Segment::create(&self.shared.disk, self.dir, next_offset, self.now_ms)?)];
         }
+        remove_orphans(self.disk(), self.dir, &self.orphans, &segments)?;
         self.epochs.truncate_from_end(next_offset);
         if self.epochs != epochs_on_disk {
             match self.epochs.write(self.disk(), self.dir).map_err(io::Error::from) {
@@ -279,22 +301,65 @@ impl Opening<'_> {
         Ok(Parts { segments, epochs, aborted, writer, next_offset, log_start_offset, recovery_point })
     }
 
+    /// Where the log goes on: not below offsets that were given out, whatever became of their records.
+    fn skip_lost(&self, segments: &mut Vec<Arc<Segment>>, next_offset: i64) -> io::Result<i64> {
+        let (first, last) = (segments.first(), segments.last());
+        let (first, last) = (first.map_or(0, |s| s.base_offset), last.map_or(-1, |s| s.base_offset));
+        for orphan in self.orphans.iter().filter(|orphan| orphan.base_offset >= first) {
+            if orphan.base_offset > last || self.compacted {
+                tracing::error!(
+                    log = %self.log, from = orphan.base_offset, known_to = orphan.next_offset,
+                    file = %file_path(self.dir, orphan.base_offset, LOG_SUFFIX).display(),
+                    "a segment is gone: its indexes are there, its log is not. Records from its first offset on are lost, at \
+                     least up to the offset that the indexes know. Stop the broker and restore the file from a backup if they are \
+                     needed. Nothing is lost if the power failed while the segment was begun"
+                );
+            }
+        }
+        // A segment is begun when all before it is durable. That its index knows more proves nothing: it may have reached the
+        // disk before the records. What only the names of files say is remembered by a new segment.
+        let named = self.orphans.iter().map(|orphan| orphan.base_offset).chain(self.epochs.latest_start()).max();
+        let named = named.max(self.newest_snapshot()?).unwrap_or(0);
+        let given_out = self.durable.max(named);
+        if given_out <= next_offset {
+            return Ok(next_offset);
+        }
+        tracing::error!(
+            log = %self.log, dir = %self.dir.display(), from = next_offset, to = given_out,
+            "records that were written are missing at the end of the log; their offsets are not given out again. Stop the \
+             broker and restore the directory from a backup if they are needed"
+        );
+        if named >= given_out && !segments.is_empty() {
+            segments.push(Arc::new(Segment::create(&self.shared.disk, self.dir, given_out, self.now_ms)?));
+            self.disk().sync_dir(self.dir)?;
+        }
+        Ok(given_out)
+    }
+
+    /// The largest offset of a producer snapshot: what lies below it was written.
+    fn newest_snapshot(&self) -> io::Result<Option<i64>> {
+        let entries = self.disk().list(self.dir)?;
+        Ok(entries.iter().filter_map(|entry| entry.name.strip_suffix(".snapshot")?.parse().ok()).max())
+    }
+
     /// The base offsets of the segments, ascending. Removes what interrupted work left behind.
-    fn list_segments(&self) -> io::Result<Vec<i64>> {
+    fn list_segments(&mut self) -> io::Result<Vec<i64>> {
         let entries = self.disk().list(self.dir)?;
         let base_of =
             |name: &str, suffix: &str| -> Option<i64> { name.strip_suffix(suffix)?.strip_suffix('.')?.parse().ok() };
         let bases: BTreeSet<i64> = entries.iter().filter_map(|entry| base_of(&entry.name, LOG_SUFFIX)).collect();
+        let mut orphans = BTreeSet::new();
         for entry in entries.iter().filter(|entry| !entry.is_dir) {
             let name = entry.name.as_str();
-            let orphan = [INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX]
-                .iter()
-                .filter_map(|suffix| base_of(name, suffix))
-                .any(|base| !bases.contains(&base));
-            if orphan || [".deleted", ".tmp"].iter().any(|suffix| name.ends_with(suffix)) {
+            let of_index = [INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX];
+            orphans.extend(of_index.iter().filter_map(|suffix| base_of(name, suffix)).filter(|b| !bases.contains(b)));
+            if [".deleted", ".tmp"].iter().any(|suffix| name.ends_with(suffix)) {
                 self.disk().remove_file(&self.dir.join(name))?;
             }
         }
+        let orphans: io::Result<Vec<Orphan>> =
+            orphans.into_iter().map(|base| orphan(&self.shared.disk, self.dir, base)).collect();
+        self.orphans = orphans?;
         Ok(bases.into_iter().collect())
     }
 
@@ -396,7 +461,11 @@ impl Opening<'_> {
         loop {
             match scan.next() {
                 Ok(None) => break,
-                Ok(Some((position, header))) if fits(segment, &header, next_offset) => {
+                Ok(Some((position, header)))
+                    if fits(segment, &header, next_offset)
+                        && following.is_none_or(|following| header.next_offset() <= following)
+                        && !is_misplaced(&mut scan, &header, next_offset)? =>
+                {
                     segment.note(position, &header, self.index_interval_bytes);
                     let epoch = header.partition_leader_epoch;
                     if self.epochs.latest().is_none_or(|latest| epoch > latest) {
@@ -549,9 +618,6 @@ fn resume_times(segment: &Segment) {
 /// Finds the end of a segment whose indexes are sound, by its last batch headers. `None` when they do not fit.
 fn resume(segment: &Segment, following: Option<i64>) -> io::Result<Option<i64>> {
     resume_times(segment);
-    if let Some(following) = following {
-        return Ok(Some(following));
-    }
     let last = segment.index.read().offsets.last();
     let from = last.map_or(0, |entry| u64::from(entry.position));
     let mut next_offset = segment.base_offset;
@@ -574,7 +640,22 @@ fn resume(segment: &Segment, following: Option<i64>) -> io::Result<Option<i64>> 
         }
     }
     segment.index.write().bytes_since_entry = bytes;
-    Ok(Some(next_offset))
+    Ok(following.is_none_or(|following| next_offset <= following).then_some(next_offset))
+}
+
+/// Whether a batch behind a gap names offsets that the batch behind it has: its base offset, which the CRC does not cover, is
+/// damaged.
+fn is_misplaced(scan: &mut BatchScan<'_>, header: &BatchHeader, expected: i64) -> io::Result<bool> {
+    if header.base_offset == expected {
+        return Ok(false);
+    }
+    scan.fill(HEADER_LEN)?;
+    let Ok(next) = BatchHeader::parse(scan.bytes()) else { return Ok(false) };
+    if !(expected..header.next_offset()).contains(&next.base_offset) {
+        return Ok(false);
+    }
+    scan.fill(next.size_bytes())?;
+    Ok(batch::check_crc(scan.bytes()).is_ok())
 }
 
 /// The first valid batch behind a damaged one at `start`.
@@ -694,9 +775,9 @@ fn replay_producers(
     }
 }
 
-/// Removes all files of a segment.
+/// Removes all files of a segment. The log goes last: indexes without a log are those of a segment that somebody else removed.
 pub(super) fn remove_segment_files(disk: &dyn Disk, dir: &Path, base: i64) -> io::Result<()> {
-    let suffixes = [LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX];
+    let suffixes = [INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX, LOG_SUFFIX];
     let paths = suffixes.iter().map(|suffix| file_path(dir, base, suffix)).chain([snapshot_path(dir, base)]);
     for path in paths {
         match disk.remove_file(&path) {

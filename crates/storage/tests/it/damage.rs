@@ -262,7 +262,7 @@ fn leftovers_of_interrupted_deletions_go() {
     let doomed = temp.path().join("old-0.0123456789abcdef-delete");
     fs::create_dir(&doomed).unwrap();
     fs::create_dir(temp.path().join("lost+found")).unwrap();
-    let orphan = file(temp.path(), 77, "index");
+    let orphan = file(temp.path(), 1, "index");
     fs::write(&orphan, b"12345678").unwrap();
     let deleted = temp.path().join("games-0").join("00000000000000000000.log.deleted");
     fs::write(&deleted, b"x").unwrap();

@@ -17,6 +17,7 @@ mod group_commit;
 mod in_flight;
 mod kafka;
 mod lookup;
+mod missing;
 mod records;
 mod refusal;
 mod retention;
