@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::cleaner;
 use crate::config::{AUTHORIZER, BrokerConfig};
 use crate::context::Context;
+use crate::data_dir::{self, DataDirError};
 use crate::descriptors;
 use crate::fetch::session::Sessions;
 use crate::group::offsets_log::{OFFSETS_TOPIC, OffsetsTopic};
@@ -25,7 +26,7 @@ use crate::metadata::{Metadata, RegisterError};
 use crate::producer_ids::ProducerIds;
 use crate::registration::{self, Registrar};
 use crate::replicas::Replicas;
-use crate::server::{self, BindError, Serving};
+use crate::server::{self, BindError, RequestMemory, Serving};
 use crate::topics::Topics;
 
 /// How often recovery points are written: what lies behind them is scanned after a crash.
@@ -53,6 +54,8 @@ pub enum StartError {
         "failed to open {dir}: it belongs to node.id={found}, not to node.id={wanted}; correct node.id or log.dirs"
     )]
     OtherNode { dir: PathBuf, found: i32, wanted: i32 },
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     #[error(transparent)]
     Format(#[from] FormatError),
     #[error(transparent)]
@@ -114,6 +117,7 @@ impl Broker {
     /// # Errors
     /// As of [`Broker::start`].
     pub async fn start_on(mut config: BrokerConfig, disk: Arc<dyn Disk>) -> Result<Broker, StartError> {
+        outlive_file_size_limit();
         let listener = server::bind(&config)?;
         complete(&mut config, &listener.bound);
         config.limits.max_connections = config.limits.max_connections.min(descriptors::for_connections());
@@ -148,6 +152,7 @@ impl Broker {
             replicas,
             groups,
             fetch_sessions: Sessions::new(config.fetch_sessions),
+            request_memory: RequestMemory::new(config.limits.queued_max_bytes),
             producer_ids: ProducerIds::default(),
             config,
         });
@@ -195,6 +200,15 @@ impl Broker {
     }
 }
 
+/// A write beyond `ulimit -f` ends a process that does not handle SIGXFSZ. Handled, it fails like one on a full disk. The
+/// handler stays when its receiver goes.
+fn outlive_file_size_limit() {
+    use tokio::signal::unix::{SignalKind, signal};
+    if let Err(error) = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())) {
+        tracing::warn!("failed to handle SIGXFSZ: {error}. A limit of file sizes (ulimit -f) would end the broker");
+    }
+}
+
 /// Puts what was settled otherwise than by a properties file among the properties, for those who ask for them.
 fn complete(config: &mut BrokerConfig, bound: &[SocketAddr]) {
     let listeners: Vec<String> = bound.iter().map(|address| format!("PLAINTEXT://{address}")).collect();
@@ -220,9 +234,12 @@ fn open(config: &BrokerConfig, disk: Arc<dyn Disk>) -> Result<Opened, StartError
         recovery_threads: usize::try_from(config.properties.int("num.recovery.threads.per.data.dir")).unwrap_or(1),
         ..LogDirConfig::default()
     };
-    let formatted = MetaProperties::read(disk.as_ref(), &config.log_dir)?;
-    if formatted.is_none() && !config.format_if_empty {
-        return Err(StartError::NotFormatted { dir: config.log_dir.clone() });
+    let formatted = data_dir::read_meta(disk.as_ref(), &config.log_dir)?;
+    if formatted.is_none() {
+        if !config.format_if_empty {
+            return Err(StartError::NotFormatted { dir: config.log_dir.clone() });
+        }
+        data_dir::check_unused(disk.as_ref(), &config.log_dir)?;
     }
     if let Some(meta) = &formatted
         && meta.node_id != config.node_id
@@ -235,7 +252,10 @@ fn open(config: &BrokerConfig, disk: Arc<dyn Disk>) -> Result<Opened, StartError
     // Under the directory's lock, so that two that start at once do not format it differently.
     let meta = match formatted {
         Some(meta) => meta,
-        None => format::format_standalone(disk.as_ref(), &config.log_dir, config.node_id)?,
+        None => {
+            data_dir::check_formattable(&log_dir, config.node_id)?;
+            format::format_standalone(disk.as_ref(), &config.log_dir, config.node_id)?
+        }
     };
     let features = format::bootstrap_features(disk.as_ref(), &config.log_dir)?;
     let log_dir = Arc::new(log_dir);

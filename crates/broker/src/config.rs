@@ -66,6 +66,9 @@ pub struct ConnectionLimits {
     pub max_stall: Duration,
     /// Requests of one connection that are worked on at a time; more wait in the socket.
     pub max_in_flight: usize,
+    /// `queued.max.request.bytes`: bytes of large requests of all connections, from when they begin to arrive until they
+    /// are answered.
+    pub queued_max_bytes: usize,
     /// Bytes of requests that one connection may have in work; more wait in the socket.
     pub max_in_flight_bytes: usize,
 }
@@ -82,6 +85,8 @@ pub enum ConfigError {
 const MAX_STALL: Duration = Duration::from_secs(30);
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_IN_FLIGHT_BYTES: usize = 8 * 1024 * 1024;
+/// `queued.max.request.bytes` where it is not set: unlike Kafka's, the memory of a broker of ours is bounded.
+const QUEUED_MAX_BYTES: usize = 256 * 1024 * 1024;
 const DEFAULT_PORT: u16 = 9092;
 pub(crate) const AUTHORIZER: &str = "authorizer.class.name";
 
@@ -144,6 +149,11 @@ impl BrokerConfig {
             let reason = format!("it must be more than 1048576 for each of the {threads} log.cleaner.threads");
             return Err(refuse("log.cleaner.dedupe.buffer.size", &buffer.to_string(), reason));
         }
+        let (queued, largest) = (values.int("queued.max.request.bytes"), values.int("socket.request.max.bytes"));
+        if (1..largest).contains(&queued) {
+            let reason = format!("it must be at least socket.request.max.bytes={largest}");
+            return Err(refuse("queued.max.request.bytes", &queued.to_string(), reason));
+        }
         let node_id = i32::try_from(values.int("node.id")).ok().filter(|id| *id >= 0).unwrap_or(1);
         check_quorum(&values, node_id).map_err(|(key, reason)| refuse(key, values.get(key).unwrap_or(""), reason))?;
         let mut config = BrokerConfig::with(values, listen, PathBuf::from(dirs));
@@ -184,6 +194,10 @@ impl BrokerConfig {
                 max_connections_per_ip: size("max.connections.per.ip"),
                 max_idle: millis("connections.max.idle.ms"),
                 max_stall: MAX_STALL,
+                queued_max_bytes: match values.int("queued.max.request.bytes") {
+                    ..=0 => QUEUED_MAX_BYTES.max(size("socket.request.max.bytes")),
+                    bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+                },
                 max_in_flight: MAX_IN_FLIGHT,
                 max_in_flight_bytes: MAX_IN_FLIGHT_BYTES,
             },

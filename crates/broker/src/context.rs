@@ -14,6 +14,7 @@ use crate::group::service::GroupService;
 use crate::metadata::Metadata;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::Replicas;
+use crate::server::RequestMemory;
 use crate::topics::Topics;
 
 /// The parts of a running broker that requests work on.
@@ -33,6 +34,8 @@ pub struct Context {
     pub replicas: Arc<Replicas>,
     pub groups: Arc<GroupService>,
     pub fetch_sessions: Sessions,
+    /// What large requests may take of the memory.
+    pub request_memory: RequestMemory,
     pub producer_ids: ProducerIds,
 }
 

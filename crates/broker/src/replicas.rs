@@ -77,7 +77,8 @@ impl Replicas {
     }
 
     /// A crash may come between a topic's end and that of its logs. What is left is kept, out of the way of a new topic of
-    /// that name: as in Kafka it is the operator's to delete.
+    /// that name: as in Kafka it is the operator's to delete. Where there is a topic of that name the log may be its own, with
+    /// another id because of damage: it stays where it is, and opening the partition fails with what to do.
     fn set_strays_aside(&self, image: &MetadataImage) {
         for log in self.log_dir.logs() {
             let name = log.topic_partition();
@@ -91,13 +92,16 @@ impl Replicas {
                 None => image.topic(&name.topic),
             };
             let partition = topic.and_then(|topic| topic.partitions.get(&name.partition));
-            if partition.is_some_and(|partition| partition.replicas.contains(&self.node_id)) {
+            let namesake = image.topic(&name.topic).and_then(|topic| topic.partitions.get(&name.partition));
+            if [partition, namesake].into_iter().flatten().any(|p| p.replicas.contains(&self.node_id)) {
                 continue;
             }
             match self.log_dir.set_aside(name) {
                 Ok(dir) => tracing::warn!(
                     partition = %name, dir = %dir.display(),
-                    "a log belongs to no partition of this node: it was set aside and can be deleted"
+                    records = log.log_end_offset() - log.log_start_offset(),
+                    "a log belongs to no partition of this node, as if its topic had been deleted: it was set aside. Its \
+                     directory can be removed if nobody misses the topic"
                 ),
                 Err(error) => tracing::error!(partition = %name, "failed to set a stray log aside: {error}"),
             }

@@ -12,7 +12,7 @@ use caudal_cluster::image::{NO_LEADER, Topic};
 use caudal_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use caudal_protocol::messages::{MetadataRequest, MetadataResponse};
+use caudal_protocol::messages::{CreateTopicsRequest, MetadataRequest, MetadataResponse};
 use caudal_protocol::{ErrorCode, Uuid};
 
 use super::{RequestHeader, once};
@@ -20,6 +20,9 @@ use crate::context::Context;
 
 /// Topics that belong to the broker itself (`Topic.INTERNAL_TOPICS`).
 const INTERNAL_TOPICS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
+
+/// Topics that one request may create; the others are answered as unknown, and created when they are asked for again.
+const MAX_CREATED: usize = 1000;
 
 /// All operations that exist on a topic, as a bit field: without an authorizer everybody may do all of them.
 pub(super) const ALL_TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
@@ -80,31 +83,35 @@ pub async fn handle(ctx: &Context, header: &RequestHeader, request: MetadataRequ
     response
 }
 
-/// Creates the topics among `names` that do not exist and may be created. Why one could not be is not told, as in Kafka.
+/// Creates the topics among `names` that do not exist and may be created, all in one change. Why one could not be is not
+/// told, as in Kafka.
 async fn create_missing(ctx: &Context, names: &[&str]) {
     if !ctx.config.properties.bool("auto.create.topics.enable") {
         return;
     }
     let image = ctx.metadata.image();
-    let missing: Vec<&str> = names.iter().copied().filter(|name| image.topic(name).is_none()).collect();
-    for name in missing {
-        let Some(request) = controller::auto_create_request(&ctx.config.properties, name) else { continue };
-        let created = ctx.metadata.change(|image| {
-            if image.topic(name).is_some() {
-                return Decision { records: Vec::new(), response: Vec::new() };
-            }
-            let node = Node { node_id: ctx.node_id(), config: &ctx.config.properties };
-            let Decision { records, response } = controller::create_topics(image, &node, &request);
-            Decision { records, response: response.topics }
-        });
-        match created.await {
-            Ok(results) => {
-                for result in results.iter().filter(|r| r.error_code != 0) {
-                    tracing::warn!(topic = name, error = ?result.error_message, "topic not created automatically");
-                }
-            }
-            Err(error) => tracing::error!(topic = name, "topic not created automatically: {error}"),
+    let creatable = |name: &&&str| image.topic(name).is_none() && controller::check_topic_name(name).is_ok();
+    let missing: Vec<&str> = names.iter().filter(creatable).copied().take(MAX_CREATED).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let created = ctx.metadata.change(|image| {
+        let mut request = CreateTopicsRequest::default();
+        for name in missing.iter().filter(|name| image.topic(name).is_none()) {
+            let wanted = controller::auto_create_request(&ctx.config.properties, name);
+            request.topics.extend(wanted.into_iter().flat_map(|wanted| wanted.topics));
         }
+        let node = Node { node_id: ctx.node_id(), config: &ctx.config.properties };
+        let Decision { records, response } = controller::create_topics(image, &node, &request);
+        Decision { records, response: response.topics }
+    });
+    match created.await {
+        Ok(results) => {
+            for result in results.iter().filter(|r| r.error_code != 0) {
+                tracing::warn!(topic = result.name, error = ?result.error_message, "topic not created automatically");
+            }
+        }
+        Err(error) => tracing::error!(topics = missing.len(), "topics not created automatically: {error}"),
     }
 }
 

@@ -6,7 +6,8 @@
 //! UNSUPPORTED_VERSION, where Kafka closes the connection.
 //!
 //! The records of uncompressed batches are checked one by one, those of compressed batches are passed on as they came
-//! (Kafka decompresses every batch): where a client compressed nonsense, readers get an error with its offset.
+//! (Kafka decompresses every batch) if they begin as their codec has it: where a client compressed nonsense, readers get an
+//! error with its offset.
 //!
 //! Not served yet: transactions. A transactional batch is refused with INVALID_TXN_STATE.
 

@@ -148,12 +148,16 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Inner {
     sessions: HashMap<i32, Session>,
+    /// Partitions of all sessions together.
+    partitions: usize,
 }
 
 /// Sessions that were not used for this long make room for new ones.
 const EVICTION_MS: i64 = 120_000;
 /// Partitions that one session may hold; beyond it a fetch goes on without one.
 const MAX_PARTITIONS: usize = 100_000;
+/// Partitions that all sessions together may hold, about 200 bytes each.
+const MAX_PARTITIONS_IN_ALL: usize = 500_000;
 
 impl Sessions {
     /// `max_sessions`: `max.incremental.fetch.session.cache.slots`.
@@ -167,9 +171,10 @@ impl Sessions {
     /// The session is unknown, at another epoch, or named its topics otherwise.
     pub fn open(&self, request: &FetchRequest, version: i16, now_ms: i64) -> Result<FetchContext, ErrorCode> {
         let named = named_partitions(request, version);
-        let mut inner = self.inner.lock();
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
         if matches!(request.session_epoch, INITIAL_EPOCH | FINAL_EPOCH) {
-            inner.sessions.remove(&request.session_id);
+            inner.remove(request.session_id);
             let kind = match request.session_epoch {
                 FINAL_EPOCH => Kind::Sessionless,
                 _ => Kind::Full { uses_topic_ids: version >= 13 },
@@ -183,6 +188,7 @@ impl Sessions {
         if session.uses_topic_ids != (version >= 13) {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
+        let before = session.partitions.len();
         for (key, wanted) in &named {
             session.put(key.clone(), *wanted);
         }
@@ -192,8 +198,10 @@ impl Sessions {
                 session.forget(&PartitionKey { topic: topic_key.clone(), partition });
             }
         }
-        if session.partitions.is_empty() || session.partitions.len() > MAX_PARTITIONS {
-            inner.sessions.remove(&request.session_id);
+        let after = session.partitions.len();
+        inner.partitions = inner.partitions - before + after;
+        if after == 0 || after > MAX_PARTITIONS || (after > before && inner.partitions > MAX_PARTITIONS_IN_ALL) {
+            inner.remove(request.session_id);
             return Ok(FetchContext { kind: Kind::Sessionless, partitions: named });
         }
         session.last_used_ms = now_ms;
@@ -218,8 +226,15 @@ impl Sessions {
             Kind::Sessionless => Ok((NO_SESSION, vec![true; answers.len()])),
             Kind::Full { uses_topic_ids } => {
                 let count = answers.len();
+                let answers: Vec<_> = answers.collect();
+                let unknown = answers.iter().filter(|(_, data)| is_unknown(data)).count();
                 let mut inner = self.inner.lock();
-                if count == 0 || count > MAX_PARTITIONS || !inner.make_room(self.max_sessions, count, now_ms) {
+                // Whoever asks for what is not there asks in full each time: it costs no memory in between.
+                if unknown * 2 > count
+                    || count == 0
+                    || count > MAX_PARTITIONS
+                    || !inner.make_room(self.max_sessions, count, now_ms)
+                {
                     return Ok((NO_SESSION, vec![true; count]));
                 }
                 let mut session = Session {
@@ -243,6 +258,7 @@ impl Sessions {
                         break id;
                     }
                 };
+                inner.partitions += session.partitions.len();
                 inner.sessions.insert(id, session);
                 Ok((id, vec![true; count]))
             }
@@ -262,18 +278,29 @@ impl Sessions {
 }
 
 impl Inner {
-    /// Room for a session of `partitions` partitions: a free one, or that of a stale session, or that of an older and
-    /// smaller one.
+    /// Room for a session of `partitions` partitions: a free one, or that of stale sessions, or that of older and smaller
+    /// ones.
     fn make_room(&mut self, max_sessions: usize, partitions: usize, now_ms: i64) -> bool {
-        if self.sessions.len() < max_sessions {
-            return true;
+        while self.sessions.len() >= max_sessions || self.partitions + partitions > MAX_PARTITIONS_IN_ALL {
+            if !self.evict(partitions, now_ms) {
+                return false;
+            }
         }
+        true
+    }
+
+    fn remove(&mut self, id: i32) -> bool {
+        let Some(session) = self.sessions.remove(&id) else { return false };
+        self.partitions -= session.partitions.len();
+        true
+    }
+
+    fn evict(&mut self, partitions: usize, now_ms: i64) -> bool {
         let Some((&oldest, session)) = self.sessions.iter().min_by_key(|(_, s)| s.last_used_ms) else {
             return false;
         };
         if now_ms - session.last_used_ms > EVICTION_MS {
-            self.sessions.remove(&oldest);
-            return true;
+            return self.remove(oldest);
         }
         let smallest = self
             .sessions
@@ -282,8 +309,12 @@ impl Inner {
             .min_by_key(|(_, s)| s.partitions.len())
             .filter(|(_, s)| s.partitions.len() <= partitions)
             .map(|(&id, _)| id);
-        smallest.is_some_and(|id| self.sessions.remove(&id).is_some())
+        smallest.is_some_and(|id| self.remove(id))
     }
+}
+
+fn is_unknown(data: &PartitionData) -> bool {
+    [ErrorCode::UnknownTopicOrPartition, ErrorCode::UnknownTopicId].iter().any(|error| error.code() == data.error_code)
 }
 
 fn topic_key(name: &str, id: Uuid, version: i16) -> TopicKey {
@@ -414,6 +445,43 @@ mod tests {
             assert_eq!(order(&asked), [0, 1]);
             assert_eq!(asked.partitions.iter().map(|(_, wanted)| wanted.offset).collect::<Vec<_>>(), [8, 9]);
         }
+    }
+
+    #[test]
+    fn what_all_sessions_hold_is_bounded() {
+        let sessions = Sessions::new(1000);
+        let partitions: Vec<i32> = (0..90_000).collect();
+        let mut made = 0;
+        for id in 1..=20 {
+            let full = sessions.open(&request(0, 0, &partitions), 12, 0).unwrap();
+            let answers: Vec<PartitionData> = partitions.iter().map(|&p| data(p, 1, 0)).collect();
+            let keys: Vec<_> = full.partitions.iter().map(|(key, _)| key).zip(&answers).collect();
+            made += i32::from(sessions.close(&full, keys.into_iter(), 0, || id).unwrap().0 != 0);
+        }
+        assert_eq!(made, 5);
+        assert_eq!(sessions.inner.lock().partitions, 450_000);
+        // A session that grows beyond the bound ends; what is forgotten counts no more.
+        let more: Vec<i32> = (100_000..109_000).collect();
+        for id in 1..=4 {
+            assert!(matches!(sessions.open(&request(id, 1, &more), 12, 0).unwrap().kind, Kind::Incremental { .. }));
+        }
+        sessions.open(&request(5, -1, &[]), 12, 0).unwrap();
+        assert_eq!(sessions.inner.lock().partitions, 4 * 99_000);
+        sessions.open(&request(4, 2, &(200_000..202_000).collect::<Vec<_>>()), 12, 0).unwrap();
+        assert_eq!(sessions.inner.lock().partitions, 3 * 99_000);
+    }
+
+    #[test]
+    fn what_is_not_there_makes_no_session() {
+        let sessions = Sessions::new(10);
+        let unknown = |partition_index| PartitionData {
+            partition_index,
+            error_code: ErrorCode::UnknownTopicOrPartition.code(),
+            ..PartitionData::default()
+        };
+        let full = sessions.open(&request(0, 0, &[0, 1, 2]), 12, 0).unwrap();
+        assert_eq!(close(&sessions, &full, &[unknown(0), data(1, 5, 0), unknown(2)]), Ok((0, vec![true; 3])));
+        assert_eq!(close(&sessions, &full, &[unknown(0), data(1, 5, 0), data(2, 5, 0)]), Ok((7, vec![true; 3])));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::frame::{FrameError, FrameReader};
+use super::memory::{Claim, Claimed};
 use super::outgoing::{Outgoing, Response};
 use crate::api::{self, Refused, Work};
 use crate::config::ConnectionLimits;
@@ -48,6 +49,8 @@ pub enum Closed {
     Idle(Duration),
     #[error("a request stopped arriving half-way for {0:?}")]
     Stalled(Duration),
+    #[error("a large request arrived too slowly while others waited for its memory (queued.max.request.bytes)")]
+    Slow,
     #[error("not all requests were answered within {0:?} of a stop")]
     Undrained(Duration),
 }
@@ -58,6 +61,8 @@ enum Slot {
         work: Work,
         bytes: usize,
         open_ended: bool,
+        /// Given back when the work is done.
+        _memory: Option<Claimed>,
     },
     Done(Option<Response>),
 }
@@ -68,6 +73,8 @@ pub struct Connection {
     info: Arc<ConnectionInfo>,
     stream: TcpStream,
     frames: FrameReader,
+    /// Memory for the request that is arriving.
+    claim: Claim,
     queue: VecDeque<Slot>,
     /// Slots of the queue that still wait.
     waiting: usize,
@@ -85,6 +92,7 @@ impl Connection {
             frames: FrameReader::new(limits.request_max_bytes),
             timer: Box::pin(tokio::time::sleep(limits.max_stall.min(limits.max_idle))),
             info: Arc::new(info),
+            claim: Claim::None,
             stream,
             queue: VecDeque::new(),
             waiting: 0,
@@ -124,6 +132,10 @@ impl Connection {
             }
             if self.start_requests(cx)? {
                 continue;
+            }
+            let arriving = self.frames.arriving()?.unwrap_or(0);
+            if self.claim.poll(&self.ctx.request_memory, arriving, cx).is_pending() {
+                break;
             }
             match self.frames.poll_fill(&mut self.stream, cx)? {
                 Poll::Ready(0) => return Poll::Ready(Ok(())),
@@ -175,6 +187,7 @@ impl Connection {
         {
             let Some(frame) = self.frames.take_frame()? else { break };
             let bytes = frame.len();
+            let memory = self.claim.take();
             let open_ended = api::is_open_ended(&frame);
             let mut work = api::dispatch(&self.ctx, &self.info, frame)?;
             match work.as_mut().poll(cx) {
@@ -182,7 +195,7 @@ impl Connection {
                 Poll::Pending => {
                     self.waiting += 1;
                     self.waiting_bytes += bytes;
-                    self.queue.push_back(Slot::Waiting { work, bytes, open_ended });
+                    self.queue.push_back(Slot::Waiting { work, bytes, open_ended, _memory: memory });
                 }
             }
             started += 1;
@@ -220,7 +233,10 @@ impl Connection {
     fn poll_timer(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Closed>> {
         while self.timer.as_mut().poll(cx).is_ready() {
             let quiet = self.last_active.elapsed();
-            let stalled = self.frames.is_partial() && self.may_read();
+            if self.may_read() && self.claim.is_slow(&self.ctx.request_memory, self.limits().max_stall) {
+                return Poll::Ready(Err(Closed::Slow));
+            }
+            let stalled = self.frames.is_partial() && self.may_read() && !self.claim.is_waiting();
             let (allowed, closed) = if stalled {
                 (self.limits().max_stall, Closed::Stalled(quiet))
             } else {

@@ -62,6 +62,11 @@ impl FrameReader {
         Ok(Some(self.buf.split_to(length)))
     }
 
+    /// The length of the frame that is arriving; `None` as long as it is not known.
+    pub fn arriving(&mut self) -> Result<Option<usize>, FrameError> {
+        self.peek_length()
+    }
+
     fn peek_length(&mut self) -> Result<Option<usize>, FrameError> {
         let Some(head) = self.buf.first_chunk::<4>() else { return Ok(None) };
         let length = i32::from_be_bytes(*head);

@@ -192,7 +192,7 @@ async fn run(stream: TcpStream, peer: SocketAddr, id: u64, ctx: Arc<Context>, pl
     };
     match &closed {
         Closed::Peer | Closed::Io(_) | Closed::Idle(_) => tracing::debug!(%peer, "connection ended: {closed}"),
-        Closed::Frame(_) | Closed::Refused(_) | Closed::Stalled(_) | Closed::Undrained(_) => {
+        Closed::Frame(_) | Closed::Refused(_) | Closed::Stalled(_) | Closed::Slow | Closed::Undrained(_) => {
             tracing::warn!(%peer, "closed a connection: {closed}");
         }
     }

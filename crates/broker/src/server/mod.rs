@@ -3,9 +3,11 @@
 mod connection;
 mod frame;
 mod listener;
+mod memory;
 mod outgoing;
 
 pub use connection::ConnectionInfo;
 pub use frame::{FrameError, FrameReader};
 pub use listener::{BindError, Listener, Serving, bind};
+pub use memory::RequestMemory;
 pub use outgoing::{FileRange, Response};

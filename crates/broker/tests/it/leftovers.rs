@@ -97,6 +97,54 @@ fn logs_of_topics_that_are_gone_are_set_aside() {
 }
 
 #[test]
+fn a_log_whose_topic_id_is_damaged_stays_where_it_is() {
+    let mut broker = TestBroker::start();
+    broker.create_topic("t", 2);
+    produce(&mut broker.connect(), "t", 0, batch(3, 10));
+    produce(&mut broker.connect(), "t", 1, batch(1, 10));
+    let file = broker.path().join("t-0/partition.metadata");
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let damaged = whole.replacen("topic_id: ", "topic_id: A", 1);
+    std::fs::write(&file, &damaged[..damaged.len() - 1]).unwrap();
+    for clean in [true, false] {
+        broker = if clean { broker.restart() } else { broker.crash_and_restart() };
+        let response: FetchResponse = broker.connect().ask(&request("t", &[(0, 0), (1, 0)]), 12);
+        let answers = &response.responses[0].partitions;
+        assert_eq!(ErrorCode::from_code(answers[0].error_code), ErrorCode::UnknownTopicOrPartition);
+        assert_eq!(offsets(&answers[1]), [0]);
+        let names = std::fs::read_dir(broker.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.filter(|name| name.ends_with("-stray")).count(), 0);
+    }
+    std::fs::write(&file, whole).unwrap();
+    let broker = broker.restart();
+    let response: FetchResponse = broker.connect().ask(&request("t", &[(0, 0)]), 12);
+    assert_eq!(response.responses[0].partitions[0].high_watermark, 3);
+}
+
+#[test]
+fn partitions_without_their_metadata_are_left_alone() {
+    for damage in ["remove", "fill", "meta.properties"] {
+        let broker = TestBroker::start();
+        broker.create_topic("t", 1);
+        produce(&mut broker.connect(), "t", 0, batch(3, 10));
+        let dir = broker.end(false);
+        let log = dir.path().join("__cluster_metadata-0/00000000000000000000.log");
+        match damage {
+            "remove" => std::fs::remove_file(&log).unwrap(),
+            "fill" => std::fs::write(&log, vec![0xff; std::fs::metadata(&log).unwrap().len() as usize]).unwrap(),
+            _ => std::fs::remove_file(dir.path().join("meta.properties")).unwrap(),
+        }
+        let path = dir.path().to_owned();
+        let refused = TestBroker::start_in(dir, |_| {}).err().unwrap().to_string();
+        assert!(refused.contains("backup") && refused.contains(path.to_str().unwrap()), "{damage}: {refused}");
+        assert!(
+            refused.contains(if damage == "meta.properties" { "cluster.id=" } else { "accept.loss=true" }),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
 fn one_unreadable_record_costs_the_groups_of_its_partition() {
     let broker = TestBroker::start();
     let mut client = broker.connect();

@@ -8,6 +8,7 @@ mod fetch;
 mod full_disk;
 mod hostile;
 mod leftovers;
+mod limits;
 mod produce;
 mod raw;
 mod restart;

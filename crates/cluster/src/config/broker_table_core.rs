@@ -210,7 +210,8 @@ config_table! {
     "producer.id.expiration.ms" Int "86400000" AtLeast(1) Low dynamic acts
         "Milliseconds without a record after which an idempotent producer is forgotten.";
     "producer.purgatory.purge.interval.requests" Int "1000" Any Medium fixed idle "";
-    "queued.max.request.bytes" Long "-1" Any Medium fixed idle "";
+    "queued.max.request.bytes" Long "-1" Any Medium fixed acts
+        "Bytes that requests of more than 64 KiB may take together, over all connections, from when they begin to arrive until they are answered; connections that would take more wait. -1: 268435456, or socket.request.max.bytes if that is more.";
     "queued.max.requests" Int "500" AtLeast(1) High fixed idle "";
     "replica.fetch.backoff.ms" Int "1000" AtLeast(0) Medium fixed idle "";
     "replica.fetch.max.bytes" Int "1048576" AtLeast(0) Medium fixed idle "";

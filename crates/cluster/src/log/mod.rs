@@ -41,9 +41,16 @@ const READ_BYTES: usize = 1024 * 1024;
 pub enum MetadataLogError {
     #[error("failed to access {}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("failed to read {}: {reason}. Remove the file if the log behind it is whole", path.display())]
+    #[error(
+        "failed to read {}: {reason}. Restore the file from a backup, or move it away: the log beside it, with an older \
+         snapshot if there is one, stands for it as long as it is whole, and the next start says if it is not",
+        path.display()
+    )]
     Snapshot { path: PathBuf, reason: String },
-    #[error("failed to read {}: {reason}", path.display())]
+    #[error(
+        "failed to read {}: {reason}. Remove the file: the epoch is found again in the log beside it",
+        path.display()
+    )]
     QuorumState { path: PathBuf, reason: String },
     #[error(
         "failed to write {}: the disk is full. Free space there: changes are taken again as soon as there is some",
@@ -56,7 +63,8 @@ pub enum MetadataLogError {
     Apply { offset: i64, source: ApplyError },
     #[error(
         "failed to read the metadata log in {}: it begins at offset {start}, and no snapshot reaches that far. Restore the \
-         missing segments or snapshots (OFFSET-EPOCH.checkpoint) from a backup",
+         missing segments or snapshots (OFFSET-EPOCH.checkpoint) from a backup; or move the directory away and start once with \
+         {ACCEPT_LOSS}=true to begin without topics: their partitions are then set aside, under names that end in -stray",
         dir.display()
     )]
     Gap { dir: PathBuf, start: i64 },

@@ -1,0 +1,136 @@
+//! What one client may take of the broker, and what the system allows the broker.
+
+use std::io::Write;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use caudal_protocol::ErrorCode;
+use caudal_protocol::messages::api_versions_request::ApiVersionsRequest;
+use caudal_protocol::messages::api_versions_response::ApiVersionsResponse;
+use caudal_protocol::messages::fetch_response::FetchResponse;
+use caudal_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
+use caudal_protocol::messages::metadata_response::MetadataResponse;
+use caudal_protocol::messages::produce_response::ProduceResponse;
+
+use crate::fetch::{offsets, request};
+use crate::produce::{batch, produce};
+use crate::raw::{RawClient, TestBroker, frame};
+
+const MIB: usize = 1024 * 1024;
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+fn is_served(client: &mut RawClient) {
+    let versions = ApiVersionsRequest { client_software_name: "raw".into(), client_software_version: "1".into() };
+    let response: ApiVersionsResponse = client.ask(&versions, 3);
+    assert_eq!(response.error_code, 0);
+}
+
+/// A produce request of two megabytes, which is answered with an error.
+fn large() -> Vec<u8> {
+    frame(&crate::produce::request("t", 0, batch(1, 2 * MIB).freeze()), 12, 7)
+}
+
+#[test]
+fn large_requests_share_a_bounded_memory() {
+    let broker = TestBroker::start_with(|config| {
+        config.limits.request_max_bytes = 4 * MIB;
+        config.limits.queued_max_bytes = 4 * MIB + MIB / 2;
+    });
+    broker.create_topic("t", 1);
+    let memory = broker.context().request_memory.clone();
+    let mut begun: Vec<RawClient> = (0..2)
+        .map(|_| {
+            let mut client = broker.connect();
+            client.stream.write_all(&large()[..200_000]).unwrap();
+            client
+        })
+        .collect();
+    wait_until("two requests are claimed", || memory.claimed_bytes() >= 4 * MIB);
+    let others: Vec<_> = (0..8)
+        .map(|_| {
+            let mut client = broker.connect();
+            std::thread::spawn(move || {
+                client.stream.write_all(&large()).unwrap();
+                let (_, response) = client.receive::<ProduceResponse>(12);
+                response.responses[0].partition_responses[0].error_code
+            })
+        })
+        .collect();
+    wait_until("the others wait", || memory.waiting() == 8);
+    // Small requests do not.
+    let mut bystander = broker.connect();
+    is_served(&mut bystander);
+    assert_eq!(produce(&mut bystander, "t", 0, batch(1, 50_000)).base_offset, 0);
+    assert!(memory.claimed_bytes() <= 4 * MIB + MIB / 2);
+    // One that was begun is finished, one goes away.
+    let mut finished = begun.remove(0);
+    finished.stream.write_all(&large()[200_000..]).unwrap();
+    let (_, response) = finished.receive::<ProduceResponse>(12);
+    assert_eq!(response.responses[0].partition_responses[0].error_code, ErrorCode::MessageTooLarge.code());
+    drop(begun);
+    for other in others {
+        assert_eq!(other.join().unwrap(), ErrorCode::MessageTooLarge.code());
+    }
+    wait_until("all is given back", || memory.claimed_bytes() == 0 && memory.waiting() == 0);
+}
+
+#[test]
+fn many_topics_are_created_in_one_change() {
+    let broker = TestBroker::start();
+    let topics = (0..1_200).map(|n| MetadataRequestTopic { name: Some(format!("topic-{n}")), ..Default::default() });
+    let bad = MetadataRequestTopic { name: Some("no topic".into()), ..Default::default() };
+    let wanted = MetadataRequest {
+        topics: Some(std::iter::once(bad).chain(topics).collect()),
+        allow_auto_topic_creation: true,
+        ..Default::default()
+    };
+    let mut client = broker.connect();
+    for created in [1_000, 1_200] {
+        let before = broker.context().metadata.image().offset;
+        let response: MetadataResponse = client.ask(&wanted, 9);
+        let count = |code: ErrorCode| response.topics.iter().filter(|t| t.error_code == code.code()).count();
+        assert_eq!(count(ErrorCode::None), created);
+        assert_eq!(count(ErrorCode::UnknownTopicOrPartition), 1_200 - created);
+        assert_eq!(count(ErrorCode::InvalidTopicException), 1);
+        assert!(broker.context().metadata.image().offset > before);
+    }
+}
+
+/// In a process of its own, whose files may not grow beyond half a megabyte.
+#[test]
+fn a_limit_of_file_sizes_is_like_a_full_disk() {
+    let limited = Command::new("sh")
+        .args(["-c", "ulimit -f 1024; exec \"$0\" --exact limits::within_the_limit_of_file_sizes --ignored"])
+        .arg(std::env::current_exe().unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&limited.stdout);
+    assert!(limited.status.success() && said.contains("1 passed"), "{:?}: {said}", limited.status);
+}
+
+#[test]
+#[ignore = "run by a_limit_of_file_sizes_is_like_a_full_disk"]
+fn within_the_limit_of_file_sizes() {
+    let broker = TestBroker::start();
+    broker.create_topic("t", 1);
+    let mut client = broker.connect();
+    let mut written = 0;
+    let refused = loop {
+        let answer = produce(&mut client, "t", 0, batch(1, 100_000));
+        if answer.error_code != 0 {
+            break answer;
+        }
+        written += 1;
+        assert!(written < 20, "there is no limit");
+    };
+    assert_eq!(ErrorCode::from_code(refused.error_code), ErrorCode::KafkaStorageError, "{:?}", refused.error_message);
+    let response: FetchResponse = client.ask(&request("t", &[(0, 0)]), 12);
+    assert_eq!(offsets(&response.responses[0].partitions[0]).len(), written);
+}
