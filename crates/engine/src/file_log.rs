@@ -2,6 +2,7 @@
 //! (`CompactibleFileStreamLog`): one file per batch named by its id, `v1` and one JSON object per line; every tenth is
 //! `N.compact` and repeats all entries before it, so that older files can go.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -69,6 +70,26 @@ impl FileLog {
     /// The newest batch in the log.
     pub fn latest(&self) -> Option<i64> {
         self.latest
+    }
+
+    /// Whether the newest entry, as this log knows it, is still there.
+    pub fn check_latest(&self) -> Result<(), EngineError> {
+        let Some(latest) = self.latest else { return Ok(()) };
+        // Spark may have compacted elsewhere.
+        let (path, compacted) = (self.dir.join(latest.to_string()), self.dir.join(format!("{latest}.compact")));
+        if compacted.exists() {
+            return Ok(());
+        }
+        fs::metadata(&path).map(|_| ()).map_err(|e| io_error("look up the log entry", &path, e))
+    }
+
+    /// The first batch whose entry is missing although readers need it: none of those before the last compaction are.
+    pub fn first_missing(&self) -> Result<Option<i64>, EngineError> {
+        let Some(latest) = self.latest else { return Ok(None) };
+        let ids = batch_ids(&self.dir)?;
+        let compacted = ids.iter().filter(|(_, compact)| *compact).map(|(id, _)| *id).max();
+        let there: HashSet<i64> = ids.into_iter().map(|(id, _)| id).collect();
+        Ok((compacted.unwrap_or(0)..=latest).find(|id| !there.contains(id)))
     }
 
     /// Writes the entry of `batch_id` under a temporary name; nothing is synced. [`FileLog::commit`] puts it in place.

@@ -1,7 +1,7 @@
 //! From a specification to a running query: checks, checkpoint, sources, plans, recovered state.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
@@ -22,7 +22,7 @@ use crate::plan::split::{SourceInput, SplitPlan, Stage, split};
 use crate::plan::timestamp::pin_current_timestamp;
 use crate::plan::watermark::{WatermarkPolicy, WatermarkTracker};
 use crate::pool::{CpuPool, join_error};
-use crate::sink::OutputMode;
+use crate::sink::{OutputMode, SinkStart};
 use crate::source::SourceOffset;
 use crate::state::{StateIndex, StateStore};
 
@@ -82,7 +82,8 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
         run.source.set_query_name(name.as_deref(), checkpoint.query_id());
     }
 
-    sink.start(&checkpoint.sink_dir()).await?;
+    let state_dir = checkpoint.sink_dir();
+    sink.start(history.sink_start(&state_dir, checkpoint.query_id())).await?;
 
     let mut tracker =
         WatermarkTracker::new(settings.policy, watermarks.iter().map(|watermark| watermark.delay_ms).collect());
@@ -265,6 +266,12 @@ impl History {
 
     fn conf(&self) -> Option<&BTreeMap<String, String>> {
         self.offsets.as_ref().map(|(_, record)| &record.metadata.conf)
+    }
+
+    fn sink_start<'a>(&self, state_dir: &'a Path, query_id: &'a str) -> SinkStart<'a> {
+        let committed = self.committed.map(|(id, _)| id);
+        let planned = self.offsets.as_ref().map(|(id, _)| *id);
+        SinkStart { state_dir, query_id, committed, planned }
     }
 
     /// The batch after the last committed one, which is also the version of the state that it needs.

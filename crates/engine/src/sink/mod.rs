@@ -22,6 +22,19 @@ pub enum OutputMode {
     Complete,
 }
 
+/// What a sink is told before the first batch of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct SinkStart<'a> {
+    /// A directory inside the query's checkpoint that is this sink's own, where it may keep a log. It need not exist.
+    pub state_dir: &'a Path,
+    /// The id of the query, the same for all runs on one checkpoint.
+    pub query_id: &'a str,
+    /// The newest batch that the checkpoint has as done: the sink took it.
+    pub committed: Option<i64>,
+    /// The newest batch that the checkpoint knows of: no sink was given a later one.
+    pub planned: Option<i64>,
+}
+
 /// Where the rows of each micro-batch go.
 #[async_trait]
 pub trait Sink: Send {
@@ -31,9 +44,8 @@ pub trait Sink: Send {
     /// Refuses an output mode that this sink cannot honour, before the query starts.
     fn check_mode(&self, mode: OutputMode) -> Result<(), EngineError>;
 
-    /// Called once before the first batch, with a directory inside the query's checkpoint that is this sink's own, where
-    /// it may keep a log. It need not exist. Not called when there is no checkpoint.
-    async fn start(&mut self, _state_dir: &Path) -> Result<(), EngineError> {
+    /// Called once before the first batch. Not called when there is no checkpoint.
+    async fn start(&mut self, _start: SinkStart<'_>) -> Result<(), EngineError> {
         Ok(())
     }
 

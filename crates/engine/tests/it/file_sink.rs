@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use caudal_engine::format::cell::utc;
 use caudal_engine::options::Options;
 use caudal_engine::sink::file::{FileFormat, FileSink, committed_files};
-use caudal_engine::sink::{OutputMode, Sink};
+use caudal_engine::sink::{OutputMode, Sink, SinkStart};
 use caudal_engine::source::file::FileTable;
 use caudal_engine::source::{ReadLimit, Source};
 
@@ -40,6 +40,19 @@ fn sink(format: FileFormat, dir: &Path, partition_by: &[&str]) -> FileSink {
     let options: Options = [("path", dir.to_str().unwrap())].into_iter().collect();
     let partition_by: Vec<String> = partition_by.iter().map(|s| (*s).to_owned()).collect();
     FileSink::new(format, &options, &partition_by, utc()).unwrap()
+}
+
+/// Starts a sink as a query with that id does whose checkpoint has these batches as done and as planned.
+async fn start(
+    sink: &mut FileSink,
+    checkpoint: &Path,
+    query_id: &str,
+    committed: Option<i64>,
+    planned: Option<i64>,
+) -> Result<(), String> {
+    let state_dir = checkpoint.join("sink");
+    let start = SinkStart { state_dir: &state_dir, query_id, committed, planned };
+    sink.start(start).await.map_err(|e| e.to_string())
 }
 
 async fn add(sink: &mut FileSink, id: i64, rows: RecordBatch) -> u64 {
@@ -97,13 +110,118 @@ async fn files_of_a_crashed_attempt_are_not_read() {
     assert_eq!(numbers(&read_all(FileFormat::Parquet, dir.path()).await), (0..20).collect::<Vec<_>>());
 }
 
+#[tokio::test]
+async fn a_log_ahead_of_the_checkpoint_or_of_another_query_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, checkpoint) = (dir.path().join("out"), dir.path().join("checkpoint"));
+    let mut first = sink(FileFormat::Json, &out, &[]);
+    start(&mut first, &checkpoint, "a", None, None).await.unwrap();
+    for id in 0..3 {
+        add(&mut first, id, rows(id * 10, 10)).await;
+    }
+    let restart = async |query_id: &str, committed: Option<i64>, planned: Option<i64>| {
+        let mut sink = sink(FileFormat::Json, &out, &[]);
+        start(&mut sink, &checkpoint, query_id, committed, planned).await.map(|()| sink)
+    };
+    // A new checkpoint, and one that lost its newest batches.
+    let error = restart("b", None, None).await.unwrap_err();
+    assert!(error.contains("STREAMING_SINK_MISMATCH") && error.contains("batches 0 to 2 of the query a"), "{error}");
+    assert!(error.contains(checkpoint.to_str().unwrap()) && error.contains("write to another path"), "{error}");
+    let error = restart("a", Some(1), Some(1)).await.unwrap_err();
+    assert!(error.contains("up to 2, and the checkpoint") && error.contains("only batches up to 1"), "{error}");
+    // A log from before queries were named in it.
+    fs::remove_file(out.join("_spark_metadata/query")).unwrap();
+    assert!(restart("b", None, None).await.unwrap_err().contains("knows no batch"));
+    // Died between the sink and the commit, and lost all commits to power loss: these batches are there already.
+    for committed in [Some(1), None] {
+        let mut sink = restart("a", committed, Some(2)).await.unwrap();
+        assert_eq!(add(&mut sink, 2, rows(20, 10)).await, 0);
+    }
+    let mut sink = restart("a", Some(2), Some(3)).await.unwrap();
+    assert_eq!(add(&mut sink, 3, rows(30, 10)).await, 10);
+    assert_eq!(numbers(&read_all(FileFormat::Json, &out).await), (0..40).collect::<Vec<_>>());
+    // Two at once on one directory: the one that was there first does not write over the other's numbers.
+    let other = dir.path().join("shared");
+    let (mut one, mut two) = (self::sink(FileFormat::Json, &other, &[]), self::sink(FileFormat::Json, &other, &[]));
+    start(&mut one, &checkpoint, "one", None, None).await.unwrap();
+    start(&mut two, &checkpoint, "two", None, None).await.unwrap();
+    let lost = one.add_batch(0, OutputMode::Append, rows(0, 1).schema(), vec![rows(0, 1)]).await.unwrap_err();
+    assert!(lost.to_string().contains("the query two writes there now"), "{lost}");
+    add(&mut two, 0, rows(0, 1)).await;
+}
+
+#[tokio::test]
+async fn a_log_without_batches_that_were_committed_stops_the_query() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, log) = (dir.path().join("out"), dir.path().join("out/_spark_metadata"));
+    let fresh = || sink(FileFormat::Json, &out, &[]);
+    let mut running = fresh();
+    start(&mut running, dir.path(), "a", None, None).await.unwrap();
+    for id in 0..13 {
+        add(&mut running, id, rows(id, 1)).await;
+    }
+    fs::remove_file(log.join("11")).unwrap();
+    let error = start(&mut fresh(), dir.path(), "a", Some(12), Some(12)).await.unwrap_err();
+    assert!(error.contains("STREAMING_SINK_LOG_INCOMPLETE") && error.contains("lacks batch 11"), "{error}");
+    // What the compaction repeats may go.
+    fs::write(log.join("11"), "v1").unwrap();
+    fs::remove_file(log.join("3")).unwrap();
+    start(&mut fresh(), dir.path(), "a", Some(12), Some(12)).await.unwrap();
+    for gone in [&log, &out] {
+        fs::remove_dir_all(gone).unwrap();
+        let error = running.add_batch(13, OutputMode::Append, rows(0, 1).schema(), vec![rows(0, 1)]).await.unwrap_err();
+        assert!(error.to_string().contains("was removed while the query ran"), "{error}");
+        assert!(!log.join("13").exists());
+        let error = start(&mut fresh(), dir.path(), "a", Some(12), Some(12)).await.unwrap_err();
+        assert!(error.contains("lacks batch 0"), "{error}");
+        fs::create_dir_all(&out).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn text_is_compressed_when_asked_and_read_by_its_suffix() {
+    for (codec, suffix) in [("gzip", ".gz"), ("ZSTD", ".zst"), ("none", "")] {
+        for format in [FileFormat::Json, FileFormat::Csv] {
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().to_str().unwrap();
+            let mut options: Options = [("path", out), ("compression", codec)].into_iter().collect();
+            if format == FileFormat::Csv {
+                options.set("header", "true".to_owned());
+            }
+            let mut sink = FileSink::new(format, &options, &[], utc()).unwrap();
+            add(&mut sink, 0, rows(0, 5000)).await;
+            let url = committed_files(dir.path()).unwrap().unwrap()[0].path.clone();
+            assert!(url.ends_with(&format!(".{}{suffix}", format.name())), "{url}");
+            let schema = Schema::new(vec![
+                Field::new("n", DataType::Int64, true),
+                Field::new("team", DataType::Utf8, true),
+                Field::new("at", DataType::Utf8, true),
+            ]);
+            let mut options: Options = [("path", out)].into_iter().collect();
+            if format == FileFormat::Csv {
+                options.set("header", "true".to_owned());
+            }
+            let table = FileTable::table(format, &options, Some(Arc::new(schema)), utc()).unwrap();
+            let mut source = table.open_source(None).unwrap();
+            let start = source.initial_offset().await.unwrap();
+            let end = source.next_offset(&start, ReadLimit::Everything).await.unwrap().end;
+            let read: Vec<RecordBatch> = source.read(&start, &end).await.unwrap().into_iter().flatten().collect();
+            assert_eq!(numbers(&read), (0..5000).collect::<Vec<_>>());
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let options: Options = [("path", dir.path().to_str().unwrap()), ("compression", "bzip2")].into_iter().collect();
+    let error = FileSink::new(FileFormat::Json, &options, &[], utc()).unwrap_err().to_string();
+    assert!(error.contains("'bzip2' is not available for json") && error.contains("gzip, zstd"), "{error}");
+}
+
 /// Without a log a reader takes every file, so the log's directory comes first.
 #[tokio::test]
 async fn files_of_the_first_batch_are_not_read_before_it_is_committed() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("deep/out");
     let mut sink = sink(FileFormat::Parquet, &out, &[]);
-    sink.start(&dir.path().join("sink")).await.unwrap();
+    start(&mut sink, dir.path(), "q", None, None).await.unwrap();
     assert_eq!(committed_files(&out).unwrap(), Some(Vec::new()));
     fs::write(out.join("part-00000-running-c000.json"), b"{\"n\":1}\n").unwrap();
     let options: Options = [("path", out.to_str().unwrap())].into_iter().collect();

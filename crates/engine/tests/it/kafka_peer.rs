@@ -12,7 +12,7 @@ use caudal_client::{Admin, ClientConfig};
 use caudal_engine::options::Options;
 use caudal_engine::plan::SourceFactory;
 use caudal_engine::sink::kafka::KafkaSink;
-use caudal_engine::sink::{OutputMode, Sink};
+use caudal_engine::sink::{OutputMode, Sink, SinkStart};
 use caudal_engine::source::ReadLimit;
 use caudal_engine::source::kafka::KafkaTable;
 use caudal_protocol::{TopicPartition, Uuid};
@@ -47,7 +47,9 @@ async fn rows_go_to_a_topic_and_come_back_exactly_once() {
         let options: Options =
             base.iter().copied().chain([("topic", topic.as_str()), ("kafka.compression.type", "lz4")]).collect();
         let mut sink = KafkaSink::new(&options).unwrap();
-        sink.start(&dir.path().join("sink")).await.unwrap();
+        let state_dir = dir.path().join("sink");
+        let start = SinkStart { state_dir: &state_dir, query_id: "q", committed: None, planned: None };
+        sink.start(start).await.unwrap();
         sink
     };
     let mut sink = open().await;

@@ -13,7 +13,7 @@ use caudal_engine::error::EngineError;
 use caudal_engine::options::Options;
 use caudal_engine::sink::kafka::KafkaSink;
 use caudal_engine::sink::kafka::cluster::{Cluster, Produced, Visit};
-use caudal_engine::sink::{OutputMode, Sink};
+use caudal_engine::sink::{OutputMode, Sink, SinkStart};
 use caudal_protocol::batch::{Batch, stamp_offset};
 use caudal_protocol::{ErrorCode, TopicPartition};
 use parking_lot::Mutex;
@@ -152,7 +152,8 @@ async fn open(script: &Arc<Script>, dir: &Path) -> KafkaSink {
             .into_iter()
             .collect();
     let mut sink = KafkaSink::new(&options).unwrap().on(Arc::clone(script) as Arc<dyn Cluster>);
-    sink.start(dir).await.unwrap();
+    let start = SinkStart { state_dir: dir, query_id: "q", committed: None, planned: None };
+    sink.start(start).await.unwrap();
     sink
 }
 

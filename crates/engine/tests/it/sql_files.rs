@@ -174,3 +174,27 @@ async fn a_streaming_table_that_does_not_start_leaves_nothing() {
     assert!(error.hint.as_ref().is_some_and(|h| h.contains("WATERMARK")), "{error}");
     assert!(!warehouse.join("s").exists());
 }
+
+#[tokio::test]
+async fn a_compressed_file_is_decompressed_or_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().display();
+    let session = session(dir.path());
+    // What `gzip` makes of {"a":1}, a newline, {"a":2}, a newline.
+    let gzip = "1f8b0800000000000203ab564a54b232ace5aa06d146b55c0066c05a1910000000";
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+    };
+    std::fs::write(dir.path().join("f.json.gz"), bytes(gzip)).unwrap();
+    assert_eq!(run(&session, format!("SELECT a FROM json.`{here}/f.json.gz`")).await.unwrap(), ["|1|", "|2|"]);
+    let script = format!("SELECT count(*) AS n, max(length(value)) AS l FROM text.`{here}/f.json.gz`");
+    assert_eq!(run(&session, script).await.unwrap(), ["|2|7|"]);
+    for suffix in ["bz2", "lz4", "snappy", "xz", "deflate", "zip"] {
+        let name = format!("f.json.{suffix}");
+        std::fs::write(dir.path().join(&name), "x").unwrap();
+        for format in ["json", "csv", "text"] {
+            let error = run(&session, format!("SELECT * FROM {format}.`{here}/{name}`")).await.unwrap_err().to_string();
+            assert!(error.contains(&name) && error.contains("not supported"), "{error}");
+        }
+    }
+}

@@ -6,6 +6,7 @@
 //! rename are never listed, so no reader that knows the log sees them. The log's directory is there before the first data
 //! file is: a reader that finds none takes every file.
 
+mod owner;
 mod writer;
 
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{OutputMode, Sink};
+use super::{OutputMode, Sink, SinkStart};
 use crate::blocking::block;
 use crate::error::EngineError;
 use crate::file_log::{FileLog, create_dirs, io_error, random_uuid, sync_dir};
@@ -84,6 +85,8 @@ pub struct FileSink {
     log: FileLog,
     writer: FileWriter,
     partition_by: Vec<String>,
+    /// The query that was started on this sink.
+    query_id: Option<String>,
     /// Directories known to exist durably.
     made_dirs: BTreeSet<PathBuf>,
 }
@@ -95,10 +98,20 @@ impl FileSink {
         let path = options.get("path").ok_or_else(|| invalid("'path' is not specified."))?;
         let dir = std::path::absolute(local_path(path)?).map_err(|e| io_error("resolve", Path::new(path), e))?;
         let log = FileLog::open(dir.join(METADATA_DIR))?;
-        Ok(FileSink { dir, log, writer, partition_by: partition_by.to_vec(), made_dirs: BTreeSet::new() })
+        Ok(FileSink {
+            dir,
+            log,
+            writer,
+            partition_by: partition_by.to_vec(),
+            query_id: None,
+            made_dirs: BTreeSet::new(),
+        })
     }
 
     fn write(&mut self, batch_id: i64, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<u64, EngineError> {
+        if let Some(query_id) = &self.query_id {
+            owner::check_still(&self.dir, &self.log, query_id, batch_id)?;
+        }
         if self.log.latest().is_some_and(|latest| batch_id <= latest) {
             tracing::info!(batch_id, dir = %self.dir.display(), "batch is in the sink's log already, skipped");
             return Ok(0);
@@ -203,9 +216,12 @@ impl Sink for FileSink {
         })
     }
 
-    async fn start(&mut self, _state_dir: &Path) -> Result<(), EngineError> {
+    async fn start(&mut self, start: SinkStart<'_>) -> Result<(), EngineError> {
         block(|| {
+            owner::check(&self.dir, &self.log, &start)?;
             self.make_log_dir()?;
+            owner::claim(&self.log, start.query_id)?;
+            self.query_id = Some(start.query_id.to_owned());
             // A process that died after it had renamed its last entry may not have come to this, and the batch counts as
             // written.
             sync_dir(self.log.dir())

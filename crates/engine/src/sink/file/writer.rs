@@ -9,6 +9,7 @@ use arrow::array::timezone::Tz;
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use flate2::write::GzEncoder;
 use hashbrown::HashMap;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -62,8 +63,72 @@ impl FileFormat {
 pub(super) struct FileWriter {
     pub(super) format: FileFormat,
     pub(super) zone: Tz,
+    /// Of Parquet files.
     compression: Compression,
+    /// Of all others.
+    text: TextCodec,
     csv: CsvDialect,
+}
+
+/// How a file of text is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TextCodec {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl TextCodec {
+    /// By Spark's name.
+    fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "none" | "uncompressed" => Some(TextCodec::None),
+            "gzip" => Some(TextCodec::Gzip),
+            "zstd" => Some(TextCodec::Zstd),
+            _ => None,
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            TextCodec::None => "",
+            TextCodec::Gzip => ".gz",
+            TextCodec::Zstd => ".zst",
+        }
+    }
+}
+
+/// A file of text that is being written.
+enum TextFile {
+    Plain(BufWriter<File>),
+    Gzip(GzEncoder<File>),
+    Zstd(zstd::stream::write::Encoder<'static, File>),
+}
+
+impl TextFile {
+    fn new(file: File, codec: TextCodec) -> std::io::Result<Self> {
+        Ok(match codec {
+            TextCodec::None => TextFile::Plain(BufWriter::with_capacity(1 << 16, file)),
+            TextCodec::Gzip => TextFile::Gzip(GzEncoder::new(file, flate2::Compression::default())),
+            TextCodec::Zstd => TextFile::Zstd(zstd::stream::write::Encoder::new(file, 0)?),
+        })
+    }
+
+    fn write(&mut self, text: &str) -> std::io::Result<()> {
+        match self {
+            TextFile::Plain(out) => out.write_all(text.as_bytes()),
+            TextFile::Gzip(out) => out.write_all(text.as_bytes()),
+            TextFile::Zstd(out) => out.write_all(text.as_bytes()),
+        }
+    }
+
+    fn finish(self) -> std::io::Result<File> {
+        match self {
+            TextFile::Plain(out) => out.into_inner().map_err(std::io::IntoInnerError::into_error),
+            TextFile::Gzip(out) => out.finish(),
+            TextFile::Zstd(out) => out.finish(),
+        }
+    }
 }
 
 /// The rows of one partition directory.
@@ -82,19 +147,25 @@ impl FileWriter {
         }
         options.check_known(format.name(), &known, &[])?;
         let codec = options.get("compression").map(str::to_lowercase);
-        let compression = match (format, codec.as_deref()) {
-            (FileFormat::Parquet, None | Some("snappy")) => Compression::SNAPPY,
-            (FileFormat::Parquet, Some("zstd")) => Compression::ZSTD(ZstdLevel::default()),
-            (_, None | Some("none" | "uncompressed")) => Compression::UNCOMPRESSED,
-            (_, Some(other)) => {
-                let allowed = if format == FileFormat::Parquet { "none, uncompressed, snappy, zstd" } else { "none" };
-                return Err(invalid(format!(
-                    "the codec '{other}' is not available for {}; available: {allowed}",
-                    format.name()
-                )));
-            }
+        let codec = codec.as_deref();
+        let parquet = match codec.unwrap_or("snappy") {
+            "snappy" => Some(Compression::SNAPPY),
+            "zstd" => Some(Compression::ZSTD(ZstdLevel::default())),
+            "none" | "uncompressed" => Some(Compression::UNCOMPRESSED),
+            _ => None,
         };
-        Ok(FileWriter { format, zone, compression, csv: CsvDialect::from_options(options)? })
+        let text = TextCodec::from_name(codec.unwrap_or("none"));
+        let known = if format == FileFormat::Parquet { parquet.is_some() } else { text.is_some() };
+        if !known {
+            let own = if format == FileFormat::Parquet { "snappy" } else { "gzip" };
+            return Err(invalid(format!(
+                "the codec '{}' is not available for {}; available: none, uncompressed, {own}, zstd",
+                codec.unwrap_or_default(),
+                format.name()
+            )));
+        }
+        let (compression, text) = (parquet.unwrap_or(Compression::UNCOMPRESSED), text.unwrap_or(TextCodec::None));
+        Ok(FileWriter { format, zone, compression, text, csv: CsvDialect::from_options(options)? })
     }
 
     /// Refuses what the format cannot hold, in Spark's words.
@@ -151,8 +222,9 @@ impl FileWriter {
         match (self.format, self.compression) {
             (FileFormat::Parquet, Compression::SNAPPY) => ".snappy.parquet".to_owned(),
             (FileFormat::Parquet, Compression::ZSTD(_)) => ".zstd.parquet".to_owned(),
-            (FileFormat::Text, _) => ".txt".to_owned(),
-            (format, _) => format!(".{}", format.name()),
+            (FileFormat::Parquet, _) => ".parquet".to_owned(),
+            (FileFormat::Text, _) => format!(".txt{}", self.text.suffix()),
+            (format, _) => format!(".{}{}", format.name(), self.text.suffix()),
         }
     }
 
@@ -162,7 +234,8 @@ impl FileWriter {
         if self.format == FileFormat::Parquet {
             return self.write_parquet(file, path, part);
         }
-        let mut out = BufWriter::with_capacity(1 << 16, file);
+        let failed = |e| io_error("write", path, e);
+        let mut out = TextFile::new(file, self.text).map_err(failed)?;
         let mut text = String::new();
         if self.format == FileFormat::Csv && self.csv.header {
             self.csv.write_header(&mut text, part.schema.fields().iter().map(|f| f.name().as_str()));
@@ -182,13 +255,13 @@ impl FileWriter {
                 }
                 text.push('\n');
                 if text.len() > 1 << 16 {
-                    out.write_all(text.as_bytes()).map_err(|e| io_error("write", path, e))?;
+                    out.write(&text).map_err(failed)?;
                     text.clear();
                 }
             }
         }
-        out.write_all(text.as_bytes()).map_err(|e| io_error("write", path, e))?;
-        out.into_inner().map_err(|e| io_error("write", path, e.into_error()))
+        out.write(&text).map_err(failed)?;
+        out.finish().map_err(failed)
     }
 
     fn write_parquet(&self, file: File, path: &Path, part: &Part) -> Result<File, EngineError> {

@@ -13,7 +13,6 @@ mod readback;
 mod rows;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +26,7 @@ use caudal_protocol::compression::Codec;
 use caudal_protocol::{ErrorCode, TopicPartition};
 use hashbrown::HashMap;
 
-use super::{OutputMode, Sink};
+use super::{OutputMode, Sink, SinkStart};
 use crate::blocking::block;
 use crate::error::EngineError;
 use crate::options::{Options, invalid};
@@ -397,8 +396,8 @@ impl Sink for KafkaSink {
         Ok(())
     }
 
-    async fn start(&mut self, state_dir: &Path) -> Result<(), EngineError> {
-        let (log, last) = block(|| SinkLog::open(state_dir))?;
+    async fn start(&mut self, start: SinkStart<'_>) -> Result<(), EngineError> {
+        let (log, last) = block(|| SinkLog::open(start.state_dir))?;
         self.log = Some(log);
         self.last = last;
         self.positions = None;

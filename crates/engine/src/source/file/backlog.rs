@@ -39,6 +39,8 @@ pub(super) struct Backlog {
     files: Vec<FoundFile>,
     urls: HashSet<String>,
     bytes: u64,
+    /// As [`FoundFile::text_bytes`].
+    text_bytes: u64,
     /// Up to where the logs of directories that a sink wrote were listed: what they name is here or was taken.
     pub(super) listed: ListedLogs,
     /// Nothing is looked for any more.
@@ -52,6 +54,7 @@ impl Backlog {
         for file in found {
             if self.urls.insert(file.url.clone()) {
                 self.bytes = self.bytes.saturating_add(file.bytes);
+                self.text_bytes = self.text_bytes.saturating_add(file.text_bytes());
                 self.files.push(file);
             }
         }
@@ -71,7 +74,7 @@ impl Backlog {
     pub(super) fn take(&mut self, limit: FileLimit, format: FileFormat) -> Vec<FoundFile> {
         let (mut taken, mut size) = (Vec::new(), 0_u64);
         while let Some(next) = self.files.last() {
-            let next_bytes = weight(limit, format, next.bytes);
+            let next_bytes = weight(limit, format, next.bytes, next.text_bytes());
             let room = match limit {
                 FileLimit::Files(max) => taken.len() < max,
                 FileLimit::Bytes(max) | FileLimit::Memory(max) => size.saturating_add(next_bytes) <= max,
@@ -83,6 +86,7 @@ impl Backlog {
             let Some(file) = self.files.pop() else { break };
             self.urls.remove(&file.url);
             self.bytes = self.bytes.saturating_sub(file.bytes);
+            self.text_bytes = self.text_bytes.saturating_sub(file.text_bytes());
             if file.path.exists() {
                 size = size.saturating_add(next_bytes);
                 taken.push(file);
@@ -96,16 +100,19 @@ impl Backlog {
         let files = self.files.len() as u64;
         let batches = match limit {
             FileLimit::Files(max) => files.div_ceil(max.max(1) as u64),
-            FileLimit::Bytes(max) | FileLimit::Memory(max) => weight(limit, format, self.bytes).div_ceil(max.max(1)),
+            FileLimit::Bytes(max) | FileLimit::Memory(max) => {
+                weight(limit, format, self.bytes, self.text_bytes).div_ceil(max.max(1))
+            }
             FileLimit::None => 1,
         };
         batches.clamp(u64::from(files > 0), files)
     }
 }
 
-fn weight(limit: FileLimit, format: FileFormat, bytes: u64) -> u64 {
+fn weight(limit: FileLimit, format: FileFormat, bytes: u64, text_bytes: u64) -> u64 {
     match (limit, format) {
         (FileLimit::Memory(_), FileFormat::Parquet) => bytes.saturating_mul(PARQUET_GROWTH),
+        (FileLimit::Memory(_), _) => text_bytes,
         _ => bytes,
     }
 }

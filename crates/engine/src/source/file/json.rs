@@ -11,9 +11,9 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::reader::infer_json_schema_from_iterator;
 
+use super::compressed::read_text;
 use super::read::{BATCH_ROWS, ParseMode, malformed};
 use crate::error::EngineError;
-use crate::file_log::io_error;
 use crate::function::json::decode::{JsonOptions, decode_records};
 use crate::options::{Options, invalid};
 
@@ -38,7 +38,7 @@ pub(super) fn read(
     mode: ParseMode,
     options: &JsonOptions,
 ) -> Result<Vec<RecordBatch>, EngineError> {
-    let text = std::fs::read(path).map_err(|e| io_error("read", path, e))?;
+    let text = read_text(path)?;
     let all: Vec<(usize, &[u8])> = lines(&text).collect();
     let fields: Fields = schema.fields().iter().map(|f| Arc::new(f.as_ref().clone().with_nullable(true))).collect();
     let schema = Arc::new(Schema::new(fields.clone()));
@@ -69,7 +69,7 @@ pub(super) fn infer(files: &[PathBuf], mode: ParseMode, options: &JsonOptions) -
     let mut corrupt = false;
     let mut schemas = Vec::new();
     for path in files {
-        let text = std::fs::read(path).map_err(|e| io_error("read", path, e))?;
+        let text = read_text(path)?;
         let mut values = Vec::new();
         for (number, line) in lines(&text) {
             match serde_json::from_slice::<serde_json::Value>(line) {

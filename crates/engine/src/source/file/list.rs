@@ -10,6 +10,9 @@ use crate::error::EngineError;
 use crate::file_log::io_error;
 use crate::sink::file::{METADATA_DIR, committed_files_after};
 
+/// How much larger compressed text is than its file.
+const TEXT_GROWTH: u64 = 8;
+
 /// A file that can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FoundFile {
@@ -19,6 +22,15 @@ pub(super) struct FoundFile {
     pub(super) modified_ms: i64,
     /// Its size.
     pub(super) bytes: u64,
+}
+
+impl FoundFile {
+    /// About how many bytes of text it holds, if it is text: compressed lines are some times as large as their file.
+    pub(super) fn text_bytes(&self) -> u64 {
+        let suffix = self.path.extension().unwrap_or_default();
+        let compressed = suffix.eq_ignore_ascii_case("gz") || suffix.eq_ignore_ascii_case("zst");
+        if compressed { self.bytes.saturating_mul(TEXT_GROWTH) } else { self.bytes }
+    }
 }
 
 /// Where to look.

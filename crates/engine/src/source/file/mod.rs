@@ -3,6 +3,7 @@
 //! reads the same files.
 
 mod backlog;
+mod compressed;
 mod json;
 mod list;
 pub mod path;

@@ -12,6 +12,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::FileFormat;
+use super::compressed::read_text;
 use super::json;
 use super::path::partition_values;
 use crate::error::EngineError;
@@ -141,7 +142,7 @@ impl FileReader {
             if i > 0 && !self.infer_types {
                 break;
             }
-            let text = std::fs::read(path).map_err(|e| io_error("read", path, e))?;
+            let text = read_text(path)?;
             let mut record = Vec::new();
             let mut rest = text.as_slice();
             let mut first = true;
@@ -240,7 +241,7 @@ impl FileReader {
     }
 
     fn read_csv(&self, path: &Path, schema: &SchemaRef) -> Result<Vec<RecordBatch>, EngineError> {
-        let text = std::fs::read(path).map_err(|e| io_error("read", path, e))?;
+        let text = read_text(path)?;
         let width = schema.fields().len();
         let mut builders: Vec<StringBuilder> = (0..width).map(|_| StringBuilder::new()).collect();
         let mut record = Vec::new();
@@ -282,7 +283,7 @@ impl FileReader {
     }
 
     fn read_text(&self, path: &Path, schema: &SchemaRef) -> Result<Vec<RecordBatch>, EngineError> {
-        let text = std::fs::read(path).map_err(|e| io_error("read", path, e))?;
+        let text = read_text(path)?;
         let mut builder = StringBuilder::new();
         if self.whole_text {
             builder.append_value(String::from_utf8_lossy(&text));
