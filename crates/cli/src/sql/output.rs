@@ -73,19 +73,23 @@ impl Printer {
 }
 
 fn write_json(out: &mut impl Write, batches: &[RecordBatch]) -> io::Result<()> {
-    let mut writer = arrow::json::writer::WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, arrow::json::writer::LineDelimited>(&mut *out);
-    for batch in batches.iter().filter(|b| b.num_rows() > 0) {
-        writer.write(batch).map_err(io::Error::other)?;
+    let mut line = String::new();
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            line.clear();
+            caudal_engine::format::lines::write_json_row(&mut line, batch.schema_ref().fields(), batch.columns(), row);
+            line.push('\n');
+            out.write_all(line.as_bytes())?;
+        }
     }
-    writer.finish().map_err(io::Error::other)
+    Ok(())
 }
 
 fn write_csv(out: &mut impl Write, batches: &[RecordBatch], header: bool) -> io::Result<()> {
     let mut writer = arrow::csv::WriterBuilder::new().with_header(header).build(&mut *out);
     for batch in batches {
-        writer.write(batch).map_err(io::Error::other)?;
+        let flat = caudal_engine::format::lines::flat(batch).map_err(io::Error::other)?;
+        writer.write(&flat).map_err(io::Error::other)?;
     }
     Ok(())
 }

@@ -200,7 +200,8 @@ fn write_time(out: &mut String, array: &dyn Array, row: usize, zone: Tz) {
             let _ = write!(out, " {:02}:{:02}:{:02}", clock.hour(), clock.minute(), clock.second());
             write_fraction(out, i64::from(clock.nanosecond() / 1_000));
         } else {
-            let _ = write!(out, "{micros}us");
+            let fraction = write_far_clock(out, micros, ' ');
+            write_fraction(out, fraction);
         }
         return;
     }
@@ -209,14 +210,14 @@ fn write_time(out: &mut String, array: &dyn Array, row: usize, zone: Tz) {
             let days = array.as_primitive::<Date32Type>().value(row);
             match NaiveDate::from_num_days_from_ce_opt(days.saturating_add(719_163)) {
                 Some(date) => write_date(out, date),
-                None => drop(write!(out, "{days}d")),
+                None => write_far_date(out, i64::from(days)),
             }
         }
         DataType::Date64 => {
             let millis = array.as_primitive::<Date64Type>().value(row);
             match DateTime::from_timestamp_millis(millis) {
                 Some(time) => write_date(out, time.date_naive()),
-                None => drop(write!(out, "{millis}ms")),
+                None => write_far_date(out, millis.div_euclid(86_400_000)),
             }
         }
         DataType::Time64(unit) => {
@@ -243,6 +244,29 @@ pub fn write_date(out: &mut String, date: NaiveDate) {
         ""
     };
     let _ = write!(out, "{sign}{:04}-{:02}-{:02}", year.unsigned_abs(), date.month(), date.day());
+}
+
+/// As [`write_date`], for days since 1970-01-01 in years that `chrono` does not have (Hinnant's `civil_from_days`).
+fn write_far_date(out: &mut String, days: i64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let _ = write!(out, "{}{:04}-{month:02}-{day:02}", if year < 0 { '-' } else { '+' }, year.unsigned_abs());
+}
+
+/// Date and time of a timestamp in years that `chrono` does not have, in UTC; returns the microseconds behind them.
+pub(super) fn write_far_clock(out: &mut String, micros: i64, between: char) -> i64 {
+    let seconds = micros.div_euclid(1_000_000);
+    let of_day = seconds.rem_euclid(86_400);
+    write_far_date(out, seconds.div_euclid(86_400));
+    let _ = write!(out, "{between}{:02}:{:02}:{:02}", of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    micros.rem_euclid(1_000_000)
 }
 
 /// `.ffffff` without trailing zeros; nothing for 0.

@@ -113,7 +113,8 @@ fn write_list(out: &mut String, items: &dyn Array, zone: Tz) {
 pub fn write_timestamp(out: &mut String, array: &dyn Array, row: usize, zone: Tz) {
     let Some((micros, zoned)) = timestamp_micros(array, row) else { return };
     let Some(utc) = DateTime::from_timestamp_micros(micros).map(|t| t.naive_utc()) else {
-        let _ = write!(out, "{micros}us");
+        let fraction = super::cell::write_far_clock(out, micros, 'T');
+        let _ = write!(out, ".{:03}{}", fraction / 1_000, if zoned { "Z" } else { "" });
         return;
     };
     let local = if zoned { zone.from_utc_datetime(&utc).naive_local() } else { utc };

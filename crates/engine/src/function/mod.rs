@@ -8,6 +8,7 @@ use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF};
 
 pub(crate) mod arithmetic;
 pub(crate) mod array;
+pub(crate) mod array_repeat;
 pub(crate) mod cast;
 pub(crate) mod datetime;
 pub mod ddl;
@@ -17,6 +18,7 @@ pub(crate) mod generator;
 pub(crate) mod json;
 pub(crate) mod lambda;
 pub(crate) mod misc;
+pub(crate) mod name;
 pub(crate) mod pad;
 pub(crate) mod percentile;
 pub(crate) mod rounding;
@@ -46,6 +48,7 @@ fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         vec![cast::cast(), cast::try_cast(), field::field(), field::item(), field::element_at(), window::window_time()];
     functions.extend(arithmetic::functions());
     functions.extend(array::functions());
+    functions.push(array_repeat::array_repeat());
     functions.extend(datetime::functions());
     functions.extend(json::functions());
     functions.extend(misc::functions());
@@ -87,6 +90,7 @@ const FALLIBLE: &[&str] = &[
     "map",
     "map_from_arrays",
     "repeat",
+    "array_repeat",
     "lpad",
     "rpad",
     "space",

@@ -7,8 +7,10 @@ use arrow::array::{ArrayRef, new_empty_array};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+
+use super::name::call_name;
 
 /// From the types of the arguments to those that they are cast to.
 pub(crate) type Coerce = fn(&[DataType]) -> Result<Vec<DataType>>;
@@ -155,6 +157,10 @@ impl ScalarUDFImpl for Udf {
 
     fn aliases(&self) -> &[String] {
         &self.aliases
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        call_name(self.function.name, args)
     }
 
     fn signature(&self) -> &Signature {

@@ -138,6 +138,7 @@ impl QueryPlanner for GuardedPlanner {
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let guarded = guard(logical_plan.clone())?;
-        DefaultPhysicalPlanner::default().create_physical_plan(&guarded, session).await
+        let plan = DefaultPhysicalPlanner::default().create_physical_plan(&guarded, session).await?;
+        super::recursion::limit(plan)
     }
 }

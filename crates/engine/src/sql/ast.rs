@@ -4,13 +4,14 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, LimitClause, NamedWindowDefinition, NamedWindowExpr, ObjectName, OrderBy,
-    OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, Subscript, TableAlias, TableFactor,
-    TableWithJoins, TypedString, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut, WildcardAdditionalOptions,
-    WindowFrameBound, WindowSpec, WindowType,
+    AccessExpr, BinaryOperator, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, LimitClause, NamedWindowDefinition, NamedWindowExpr,
+    ObjectName, OrderBy, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, Subscript,
+    TableAlias, TableFactor, TableWithJoins, TypedString, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
+    WildcardAdditionalOptions, WindowFrameBound, WindowSpec, WindowType,
 };
 
+use super::balance::balance;
 use super::error::SqlError;
 use super::naming::column_name;
 use super::number;
@@ -68,6 +69,9 @@ pub(crate) fn rewrite_expression(expr: &mut Expr) -> Result<(), SqlError> {
     }
 }
 
+/// Planning takes twice as long with each level.
+const DEEPEST_LAMBDA: usize = 10;
+
 struct Rewriter<'a> {
     specs: &'a mut Vec<RelationSpec>,
     /// Parameters of the lambdas that enclose the expression.
@@ -107,11 +111,18 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        balance(expr);
         if let Expr::Function(Function { over: Some(WindowType::WindowSpec(spec)), .. }) = expr {
             each_bound(spec, number::keep);
         }
         if let Expr::Lambda(lambda) = expr {
             self.lambdas.push(lambda.params.iter().map(|p| p.name.value.clone()).collect());
+            if self.lambdas.len() > DEEPEST_LAMBDA {
+                let message = format!(
+                    "The statement is too complex to plan: lambdas are nested more than {DEEPEST_LAMBDA} levels deep."
+                );
+                return Self::fail(SqlError::new("FAILED_TO_PARSE_TOO_COMPLEX", message));
+            }
         }
         ControlFlow::Continue(())
     }
@@ -346,7 +357,10 @@ impl Rewriter<'_> {
             Expr::Struct { values, .. } => named_struct(values),
             Expr::Floor { expr, .. } => call("floor", vec![*expr]),
             Expr::Ceil { expr, .. } => call("ceil", vec![*expr]),
-            Expr::Function(function) => rewrite_function(function),
+            Expr::Function(function) => match counted_rows(function) {
+                Ok(function) => rewrite_function(function),
+                Err(error) => return Self::fail(error),
+            },
             other => other,
         };
         ControlFlow::Continue(())
@@ -583,6 +597,32 @@ fn rewrite_function(mut function: Function) -> Expr {
         ("regexp" | "regexp_like", _) => rename(function, "rlike"),
         _ => Expr::Function(function),
     }
+}
+
+/// `count(DISTINCT a, b)` counts the rows in which none of them is null: as structs of them.
+fn counted_rows(mut function: Function) -> Result<Function, SqlError> {
+    let FunctionArguments::List(list) = &function.args else { return Ok(function) };
+    let distinct = matches!(list.duplicate_treatment, Some(DuplicateTreatment::Distinct));
+    if !distinct || function_name(&function.name) != "count" {
+        return Ok(function);
+    }
+    let args = arguments(&function);
+    if args.len() < list.args.len() {
+        return Err(SqlError::unsupported("count(DISTINCT *)").hint("Name the columns: count(DISTINCT a, b)."));
+    }
+    if args.len() < 2 {
+        return Ok(function);
+    }
+    let whole = args.iter().map(|e| Expr::IsNotNull(Box::new(e.clone()))).reduce(|left, right| Expr::BinaryOp {
+        left: Box::new(left),
+        op: BinaryOperator::And,
+        right: Box::new(right),
+    });
+    let fields = args.iter().enumerate().flat_map(|(i, e)| [string(&format!("c{i}")), e.clone()]).collect();
+    if let Some(whole) = whole {
+        set_arguments(&mut function, vec![case_when(whole, call("named_struct", fields))]);
+    }
+    Ok(function)
 }
 
 /// `sum(y / x) FILTER (WHERE x <> 0)` divides where the filter holds only: the argument becomes a `CASE` of it, which

@@ -62,7 +62,7 @@ impl SqlError {
 
 impl fmt::Display for SqlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{}] {}", self.class, self.message)?;
+        write!(f, "[{}] {}", self.class, shortened(&self.message))?;
         if let Some(place) = &self.place {
             let number = place.line.to_string();
             let gutter = " ".repeat(number.len());
@@ -71,13 +71,41 @@ impl fmt::Display for SqlError {
             let before = usize::try_from(place.column.saturating_sub(1)).unwrap_or(0).saturating_sub(blanks);
             let indent: String = line.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             write!(f, " (line {}, column {})", place.line, place.column)?;
-            write!(f, "\n {number} | {line}\n {gutter} | {indent}{}", "^".repeat(place.width))?;
+            let (line, indent) = clip(line, indent);
+            let width = place.width.min(line.chars().count().saturating_sub(indent.chars().count()).max(1));
+            write!(f, "\n {number} | {line}\n {gutter} | {indent}{}", "^".repeat(width))?;
         }
         if let Some(hint) = &self.hint {
             write!(f, "\n {hint}")?;
         }
         Ok(())
     }
+}
+
+/// Characters of a message that are shown; what is longer repeats a program's statement.
+const MESSAGE_CHARS: usize = 4_000;
+/// Characters of a line that are shown, and how many of them stand before the place.
+const LINE_CHARS: usize = 240;
+const BEFORE_CHARS: usize = 100;
+
+fn shortened(message: &str) -> std::borrow::Cow<'_, str> {
+    match message.char_indices().nth(MESSAGE_CHARS) {
+        Some((end, _)) => format!("{}... (and more)", message.get(..end).unwrap_or_default()).into(),
+        None => message.into(),
+    }
+}
+
+/// The part of a long line around the place that `indent` leads to.
+fn clip(line: &str, indent: String) -> (std::borrow::Cow<'_, str>, String) {
+    let chars = line.chars().count();
+    if chars <= LINE_CHARS {
+        return (line.into(), indent);
+    }
+    let skipped = indent.chars().count().saturating_sub(BEFORE_CHARS);
+    let part: String = line.chars().skip(skipped).take(LINE_CHARS).collect();
+    let (before, after) = (if skipped > 0 { "..." } else { "" }, if skipped + LINE_CHARS < chars { "..." } else { "" });
+    let indent = " ".repeat(before.len()) + &indent.chars().skip(skipped).collect::<String>();
+    (format!("{before}{part}{after}").into(), indent)
 }
 
 impl std::error::Error for SqlError {}
@@ -159,6 +187,17 @@ mod tests {
     }
 
     #[test]
+    fn a_long_line_is_cut_around_the_place() {
+        let text = format!("SELECT {}FORM{}", "1 + ".repeat(100), " + 1".repeat(100_000));
+        let error = SqlError::parse(text.clone()).at(&text, Location { line: 1, column: 408 }, 4).to_string();
+        assert!(error.len() < 5_000, "{}", error.len());
+        let lines: Vec<&str> = error.lines().rev().take(2).collect();
+        let at = lines[0].find('^').unwrap();
+        assert_eq!((lines[0].trim_start_matches([' ', '|']), lines[1].get(at..at + 4)), ("^^^^", Some("FORM")));
+        assert!(lines[1].contains("| ...") && lines[1].ends_with("..."), "{}", lines[1]);
+    }
+
+    #[test]
     fn an_error_shows_its_line_with_a_caret() {
         let error = SqlError::parse("Syntax error at or near 'FORM'.").at(
             "SELECT a\n  FORM t",
@@ -167,7 +206,7 @@ mod tests {
         );
         assert_eq!(
             error.to_string(),
-            "[PARSE_SYNTAX_ERROR] Syntax error at or near 'FORM'. (line 2, column 3)\n 2 |   FORM t\n   |   ^^^^"
+            "[PARSE_SYNTAX_ERROR] Syntax error at or near 'FORM'. (line 2, column 3)\n 2 | FORM t\n   | ^^^^"
         );
     }
 }

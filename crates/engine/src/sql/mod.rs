@@ -5,6 +5,7 @@
 //! (the plan, or an error with its place).
 
 mod ast;
+mod balance;
 mod catalog;
 mod connect;
 mod ctas;
@@ -14,6 +15,7 @@ mod interval;
 mod naming;
 mod number;
 mod objects;
+mod plain;
 mod planner;
 mod qualifier;
 mod resolve;

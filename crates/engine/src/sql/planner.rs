@@ -395,6 +395,12 @@ impl ExprPlanner for SparkExpressions {
                 let raw = RawBinaryExpr { op, left: as_text(expr.left), right: as_text(expr.right) };
                 return Ok(PlannerResult::Original(raw));
             }
+            BinaryOperator::Eq
+            | BinaryOperator::NotEq
+            | BinaryOperator::Lt
+            | BinaryOperator::LtEq
+            | BinaryOperator::Gt
+            | BinaryOperator::GtEq => return Ok(PlannerResult::Original(comparison(expr, schema)?)),
             _ => return Ok(PlannerResult::Original(expr)),
         };
         arithmetic(operation, expr, schema)
@@ -441,13 +447,32 @@ impl ExprPlanner for SparkExpressions {
     }
 }
 
+/// A FLOAT beside a decimal: both are compared as DOUBLE, so that `cast(0.1 as float) = 0.1` is false.
+fn comparison(mut expr: RawBinaryExpr, schema: &DFSchema) -> Result<RawBinaryExpr> {
+    let types = [&expr.left, &expr.right].map(|side| match function::arithmetic::chain_type(side) {
+        Some(known) => Some(known.clone()),
+        None => ExprSchemable::get_type(side, schema).ok(),
+    });
+    if let [Some(DataType::Float32), Some(DataType::Decimal128(_, _))]
+    | [Some(DataType::Decimal128(_, _)), Some(DataType::Float32)] = types
+    {
+        let as_double = |e| function::cast::cast().call(vec![e, lit("DOUBLE")]);
+        expr.left = as_double(expr.left);
+        expr.right = as_double(expr.right);
+    }
+    Ok(expr)
+}
+
 /// Arithmetic of numbers has Spark's types; that of dates and times is left to DataFusion, but for whole days.
 fn arithmetic(
     operation: Operation,
     mut expr: RawBinaryExpr,
     schema: &DFSchema,
 ) -> Result<PlannerResult<RawBinaryExpr>> {
-    let types = |e: &Expr| ExprSchemable::get_type(e, schema);
+    let types = |e: &Expr| match function::arithmetic::chain_type(e) {
+        Some(known) => Ok(known.clone()),
+        None => ExprSchemable::get_type(e, schema),
+    };
     let (left, right) = (types(&expr.left)?, types(&expr.right)?);
     let temporal = |ty: &DataType| ty.is_temporal() || matches!(ty, DataType::Interval(_));
     match (&left, &right, operation) {
@@ -482,8 +507,8 @@ fn arithmetic(
             *side = function::cast::cast().call(vec![side.clone(), lit(to)]);
         }
     }
-    let udf = function::arithmetic::operator(operation);
-    Ok(PlannerResult::Planned(udf.call(vec![expr.left, expr.right])))
+    let joined = function::arithmetic::join(operation, expr.left, expr.right, &[left, right])?;
+    Ok(PlannerResult::Planned(joined))
 }
 
 /// SQL types that are left after casts became functions (`CREATE TABLE` schemas go through the DDL parser).

@@ -15,6 +15,7 @@ use sqlparser::tokenizer::Span;
 use super::ast::RelationSpec;
 use super::catalog::Catalog;
 use super::error::{SqlError, did_you_mean, nearest};
+use super::plain::plain;
 use super::planner::{MarkedRelations, path_relation};
 use super::statement::{ParsedQuery, parse_expression};
 use super::token::unmark;
@@ -418,7 +419,9 @@ pub(crate) fn plain_message(error: &DataFusionError) -> String {
         DataFusionError::Plan(message)
         | DataFusionError::Execution(message)
         | DataFusionError::NotImplemented(message)
-        | DataFusionError::Internal(message) => message.split("\n\nbacktrace:").next().unwrap_or(message).to_owned(),
+        | DataFusionError::Internal(message) => {
+            plain(message.split("\n\nbacktrace:").next().unwrap_or(message).to_owned())
+        }
         DataFusionError::ArrowError(error, _) => match error.as_ref() {
             arrow::error::ArrowError::DivideByZero => "[DIVIDE_BY_ZERO] Division by zero. SQLSTATE: 22012".to_owned(),
             arrow::error::ArrowError::ArithmeticOverflow(message) if !message.starts_with('[') => {
@@ -432,7 +435,7 @@ pub(crate) fn plain_message(error: &DataFusionError) -> String {
             }
             other => other.to_string(),
         },
-        other => other.to_string(),
+        other => plain(other.to_string()),
     }
 }
 

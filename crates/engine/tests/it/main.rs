@@ -10,4 +10,5 @@ mod runtime;
 mod show;
 mod sql;
 mod sql_files;
+mod sql_large;
 mod sql_streaming;

@@ -1,6 +1,7 @@
 //! Arithmetic with Spark's types and errors (ANSI on): `+ - * / div %`, `pmod`, negation, `abs`, and the `try_` forms,
 //! which give null where the others fail.
 
+mod chain;
 mod decimal;
 mod number;
 mod types;
@@ -12,8 +13,12 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use datafusion::common::{Result, ScalarValue, exec_err};
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 
+use super::name::call_name;
+pub(crate) use chain::{chain_type, join};
 pub(crate) use types::{operands, text_operand};
 
 /// One of Arrow's kernels.
@@ -114,7 +119,7 @@ pub(crate) fn operator(operation: Operation) -> Arc<ScalarUDF> {
 
 /// Whether a function of this name can fail on some rows.
 pub(crate) fn is_fallible(name: &str) -> bool {
-    FUNCTIONS.iter().any(|(_, n, lenient)| *n == name && !lenient)
+    name == chain::NAME || FUNCTIONS.iter().any(|(_, n, lenient)| *n == name && !lenient)
 }
 
 fn udf(operation: Operation, name: &'static str, lenient: bool) -> Arc<ScalarUDF> {
@@ -159,6 +164,10 @@ impl Operand {
 impl ScalarUDFImpl for Arithmetic {
     fn name(&self) -> &str {
         self.name
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        call_name(self.name, args)
     }
 
     fn signature(&self) -> &Signature {

@@ -11,6 +11,7 @@ mod writer;
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -128,7 +129,11 @@ impl FileSink {
             self.make_dir(&dir)?;
             let separator = if self.partition_by.is_empty() { '-' } else { '.' };
             let path = dir.join(format!("part-00000-{id}{separator}c000{}", self.writer.suffix()));
-            files.push((self.writer.write(&path, &part)?, path));
+            let written = self.writer.write(&path, &part).inspect_err(|_| {
+                // Nobody would read it, and the disk may be full.
+                let _ = std::fs::remove_file(&path);
+            });
+            files.push((written?, path));
             dirs.insert(dir);
         }
         let lines: Vec<String> = files.iter().map(|(file, path)| status_line(file, path)).collect::<Result<_, _>>()?;
@@ -136,6 +141,20 @@ impl FileSink {
         sync_all(&files, &dirs, &entry.file)?;
         self.log.commit(entry)?;
         Ok(rows)
+    }
+
+    /// A full disk is no reason to give up what was written before.
+    fn full(&self, batch_id: i64, error: EngineError) -> EngineError {
+        match error {
+            EngineError::Io { path, source, .. } if source.kind() == ErrorKind::StorageFull => EngineError::External {
+                action: format!("write batch {batch_id} to {}", self.dir.display()),
+                message: format!(
+                    "{source} ({path}). No reader sees any of this batch. Make space and start the query again: it goes on \
+                     with this batch"
+                ),
+            },
+            other => other,
+        }
     }
 
     fn make_log_dir(&mut self) -> Result<(), EngineError> {
@@ -235,6 +254,6 @@ impl Sink for FileSink {
         schema: SchemaRef,
         batches: Vec<RecordBatch>,
     ) -> Result<u64, EngineError> {
-        block(|| self.write(batch_id, &schema, &batches))
+        block(|| self.write(batch_id, &schema, &batches)).map_err(|error| self.full(batch_id, error))
     }
 }

@@ -14,6 +14,7 @@ use hashbrown::HashMap;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
 use crate::error::EngineError;
@@ -265,7 +266,7 @@ impl FileWriter {
     }
 
     fn write_parquet(&self, file: File, path: &Path, part: &Part) -> Result<File, EngineError> {
-        let failed = |e: parquet::errors::ParquetError| io_error("write", path, std::io::Error::other(e));
+        let failed = |e: ParquetError| io_error("write", path, plain_io(e));
         let schema = Arc::new(Schema::new(
             part.schema
                 .fields()
@@ -289,6 +290,17 @@ impl FileWriter {
             writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?).map_err(failed)?;
         }
         writer.into_inner().map_err(failed)
+    }
+}
+
+/// The I/O error inside an error of the Parquet writer.
+fn plain_io(error: ParquetError) -> std::io::Error {
+    match error {
+        ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
+            Ok(own) => *own,
+            Err(other) => std::io::Error::other(other),
+        },
+        other => std::io::Error::other(other),
     }
 }
 

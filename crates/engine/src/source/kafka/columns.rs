@@ -116,7 +116,7 @@ pub(super) fn to_columns(
         let mut builders = Builders::with_capacity(projection, left);
         while let Some((batch, rest)) = left.split_first() {
             append_batch(projection, &mut builders, batch, range)
-                .map_err(|e| malformed(topic, partition, batch.header.base_offset, &e.to_string()))?;
+                .map_err(|e| malformed(topic, partition, batch, &e.to_string()))?;
             left = rest;
             if builders.rows >= MAX_ROWS || builders.size_bytes() >= MAX_BYTES {
                 break;
@@ -153,10 +153,22 @@ impl Builders {
     }
 }
 
-fn malformed(topic: &str, partition: i32, base_offset: i64, reason: &str) -> EngineError {
+fn malformed(topic: &str, partition: i32, batch: &Batch, reason: &str) -> EngineError {
+    let (first, next) = (batch.header.base_offset, batch.header.last_offset().saturating_add(1));
+    let own = format!("failed to read the batch at offset {first}: ");
+    let reason = reason.strip_prefix(&own).unwrap_or(reason);
+    let deletion = format!(
+        "{{\"partitions\":[{{\"topic\":\"{topic}\",\"partition\":{partition},\"offset\":{next}}}],\"version\":1}}"
+    );
     EngineError::External {
-        action: format!("read the batch at offset {base_offset} of {topic}-{partition}"),
-        message: reason.to_owned(),
+        action: format!("read the batch at offset {first} of topic {topic}, partition {partition}"),
+        message: format!(
+            "{reason}. No consumer can read its records, offsets {first} to {}. To go on behind them, delete them, and all \
+             before them, with kafka-delete-records and {deletion}, and run the query with the option \
+             failOnDataLoss=false; or start with a new checkpoint and startingOffsets \
+             {{\"{topic}\":{{\"{partition}\":{next}}}}}",
+            next - 1
+        ),
     }
 }
 

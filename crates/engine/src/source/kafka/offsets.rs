@@ -1,8 +1,12 @@
 //! Offsets per topic and partition, in the JSON that Spark keeps in `offsets/N` and takes in its options.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::marker::PhantomData;
 
 use caudal_protocol::TopicPartition;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::error::EngineError;
 use crate::options::invalid;
@@ -12,6 +16,34 @@ use crate::source::SourceOffset;
 pub(super) const EARLIEST: i64 = -2;
 /// In `startingOffsets`: from the end.
 pub(super) const LATEST: i64 = -1;
+
+/// A JSON object whose keys come once: of two offsets for one partition, which one is meant is anybody's guess.
+struct Unique<K, V>(BTreeMap<K, V>);
+
+impl<'de, K: Deserialize<'de> + Ord + Display, V: Deserialize<'de>> Deserialize<'de> for Unique<K, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<K, V>(PhantomData<(K, V)>);
+        impl<'de, K: Deserialize<'de> + Ord + Display, V: Deserialize<'de>> Visitor<'de> for Entries<K, V> {
+            type Value = Unique<K, V>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<K, V>()? {
+                    if entries.contains_key(&key) {
+                        return Err(A::Error::custom(format!("{key} is there twice")));
+                    }
+                    entries.insert(key, value);
+                }
+                Ok(Unique(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
 
 /// An offset for each partition; as an end it is exclusive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,13 +61,15 @@ impl KafkaOffsets {
 
     /// The reverse; `what` names the text in an error.
     pub fn from_json(text: &str, what: &str) -> Result<Self, EngineError> {
-        let topics: BTreeMap<String, BTreeMap<i32, i64>> = serde_json::from_str(text).map_err(|error| {
+        let parsed: Result<Unique<String, Unique<i32, i64>>, _> = serde_json::from_str(text);
+        let Unique(topics) = parsed.map_err(|error| {
             invalid(format!(
                 "failed to read {what}: expected e.g. {{\"topicA\":{{\"0\":23,\"1\":-1}}}}, got {text}: {error}"
             ))
         })?;
         let flat = topics.into_iter().flat_map(|(topic, partitions)| {
             partitions
+                .0
                 .into_iter()
                 .map(move |(partition, offset)| (TopicPartition::new(topic.clone(), partition), offset))
         });
@@ -87,6 +121,10 @@ mod tests {
         assert_eq!(offsets.to_json(), r#"{"a":{"0":-1},"b":{"2":7,"10":1}}"#);
         let error = KafkaOffsets::from_json("latest!", "startingOffsets").unwrap_err().to_string();
         assert!(error.contains("failed to read startingOffsets: expected e.g."), "{error}");
+        for twice in [r#"{"a":{"0":5,"0":7}}"#, r#"{"a":{"0":5},"a":{"1":7}}"#] {
+            let error = KafkaOffsets::from_json(twice, "startingOffsets").unwrap_err().to_string();
+            assert!(error.contains("is there twice"), "{error}");
+        }
     }
 
     #[test]
