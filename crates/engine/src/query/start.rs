@@ -1,7 +1,7 @@
 //! From a specification to a running query: checks, checkpoint, sources, plans, recovered state.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
@@ -68,6 +68,7 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
         let (operators, wanted) = (operators.clone(), history.next_batch_id());
         pool.run_blocking(move || restore(&operators, wanted)).await?
     };
+    let (committed, planned) = history.newest();
     let (resume, dirs) = {
         let (checkpoint, count) = (Arc::clone(&checkpoint), sources.len());
         let work = move || {
@@ -83,7 +84,7 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
     }
 
     let state_dir = checkpoint.sink_dir();
-    sink.start(history.sink_start(&state_dir, checkpoint.query_id())).await?;
+    sink.start(SinkStart { state_dir: &state_dir, query_id: checkpoint.query_id(), committed, planned }).await?;
 
     let mut tracker =
         WatermarkTracker::new(settings.policy, watermarks.iter().map(|watermark| watermark.delay_ms).collect());
@@ -268,10 +269,9 @@ impl History {
         self.offsets.as_ref().map(|(_, record)| &record.metadata.conf)
     }
 
-    fn sink_start<'a>(&self, state_dir: &'a Path, query_id: &'a str) -> SinkStart<'a> {
-        let committed = self.committed.map(|(id, _)| id);
-        let planned = self.offsets.as_ref().map(|(id, _)| *id);
-        SinkStart { state_dir, query_id, committed, planned }
+    /// The newest batches that are committed and planned.
+    fn newest(&self) -> (Option<i64>, Option<i64>) {
+        (self.committed.map(|(id, _)| id), self.offsets.as_ref().map(|(id, _)| *id))
     }
 
     /// The batch after the last committed one, which is also the version of the state that it needs.
