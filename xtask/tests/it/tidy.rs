@@ -1,10 +1,10 @@
-//! What `docs` promise of the code's shape: sizes, edges between crates, nothing left over.
+//! What the house promises of the code's shape: sizes, edges between crates, nothing left over.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const FILE_LINES_MAX: usize = 800;
-const FUNCTION_LINES_MAX: usize = 80;
+const FUNCTION_LINES_MAX: usize = 70;
 
 /// Which crates of ours each crate may depend on.
 const EDGES: &[(&str, &[&str])] = &[

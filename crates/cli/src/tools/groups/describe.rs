@@ -174,6 +174,20 @@ fn assignment_text(partitions: &[TopicPartition]) -> String {
     if text.is_empty() { MISSING.to_owned() } else { text }
 }
 
+const MEMBER_TITLES: [&str; 11] = [
+    "GROUP",
+    "CONSUMER-ID",
+    "GROUP-INSTANCE-ID",
+    "HOST",
+    "CLIENT-ID",
+    "#PARTITIONS",
+    "CURRENT-EPOCH",
+    "CURRENT-ASSIGNMENT",
+    "TARGET-EPOCH",
+    "TARGET-ASSIGNMENT",
+    "UPGRADED",
+];
+
 fn print_members(group: &Group, is_verbose: bool) -> Result<(), Stop> {
     let members = &group.members;
     let has_table = announce(group, members.len())?;
@@ -215,20 +229,7 @@ fn print_members(group: &Group, is_verbose: bool) -> Result<(), Stop> {
         say!("{}", columns(&widths, &cells))
     };
     say!("")?;
-    let titles = [
-        "GROUP",
-        "CONSUMER-ID",
-        "GROUP-INSTANCE-ID",
-        "HOST",
-        "CLIENT-ID",
-        "#PARTITIONS",
-        "CURRENT-EPOCH",
-        "CURRENT-ASSIGNMENT",
-        "TARGET-EPOCH",
-        "TARGET-ASSIGNMENT",
-        "UPGRADED",
-    ];
-    line(titles.map(str::to_owned).to_vec())?;
+    line(MEMBER_TITLES.map(str::to_owned).to_vec())?;
     members.iter().try_for_each(|m| {
         line(vec![
             group.id.clone(),

@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field, Fields};
 use datafusion::common::{Result, exec_err, plan_err};
 
-use super::column::{Column, Maps, Structs};
+use super::column::{Column, Lists, Maps, Structs};
 use super::scan::{Bad, Scanner, append, begins_with, parse_float, parse_int, plain_float, unescape};
 use crate::function::time;
 
@@ -216,23 +216,7 @@ impl Decoder<'_> {
                 validity.push(true);
             }
             Column::Struct(structs) if first == b'{' => return self.object(s, structs),
-            Column::List(lists) if first == b'[' => {
-                s.enter()?;
-                s.at += 1;
-                if !s.eat(b']') {
-                    loop {
-                        let before = lists.values.len();
-                        self.tolerant(s, &mut lists.values, before)?;
-                        if !s.eat(b',') {
-                            s.expect(b']')?;
-                            break;
-                        }
-                    }
-                }
-                s.depth -= 1;
-                lists.ends.push(i32::try_from(lists.values.len()).map_err(|_| Bad::Syntax)?);
-                lists.validity.push(true);
-            }
+            Column::List(lists) if first == b'[' => return self.list(s, lists),
             Column::Map(maps) if first == b'{' => return self.map(s, maps),
             Column::Date(values, validity) => {
                 values.push(self.date(s, first)?);
@@ -248,6 +232,25 @@ impl Decoder<'_> {
             }
             Column::Struct(_) | Column::List(_) | Column::Map(_) => return Err(Bad::Type),
         }
+        Ok(())
+    }
+
+    fn list(&mut self, s: &mut Scanner<'_>, lists: &mut Lists) -> std::result::Result<(), Bad> {
+        s.enter()?;
+        s.at += 1;
+        if !s.eat(b']') {
+            loop {
+                let before = lists.values.len();
+                self.tolerant(s, &mut lists.values, before)?;
+                if !s.eat(b',') {
+                    s.expect(b']')?;
+                    break;
+                }
+            }
+        }
+        s.depth -= 1;
+        lists.ends.push(i32::try_from(lists.values.len()).map_err(|_| Bad::Syntax)?);
+        lists.validity.push(true);
         Ok(())
     }
 
