@@ -56,6 +56,9 @@ pub struct Advertised {
 pub struct ConnectionLimits {
     /// `socket.request.max.bytes`: largest frame.
     pub request_max_bytes: usize,
+    /// `socket.send.buffer.bytes`, `socket.receive.buffer.bytes`; `None`: -1, what the system gives.
+    pub send_buffer_bytes: Option<usize>,
+    pub receive_buffer_bytes: Option<usize>,
     /// `max.connections`
     pub max_connections: usize,
     /// `max.connections.per.ip`
@@ -190,6 +193,8 @@ impl BrokerConfig {
             retention_check_interval: millis("log.retention.check.interval.ms"),
             limits: ConnectionLimits {
                 request_max_bytes: size("socket.request.max.bytes"),
+                send_buffer_bytes: usize::try_from(values.int("socket.send.buffer.bytes")).ok(),
+                receive_buffer_bytes: usize::try_from(values.int("socket.receive.buffer.bytes")).ok(),
                 max_connections: size("max.connections"),
                 max_connections_per_ip: size("max.connections.per.ip"),
                 max_idle: millis("connections.max.idle.ms"),

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 use super::connection::{Closed, Connection, ConnectionInfo};
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, ConnectionLimits};
 use crate::context::Context;
 
 const BACKLOG: i32 = 1024;
@@ -173,10 +174,26 @@ async fn accept(socket: TcpListener, ctx: Arc<Context>, counts: Arc<Counts>, (mu
     }
 }
 
+/// What the system decides by itself otherwise, up to some megabytes: more than the caches hold, so that what is sent is
+/// fetched from memory a second time.
+fn size_buffers(stream: &TcpStream, limits: &ConnectionLimits) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    if let Some(bytes) = limits.send_buffer_bytes {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = limits.receive_buffer_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    Ok(())
+}
+
 async fn run(stream: TcpStream, peer: SocketAddr, id: u64, ctx: Arc<Context>, place: Place, (mut stop, _alive): Life) {
     let Ok(local) = stream.local_addr() else { return };
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(%peer, "failed to set TCP_NODELAY: {e}");
+    }
+    if let Err(e) = size_buffers(&stream, &ctx.config.limits) {
+        tracing::debug!(%peer, "failed to set the sizes of socket buffers: {e}");
     }
     let mut connection = Connection::new(ctx, ConnectionInfo { id, peer, local }, stream);
     let closed = tokio::select! {
@@ -197,4 +214,30 @@ async fn run(stream: TcpStream, peer: SocketAddr, id: u64, ctx: Arc<Context>, pl
         }
     }
     drop(place);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sockets_get_the_buffers_of_the_settings() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut limits = BrokerConfig::new("unused").limits;
+        assert_eq!((limits.send_buffer_bytes, limits.receive_buffer_bytes), (Some(102_400), Some(102_400)));
+        let sizes = || {
+            let socket = SockRef::from(&stream);
+            (socket.send_buffer_size().unwrap(), socket.recv_buffer_size().unwrap())
+        };
+        let given = sizes();
+        (limits.send_buffer_bytes, limits.receive_buffer_bytes) = (None, None);
+        size_buffers(&stream, &limits).unwrap();
+        assert_eq!(sizes(), given);
+        (limits.send_buffer_bytes, limits.receive_buffer_bytes) = (Some(50_000), Some(60_000));
+        size_buffers(&stream, &limits).unwrap();
+        // Linux doubles them for its own book-keeping.
+        let (send, receive) = sizes();
+        assert!((50_000..=100_000).contains(&send) && (60_000..=120_000).contains(&receive), "{send} {receive}");
+    }
 }

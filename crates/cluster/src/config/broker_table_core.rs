@@ -229,10 +229,12 @@ config_table! {
     "socket.connection.setup.timeout.max.ms" Long "30000" Any Medium fixed idle "";
     "socket.connection.setup.timeout.ms" Long "10000" Any Medium fixed idle "";
     "socket.listen.backlog.size" Int "50" AtLeast(1) Medium fixed idle "";
-    "socket.receive.buffer.bytes" Int "102400" Any High fixed idle "";
+    "socket.receive.buffer.bytes" Int "102400" Any High fixed acts
+        "Receive buffer of a connection's socket, in bytes; -1: what the system gives.";
     "socket.request.max.bytes" Int "104857600" AtLeast(1) High fixed acts
         "Largest request that is read, in bytes.";
-    "socket.send.buffer.bytes" Int "102400" Any High fixed idle "";
+    "socket.send.buffer.bytes" Int "102400" Any High fixed acts
+        "Send buffer of a connection's socket, in bytes; -1: what the system gives.";
     "transaction.abort.timed.out.transaction.cleanup.interval.ms" Int "10000" AtLeast(1) Low fixed idle "";
     "transaction.max.timeout.ms" Int "900000" AtLeast(1) High fixed idle "";
     "transaction.partition.verification.enable" Boolean "true" Any Low dynamic idle "";
