@@ -8,10 +8,13 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBat
 use arrow::compute;
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use arrow::row::{RowConverter, Rows, SortField};
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DFSchema, DataFusionError, Result};
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Aggregate, Expr};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_plan::PhysicalExpr;
@@ -72,11 +75,21 @@ pub struct Chunk {
     pub late_rows: u64,
 }
 
+/// Some functions exist only as what the optimiser makes of them; it sees the fragments below an aggregate, not the
+/// aggregate itself.
+fn simplify(expr: &Expr, input: &DFSchema, session: &SessionState) -> Result<Expr> {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(input.clone()))
+        .with_config_options(Arc::clone(session.config_options()))
+        .build();
+    ExprSimplifier::new(context).simplify(expr.clone())
+}
+
 impl Exchange {
     /// Plans the expressions of `aggregate` over the output of the fragment that feeds it.
     pub fn try_new(
         aggregate: &Aggregate,
-        input: &datafusion::common::DFSchema,
+        input: &DFSchema,
         session: &SessionState,
         partitions: usize,
     ) -> Result<Self, EngineError> {
@@ -93,12 +106,14 @@ impl Exchange {
                             .to_owned(),
                 });
             }
-            let expr = guard_expression(expr.clone(), input, false)?.data;
+            let expr = guard_expression(simplify(expr, input, session)?, input, false)?.data;
             keys.push(create_physical_expr(&expr, input, properties, &context)?);
         }
         let (mut functions, mut args, mut filters) = (Vec::new(), Vec::new(), Vec::new());
         for expr in &aggregate.aggr_expr {
-            let expr = guard_expression(expr.clone(), input, false)?.data;
+            let name = NamePreserver::new_for_projection().save(expr);
+            let expr = name.restore(simplify(expr, input, session)?);
+            let expr = guard_expression(expr, input, false)?.data;
             let lowered = LoweredAggregateBuilder::new(&expr, input, input.as_arrow(), properties, &context).build()?;
             if lowered.aggregate.order_sensitivity().hard_requires() {
                 return Err(EngineError::Invalid {
