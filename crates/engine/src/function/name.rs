@@ -2,8 +2,6 @@
 //! an expression, which for one of a few hundred levels is megabytes of text. No user sees these names: columns have
 //! Spark's (see `sql::naming`).
 
-use std::hash::{DefaultHasher, Hasher};
-
 use datafusion::common::Result;
 use datafusion::logical_expr::Expr;
 
@@ -24,14 +22,14 @@ pub(crate) fn call_name(name: &str, args: &[Expr]) -> Result<String> {
     if text.len() <= LONGEST {
         return Ok(text);
     }
-    // Two hashes, of the text and of the text with something before it: one of 64 bits is too easily that of another.
-    let hash = |seed: u8| {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u8(seed);
-        hasher.write(text.as_bytes());
-        hasher.finish()
-    };
-    let hashes = format!("...{:016x}{:016x})", hash(0), hash(1));
+    let hashes = format!("...{:032x})", fnv1a(text.as_bytes()));
     text.truncate(text.floor_char_boundary(KEPT));
     Ok(text + &hashes)
+}
+
+/// FNV-1a of 128 bits. The same in every build: state on disk may know an expression by its name.
+fn fnv1a(bytes: &[u8]) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    bytes.iter().fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
 }

@@ -52,6 +52,7 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
     };
     let settings = Settings::new(&conf, history.conf(), pool.threads())?;
 
+    let (committed, planned) = history.newest();
     let batch_timestamp = Arc::new(AtomicI64::new(0));
     let plan = pin_current_timestamp(plan, &batch_timestamp)?;
     let SplitPlan { sources, watermarks, stages, output } = split(plan, pool.threads())?;
@@ -68,7 +69,6 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
         let (operators, wanted) = (operators.clone(), history.next_batch_id());
         pool.run_blocking(move || restore(&operators, wanted)).await?
     };
-    let (committed, planned) = history.newest();
     let (resume, dirs) = {
         let (checkpoint, count) = (Arc::clone(&checkpoint), sources.len());
         let work = move || {

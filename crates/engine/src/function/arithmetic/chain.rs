@@ -16,7 +16,7 @@ use super::{Arithmetic, Operation, operator};
 
 pub(super) const NAME: &str = "__chain";
 /// Operators from which on a run is a chain.
-const LONG: usize = 16;
+const LONG: usize = 64;
 
 /// From the left: the first argument, then each further one with its operation.
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -96,8 +96,8 @@ fn mismatch(dir: &Path, what: String) -> EngineError {
         message: format!(
             "The log of the files in {}, {METADATA_DIR}, does not belong to this query's checkpoint: {what}. The checkpoint \
              was removed or replaced, or another query wrote there. Going on would leave out the rows of batches whose \
-             numbers are taken. Restore the checkpoint that belongs to the files, write to another path, or remove {0} to \
-             have the rows written anew.",
+             numbers are taken. Restore the checkpoint that belongs to the files, write to another path, or remove both \
+             {0} and the checkpoint to have the rows written anew.",
             dir.display()
         ),
     }

@@ -281,3 +281,28 @@ fn repeated(text: &str, rows: usize) -> Result<StringArray, EngineError> {
     let data = Buffer::from_vec(text.as_bytes().repeat(rows));
     Ok(StringArray::try_new(OffsetBuffer::new(ScalarBuffer::from(offsets)), data, None)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use caudal_protocol::batch::{BatchBuilder, HEADER_LEN};
+    use caudal_protocol::compression::Codec;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_that_cannot_be_read_says_where_it_is_and_how_to_go_on() {
+        let mut builder = BatchBuilder::new(Codec::Gzip).base_offset(7);
+        (0..3).for_each(|n| builder.append(n, None, Some(b"value"), &[]));
+        let mut bytes = builder.build().unwrap();
+        bytes[HEADER_LEN..].fill(0);
+        let batch = Batch::parse(&bytes.freeze()).unwrap();
+        let error = to_columns(&Projection::all(false), "t", 4, &[batch], (7, 10)).unwrap_err().to_string();
+        assert!(
+            error.starts_with("failed to read the batch at offset 7 of topic t, partition 4: failed to decompress"),
+            "{error}"
+        );
+        for part in ["offsets 7 to 9", r#""partition":4,"offset":10"#, r#"startingOffsets {"t":{"4":10}}"#] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+}
