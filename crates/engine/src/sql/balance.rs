@@ -4,7 +4,7 @@
 use sqlparser::ast::{BinaryOperator, Expr, Value};
 
 /// Operators from which on a run is balanced.
-const LONG: usize = 64;
+const LONG: usize = 16;
 
 /// Balances the run that ends in `expr`. The operands stay in their order.
 pub(super) fn balance(expr: &mut Expr) {
