@@ -245,6 +245,9 @@ impl Connection {
             if quiet >= allowed && self.queue.is_empty() {
                 return Poll::Ready(Err(closed));
             }
+            if quiet >= self.limits().max_stall {
+                self.frames.release();
+            }
             // Looked at again when the shorter of the two limits could have passed: a frame may begin meanwhile.
             let again = self.limits().max_stall.min(self.limits().max_idle);
             self.timer.as_mut().reset(Instant::now() + again);

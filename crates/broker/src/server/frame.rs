@@ -62,6 +62,13 @@ impl FrameReader {
         Ok(Some(self.buf.split_to(length)))
     }
 
+    /// Gives the buffer back, unless there is something in it.
+    pub fn release(&mut self) {
+        if self.buf.is_empty() {
+            self.buf = BytesMut::new();
+        }
+    }
+
     /// The length of the frame that is arriving; `None` as long as it is not known.
     pub fn arriving(&mut self) -> Result<Option<usize>, FrameError> {
         self.peek_length()

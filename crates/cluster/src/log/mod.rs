@@ -63,8 +63,7 @@ pub enum MetadataLogError {
     Apply { offset: i64, source: ApplyError },
     #[error(
         "failed to read the metadata log in {}: it begins at offset {start}, and no snapshot reaches that far. Restore the \
-         missing segments or snapshots (OFFSET-EPOCH.checkpoint) from a backup; or move the directory away and start once with \
-         {ACCEPT_LOSS}=true to begin without topics: their partitions are then set aside, under names that end in -stray",
+         missing segments or snapshots (OFFSET-EPOCH.checkpoint) from a backup",
         dir.display()
     )]
     Gap { dir: PathBuf, start: i64 },

@@ -167,7 +167,9 @@ impl Log {
         for range in &report.corrupt {
             tracing::error!(
                 log = %topic_partition, from = range.first_offset, to = range.next_offset, position = range.start_position,
-                "damaged batches cannot be read; valid ones behind them are kept"
+                "damaged batches cannot be read: fetches of these offsets (the last exclusive) are answered with \
+                 CORRUPT_MESSAGE. Valid ones behind them are kept. Stop the broker and restore the segment from a backup, or \
+                 let consumers go on behind them"
             );
         }
         for range in &report.missing {
