@@ -12,11 +12,11 @@ use caudal_protocol::Uuid;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::{Disk, LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::cleaner;
 use crate::config::{AUTHORIZER, BrokerConfig};
-use crate::context::Context;
+use crate::context::{Context, UNFOLDING_MOST};
 use crate::data_dir::{self, DataDirError};
 use crate::descriptors;
 use crate::fetch::session::Sessions;
@@ -154,6 +154,7 @@ impl Broker {
             fetch_sessions: Sessions::new(config.fetch_sessions),
             request_memory: RequestMemory::new(config.limits.queued_max_bytes),
             producer_ids: ProducerIds::default(),
+            unfolding: Arc::new(Semaphore::new(UNFOLDING_MOST)),
             config,
         });
         load_groups(&ctx.groups, offsets).await?;

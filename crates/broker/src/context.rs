@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use caudal_cluster::controller::{Decision, Node, auto_create_request, create_topics};
 use caudal_protocol::{ErrorCode, Uuid};
+use tokio::sync::Semaphore;
 
 use crate::api::RequestHeader;
 use crate::config::BrokerConfig;
@@ -37,9 +38,33 @@ pub struct Context {
     /// What large requests may take of the memory.
     pub request_memory: RequestMemory,
     pub producer_ids: ProducerIds,
+    /// A permit for each request that may decompress a batch at this moment: that takes up to 256 MiB.
+    pub unfolding: Arc<Semaphore>,
 }
 
+/// Requests that may decompress batches at a time.
+pub const UNFOLDING_MOST: usize = 4;
+
 impl Context {
+    /// Does work that may block off the threads that carry sockets. `unfolds`: it may decompress batches, and waits until it is
+    /// one of few that do.
+    pub async fn blocking<T: Send + 'static>(&self, unfolds: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
+        // It is never closed.
+        let permit = if unfolds { self.unfolding.clone().acquire_owned().await.ok() } else { None };
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        match done.await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is being shut down, and this task with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
     pub fn node_id(&self) -> i32 {
         self.config.node_id
     }

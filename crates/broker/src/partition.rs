@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
-use caudal_storage::{AppendError, AppendInfo, AppendOrigin, FlushError, Log, LogDir, LogSlice, ReadError};
+use caudal_storage::{AppendCost, AppendError, AppendInfo, AppendOrigin, FlushError, Log, LogDir, LogSlice, ReadError};
 use tokio::sync::oneshot;
 
 use crate::fetch::waiters::{Waitable, Waiters};
@@ -99,6 +99,11 @@ impl Partition {
             on_durable(Ok(()));
         }
         Ok(info)
+    }
+
+    /// What appending these batches would cost now; see [`Log::append_cost`].
+    pub fn append_cost(&self, batches: &[u8], origin: AppendOrigin) -> AppendCost {
+        self.log.append_cost(batches, self.leader_epoch(), origin)
     }
 
     /// As [`Partition::append`], with a value to wait on.

@@ -264,13 +264,7 @@ pub fn stamp_offset(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
     put(batch, EPOCH_AT, &leader_epoch.to_be_bytes());
 }
 
-/// Stamps the broker's time (`message.timestamp.type=LogAppendTime`) and recomputes the CRC. `batch` is exactly the
-/// batch.
-pub fn stamp_log_append_time(batch: &mut [u8], now_ms: i64) {
-    stamp_log_append_time_parts(batch, &[], now_ms);
-}
-
-/// As [`stamp_log_append_time`], for a batch whose header is apart from its records: `head` holds at least the header,
+/// Stamps the broker's time (`message.timestamp.type=LogAppendTime`) and recomputes the CRC. `head` holds at least the header,
 /// `rest` what follows it.
 pub fn stamp_log_append_time_parts(head: &mut [u8], rest: &[u8], now_ms: i64) {
     let attributes = head.get(ATTRIBUTES_AT..ATTRIBUTES_AT + 2).and_then(|b| b.try_into().ok());

@@ -95,7 +95,7 @@ proptest! {
         stamp_offset(&mut built, offset, epoch);
         let header = validate(&built).unwrap();
         prop_assert_eq!((header.base_offset, header.partition_leader_epoch), (offset, epoch));
-        stamp_log_append_time(&mut built, now);
+        stamp_log_append_time_parts(&mut built, &[], now);
         let header = validate(&built).unwrap();
         prop_assert_eq!((header.timestamp_type(), header.max_timestamp_ms), (TimestampType::LogAppendTime, now));
         let read = Batch::parse(&built.freeze()).unwrap().records(1 << 20).unwrap().to_records().unwrap();

@@ -111,12 +111,7 @@ pub fn decompress(codec: Codec, input: &[u8], limit_bytes: usize) -> Result<Vec<
 }
 
 /// As [`decompress`], appending to a buffer of the caller. On an error the buffer holds what was decoded before it.
-pub fn decompress_into(
-    codec: Codec,
-    input: &[u8],
-    limit_bytes: usize,
-    out: &mut Vec<u8>,
-) -> Result<(), CompressionError> {
+fn decompress_into(codec: Codec, input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Result<(), CompressionError> {
     match codec {
         Codec::None => {
             if input.len() > limit_bytes {

@@ -26,7 +26,8 @@ pub use error::{AppendError, FlushError, Offline, OpenError, ReadError};
 pub use flusher::{DurableCallback, Flusher};
 pub use leader_epoch::{UNDEFINED_EPOCH, UNDEFINED_OFFSET};
 pub use log::{
-    AbortedTransaction, AppendInfo, AppendOrigin, Log, LogRecovery, LogSlice, TimestampedOffset, TransactionMarker,
+    AbortedTransaction, AppendCost, AppendInfo, AppendOrigin, Log, LogRecovery, LogSlice, TimestampedOffset,
+    TransactionMarker, wall_clock_ms,
 };
 pub use log_dir::{LogDir, LogDirConfig, RecoveryReport, TopicLog};
 pub use producer_state::ActiveProducer;

@@ -13,11 +13,12 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::checkpoint::{self, CLEANED_OFFSETS, CheckpointError, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS};
 use crate::config::LogConfig;
-use crate::disk::{DirLock, Disk};
+use crate::disk::{DirLock, Disk, OpenMode};
 use crate::error::{Offline, OpenError};
 use crate::flusher::{FlushQueue, Flusher};
 use crate::log::recover::{Checkpoints, Shared};
 use crate::log::{DirHealth, Log, LogRecovery, wall_clock_ms};
+use crate::segment::LOG_SUFFIX;
 
 /// How a log directory works.
 #[derive(Clone, Debug)]
@@ -196,6 +197,7 @@ impl LogDir {
             self.write_checkpoints()?;
         }
         self.forget_cleaned_offset(&log.topic_partition)?;
+        self.clear_way(&log.topic_partition)?;
         let created = Log::create(&self.shared, log.topic_partition.clone(), log.topic_id, log.config)?;
         self.logs.write().insert(log.topic_partition, Arc::clone(&created));
         Ok(created)
@@ -207,11 +209,12 @@ impl LogDir {
         let _changing = self.changing.lock();
         let Some(log) = self.logs.write().remove(topic_partition) else { return Ok(false) };
         log.shut();
-        self.forget_cleaned_offset(topic_partition)?;
-        let doomed = self.rename_away(&log, DELETE_SUFFIX)?;
+        // First of all the name: where that fails, nothing has happened to what a new log of that name must not find.
+        let doomed = self.rename_away(topic_partition, DELETE_SUFFIX)?;
         let delay_ms = log.config().file_delete_delay_ms.unsigned_abs();
         self.doomed.lock().push((Instant::now() + Duration::from_millis(delay_ms), doomed));
         self.remove_doomed();
+        self.forget_cleaned_offset(topic_partition)?;
         Ok(true)
     }
 
@@ -236,13 +239,39 @@ impl LogDir {
             reason: format!("it holds no log of {topic_partition}"),
         })?;
         log.shut();
+        let away = self.rename_away(topic_partition, STRAY_SUFFIX)?;
         self.forget_cleaned_offset(topic_partition)?;
-        self.rename_away(&log, STRAY_SUFFIX)
+        Ok(away)
+    }
+
+    /// Sets aside what bears the name of a log that is about to be created: a deletion failed, and its records must not become
+    /// part of the new log at the next start.
+    fn clear_way(&self, topic_partition: &TopicPartition) -> Result<(), OpenError> {
+        let dir = self.path().join(topic_partition.to_string());
+        let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: dir.clone(), source };
+        let disk = self.disk().as_ref();
+        if !disk.exists(&dir).map_err(failed)? {
+            return Ok(());
+        }
+        let is_segment = |name: &str| Path::new(name).extension().is_some_and(|suffix| suffix == LOG_SUFFIX);
+        for entry in disk.list(&dir).map_err(failed)?.iter().filter(|entry| is_segment(&entry.name)) {
+            let opened = disk.open(&dir.join(&entry.name), OpenMode::Read);
+            if opened.and_then(|file| file.size()).map_err(failed)? > 0 {
+                let away = self.rename_away(topic_partition, STRAY_SUFFIX)?;
+                tracing::warn!(
+                    partition = %topic_partition, dir = %away.display(),
+                    "a deleted log was still there: it was set aside and can be deleted"
+                );
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Renames the directory of a log in Kafka's form: TOPIC-PARTITION.UNIQUE-SUFFIX, at most 255 characters.
-    fn rename_away(&self, log: &Log, suffix: &str) -> Result<PathBuf, OpenError> {
-        let mut name = log.topic_partition().to_string();
+    fn rename_away(&self, topic_partition: &TopicPartition, suffix: &str) -> Result<PathBuf, OpenError> {
+        let mut name = topic_partition.to_string();
+        let dir = self.path().join(&name);
         let unique: String = Uuid::random().0.iter().map(|byte| format!("{byte:02x}")).collect();
         let suffix = format!(".{unique}{suffix}");
         let mut most = 255 - suffix.len();
@@ -251,8 +280,8 @@ impl LogDir {
         }
         name.truncate(most);
         let away = self.path().join(name + &suffix);
-        let failed = |source| OpenError::Log { log: log.topic_partition().clone(), dir: log.dir().to_owned(), source };
-        self.disk().rename(log.dir(), &away).map_err(failed)?;
+        let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: dir.clone(), source };
+        self.disk().rename(&dir, &away).map_err(failed)?;
         self.disk().sync_dir(self.path()).map_err(failed)?;
         Ok(away)
     }

@@ -173,12 +173,10 @@ impl ProducerState {
         let last = entry.last_sequence();
         let next = header.base_sequence;
         let in_order = if header.producer_epoch != entry.epoch {
-            next == 0 || entry.epoch == NO_PRODUCER_EPOCH
+            next == 0
         } else {
-            // A producer whose batches are all gone (retention, markers) may go on anywhere, as in Kafka.
-            entry.epoch == NO_PRODUCER_EPOCH
-                || i64::from(next) == i64::from(last) + 1
-                || (next == 0 && last == i32::MAX)
+            // Where only markers are known, the last is -1 and the producer begins at 0, as in Kafka.
+            i64::from(next) == i64::from(last) + 1 || (next == 0 && last == i32::MAX)
         };
         if !in_order {
             return Err(AppendError::OutOfOrderSequence { producer_id, sequence: next, last_sequence: last });
@@ -224,7 +222,7 @@ impl ProducerState {
     pub fn add_earlier(&mut self, earlier: &EarlierBatches, first_offset: i64) -> bool {
         let mut complete = true;
         for (producer_id, entry) in &mut self.producers {
-            // Without a batch the producer may go on anywhere.
+            // Without a batch of this epoch there is nothing to put others in front of.
             let Some(last) = entry.batches.back().copied() else { continue };
             let headers = earlier.get(producer_id).map(Vec::as_slice).unwrap_or_default();
             let same_epoch = headers.iter().filter(|header| header.producer_epoch == entry.epoch);
@@ -287,8 +285,8 @@ impl ProducerState {
         Ok(state)
     }
 
-    /// Writes a snapshot, durably but for its name: the caller syncs the directory.
-    pub fn write_snapshot(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    /// What a snapshot's file holds.
+    pub fn encode_snapshot(&self) -> io::Result<Bytes> {
         let mut entries: Vec<SnapshotEntry> = self.producers.iter().map(snapshot_entry).collect();
         entries.sort_unstable_by_key(|entry| entry.producer_id);
         let encode = |crc: u32, entries: Vec<SnapshotEntry>| -> io::Result<(Bytes, Vec<SnapshotEntry>)> {
@@ -300,7 +298,12 @@ impl ProducerState {
         };
         let (bytes, entries) = encode(0, entries)?;
         let crc = crc32c::crc32c(bytes.get(SNAPSHOT_ENTRIES_AT..).unwrap_or_default());
-        let (bytes, _) = encode(crc, entries)?;
+        Ok(encode(crc, entries)?.0)
+    }
+
+    /// Writes a snapshot, durably but for its name: the caller syncs the directory.
+    pub fn write_snapshot(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
+        let bytes = self.encode_snapshot()?;
         let file = disk.open(path, disk::OpenMode::Truncate)?;
         file.write_all_at(&mut [io::IoSlice::new(&bytes)], 0)?;
         file.sync()

@@ -22,9 +22,13 @@ pub async fn handle(
     _version: i16,
 ) -> DeleteRecordsResponse {
     let view = ctx.topics.view();
+    ctx.blocking(false, move || delete_all(&view, request)).await
+}
+
+fn delete_all(view: &TopicsView, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|wanted| {
-            let deleted = delete(&view, &topic.name, wanted);
+            let deleted = delete(view, &topic.name, wanted);
             DeleteRecordsPartitionResult {
                 partition_index: wanted.partition_index,
                 low_watermark: *deleted.as_ref().unwrap_or(&UNKNOWN),
@@ -52,8 +56,11 @@ fn delete(view: &TopicsView, topic: &str, wanted: &DeleteRecordsPartition) -> Re
         return Err(ErrorCode::OffsetOutOfRange);
     }
     partition.log.delete_records_before(offset).map_err(|error| {
-        tracing::error!(partition = %partition.name, offset, "failed to delete records: {error}");
-        ErrorCode::KafkaStorageError
+        let code = error.error_code();
+        if code == ErrorCode::KafkaStorageError {
+            tracing::error!(partition = %partition.name, offset, "failed to delete records: {error}");
+        }
+        code
     })?;
     partition.wake();
     Ok(partition.log.log_start_offset())

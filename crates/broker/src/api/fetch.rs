@@ -20,7 +20,7 @@ use caudal_protocol::messages::fetch_response::{
 use caudal_protocol::wire::Records;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Refused, RequestHeader, encode};
+use super::{READ_COMMITTED, Refused, RequestHeader, encode};
 use crate::clock;
 use crate::context::Context;
 use crate::fetch::session::{FetchContext, PartitionKey, TopicKey, Wanted};
@@ -28,9 +28,6 @@ use crate::fetch::waiters::Registration;
 use crate::partition::Partition;
 use crate::server::{FileRange, Response};
 use crate::topics::TopicsView;
-
-/// The isolation level of consumers that leave out what is undecided or aborted.
-const READ_COMMITTED: i8 = 1;
 
 /// What one pass over the partitions found.
 #[derive(Default)]

@@ -10,6 +10,7 @@ use super::{RequestHeader, once};
 use crate::context::Context;
 
 const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
 
 pub async fn handle(
     ctx: &Context,
@@ -46,6 +47,8 @@ async fn find(ctx: &Context, header: &RequestHeader, key: &str, key_type: i8) ->
         error_message: Some(message.unwrap_or(error.message()).to_owned()),
     };
     if key_type != GROUP {
+        let what = if key_type == TRANSACTION { "a transactional.id" } else { "a share group" };
+        super::warn_not_served(header, what, key);
         let message = "This broker coordinates consumer groups only: transactions and share groups are not served yet.";
         return refuse(ErrorCode::InvalidRequest, Some(message));
     }

@@ -25,8 +25,7 @@ pub async fn handle(
     match request.transactional_id.as_deref() {
         Some("") => return failed(ErrorCode::InvalidRequest),
         Some(id) => {
-            let client = header.client_id.as_deref().unwrap_or_default();
-            tracing::warn!(client, "refused transactional.id={id}: transactions are not served yet");
+            super::warn_not_served(header, "a transactional.id", id);
             return failed(ErrorCode::UnsupportedVersion);
         }
         None => {}

@@ -12,12 +12,11 @@ use caudal_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
 
-use super::RequestHeader;
+use super::{READ_COMMITTED, RequestHeader};
 use crate::context::Context;
 use crate::partition::Partition;
+use crate::topics::TopicsView;
 
-/// The isolation level of consumers that leave out what is undecided or aborted.
-const READ_COMMITTED: i8 = 1;
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: i64 = -3;
@@ -32,6 +31,15 @@ pub async fn handle(
     version: i16,
 ) -> ListOffsetsResponse {
     let view = ctx.topics.view();
+    let times = || request.topics.iter().flat_map(|topic| &topic.partitions).map(|wanted| wanted.timestamp);
+    // A time is looked for within batches, which may be compressed.
+    if times().any(|timestamp| timestamp >= 0 || timestamp == MAX_TIMESTAMP) {
+        return ctx.blocking(true, move || find_all(&view, &request, version)).await;
+    }
+    find_all(&view, &request, version)
+}
+
+fn find_all(view: &TopicsView, request: &ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
     let mut seen = HashSet::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {

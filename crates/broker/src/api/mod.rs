@@ -8,6 +8,7 @@ use std::future::Future;
 use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use caudal_protocol::messages;
@@ -15,6 +16,7 @@ use caudal_protocol::messages::response_header::ResponseHeader;
 use caudal_protocol::wire::{EncodeError, Frame, Message, Part, Reader, Writer};
 use caudal_protocol::{ApiKey, ErrorCode};
 
+use crate::clock;
 use crate::context::Context;
 use crate::server::{ConnectionInfo, Response};
 
@@ -55,6 +57,12 @@ pub mod produce;
 pub mod sync_group;
 
 pub use header::RequestHeader;
+
+const WARN_INTERVAL_MS: i64 = 60_000;
+/// As many of a name are logged.
+const MAX_NAME_CHARS: usize = 100;
+/// The isolation level of consumers that leave out what is undecided or aborted.
+const READ_COMMITTED: i8 = 1;
 
 /// A request being worked on. `None`: it wants no answer (acks=0).
 pub type Work = Pin<Box<dyn Future<Output = Result<Option<Response>, Refused>> + Send>>;
@@ -218,6 +226,19 @@ pub fn encode<S: Message>(header: &RequestHeader, response: &S) -> Result<Frame,
     response_header.encode(&mut writer, header_version).map_err(refused)?;
     response.encode(&mut writer, header.version).map_err(refused)?;
     Ok(with_length(writer.finish()))
+}
+
+/// Tells the operator what a client asks for in vain, at most once in a while: clients ask again and again.
+fn warn_not_served(header: &RequestHeader, what: &str, name: &str) {
+    static NEXT_MS: AtomicI64 = AtomicI64::new(0);
+    let (now_ms, next_ms) = (clock::monotonic_ms(), NEXT_MS.load(Ordering::Relaxed));
+    let after_ms = now_ms.saturating_add(WARN_INTERVAL_MS);
+    if now_ms >= next_ms && NEXT_MS.compare_exchange(next_ms, after_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        let name: String = name.chars().take(MAX_NAME_CHARS).collect();
+        let client = header.client_id.as_deref().unwrap_or_default();
+        let peer = header.connection.peer;
+        tracing::warn!(client, %peer, "refused {what}, {name:?}: transactions and share groups are not served yet");
+    }
 }
 
 /// What a request lists, each thing once. Where the answer to an entry is much larger than the entry, one that is repeated all

@@ -7,10 +7,10 @@ use caudal_protocol::messages::offset_commit_response::{OffsetCommitResponsePart
 use caudal_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
 
 use super::RequestHeader;
+use crate::clock::wall_ms;
 use crate::context::Context;
 use crate::group::coordinator::Committer;
 use crate::group::record::CommittedOffset;
-use crate::group::service::wall_ms;
 
 pub async fn handle(
     ctx: &Context,

@@ -22,7 +22,7 @@ use caudal_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
 use caudal_protocol::wire::{DecodeError, EncodeError, Reader, Records, Writer};
-use caudal_storage::AppendError;
+use caudal_storage::{AppendCost, AppendError, AppendOrigin};
 
 use super::header::HeaderStart;
 use super::{Refused, RequestHeader, Work, encode, header};
@@ -56,14 +56,22 @@ impl From<ErrorCode> for Rejection {
     }
 }
 
-/// Appends before its first suspension: requests of a connection take effect in the order they came.
+/// Appends before its first suspension, or keeps the requests behind it from being started: those of a connection take effect
+/// in the order they came.
 pub async fn handle(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     header: &RequestHeader,
     request: ProduceRequest,
 ) -> Result<Option<Response>, Refused> {
     let acks = request.acks;
-    let (mut response, waiting) = append_all(ctx, header.version, request);
+    let (mut response, waiting) = match cost_of(ctx, header.version, &request) {
+        AppendCost::Quick => append_all(ctx, header.version, request),
+        cost => {
+            let _others_wait = header.connection.hold();
+            let (on, version) = (ctx.clone(), header.version);
+            ctx.blocking(cost == AppendCost::Unfolds, move || append_all(&on, version, request)).await
+        }
+    };
     if acks == 0 {
         return match first_error(&response) {
             None => Ok(None),
@@ -123,6 +131,19 @@ fn append_all(ctx: &Context, version: i16, request: ProduceRequest) -> (ProduceR
         });
     }
     (ProduceResponse { responses, ..ProduceResponse::default() }, waiting)
+}
+
+/// What the dearest of the appends costs.
+fn cost_of(ctx: &Context, version: i16, request: &ProduceRequest) -> AppendCost {
+    let view = ctx.topics.view();
+    let costs = request.topic_data.iter().flat_map(|wanted| {
+        let topic = if version >= 13 { view.by_id(&wanted.topic_id) } else { view.by_name(&wanted.name) };
+        wanted.partition_data.iter().filter_map(move |part| match (topic?.partition(part.index)?, &part.records) {
+            (partition, Some(Records::Bytes(records))) => Some(partition.append_cost(records, AppendOrigin::Client)),
+            _ => None,
+        })
+    });
+    costs.max().unwrap_or_default()
 }
 
 /// What is wrong with the request as a whole.

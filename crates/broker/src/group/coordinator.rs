@@ -166,6 +166,7 @@ impl Coordinator {
     }
 
     /// Every record that rebuilds the present state: what a compacted log would hold.
+    #[cfg(test)]
     pub fn live_records(&self) -> Vec<GroupRecord> {
         let groups = self.groups.values().filter(|g| g.generation > 0).map(Group::record);
         let offsets = self.offsets.iter().flat_map(|(group, topics)| {

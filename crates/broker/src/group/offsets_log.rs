@@ -7,10 +7,12 @@ use bytes::Bytes;
 use caudal_protocol::ErrorCode;
 use caudal_protocol::batch::{Batch, BatchBuilder, Batches};
 use caudal_protocol::compression::Codec;
-use caudal_storage::{AppendOrigin, TransactionMarker};
+use caudal_storage::{AppendCost, AppendOrigin, FlushError, TransactionMarker};
+use tokio::runtime::RuntimeFlavor;
 
 use super::GroupRecord;
-use super::service::{OffsetsLog, Stored, wall_ms};
+use super::service::{OffsetsLog, Stored};
+use crate::clock::wall_ms;
 use crate::partition::Partition;
 use crate::topics::Topics;
 
@@ -117,6 +119,16 @@ fn replay_batch(batch: &Batch, undecided: &mut Undecided, each: &mut impl FnMut(
     Ok(())
 }
 
+/// Does what blocks where it is called, for the sake of the order, and lets another thread carry the sockets meanwhile.
+fn off_the_network<T>(work: impl FnOnce() -> T) -> T {
+    let runtime = tokio::runtime::Handle::try_current();
+    match runtime.map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        // There is no other thread, or this is none of them.
+        _ => work(),
+    }
+}
+
 impl OffsetsLog for OffsetsTopic {
     fn partitions(&self) -> Option<i32> {
         let view = self.topics.view();
@@ -143,11 +155,16 @@ impl OffsetsLog for OffsetsTopic {
         };
         let waiting = Arc::new(parking_lot::Mutex::new(Some(stored)));
         let on_durable = waiting.clone();
-        let appended = partition.append(&batch, AppendOrigin::Coordinator, move |result| {
+        let done = move |result: Result<(), FlushError>| {
             if let Some(stored) = on_durable.lock().take() {
                 stored(result.map_or_else(|error| error.error_code(), |()| ErrorCode::None));
             }
-        });
+        };
+        let append = || partition.append(&batch, AppendOrigin::Coordinator, done);
+        let appended = match partition.append_cost(&batch, AppendOrigin::Coordinator) {
+            AppendCost::Quick => append(),
+            AppendCost::Syncs | AppendCost::Unfolds => off_the_network(append),
+        };
         if let Err(error) = appended {
             tracing::error!(partition = %partition.name, "failed to write group records: {error}");
             let stored = waiting.lock().take();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use caudal_protocol::ErrorCode;
@@ -16,6 +16,7 @@ use super::coordinator::Committer;
 use super::machine::Joiner;
 use super::record::{CommittedOffset, partition_for};
 use super::{Coordinator, GroupConfig, GroupRecord, Outcome, Reply, Waiter};
+use crate::clock::wall_ms;
 
 /// Told once the records are as durable as the broker promises, or with the reason why not.
 pub type Stored = Box<dyn FnOnce(ErrorCode) + Send>;
@@ -109,11 +110,6 @@ struct Core {
 pub struct GroupService {
     core: Arc<Core>,
     log: Arc<dyn OffsetsLog>,
-}
-
-/// Milliseconds since 1970.
-pub fn wall_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
 /// What a failed append means to a member, as Kafka's coordinator has it: one that looks for the coordinator again finds

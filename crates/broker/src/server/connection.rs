@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -32,6 +33,35 @@ pub struct ConnectionInfo {
     pub id: u64,
     pub peer: SocketAddr,
     pub local: SocketAddr,
+    /// No further request is started meanwhile.
+    held: AtomicBool,
+}
+
+impl ConnectionInfo {
+    pub fn new(id: u64, peer: SocketAddr, local: SocketAddr) -> ConnectionInfo {
+        ConnectionInfo { id, peer, local, held: AtomicBool::new(false) }
+    }
+
+    /// Keeps back the requests that follow until the guard is dropped, for the one that must take effect before them and has
+    /// to wait first.
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        self.held.store(true, Ordering::Release);
+        Hold(self.clone())
+    }
+
+    fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+}
+
+/// See [`ConnectionInfo::hold`].
+#[derive(Debug)]
+pub struct Hold(Arc<ConnectionInfo>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.held.store(false, Ordering::Release);
+    }
 }
 
 /// Why a connection ended other than by the peer's wish.
@@ -121,7 +151,13 @@ impl Connection {
 
     fn poll_inner(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Closed>> {
         self.poll_waiting(cx)?;
+        let mut started = 0;
         loop {
+            if started >= BURST {
+                // The others of this thread first.
+                cx.waker().wake_by_ref();
+                break;
+            }
             self.queue_answers()?;
             let written = self.outgoing.poll_write(&self.stream, cx)?;
             if self.draining && written.is_ready() && self.is_drained() {
@@ -130,7 +166,9 @@ impl Connection {
             if !self.may_read() {
                 break;
             }
-            if self.start_requests(cx)? {
+            let burst = self.start_requests(cx)?;
+            started += burst;
+            if burst > 0 {
                 continue;
             }
             let arriving = self.frames.arriving()?.unwrap_or(0);
@@ -142,7 +180,7 @@ impl Connection {
                 Poll::Ready(_) => self.last_active = Instant::now(),
                 Poll::Pending => break,
             }
-            self.start_requests(cx)?;
+            started += self.start_requests(cx)?;
         }
         self.poll_timer(cx)
     }
@@ -173,15 +211,17 @@ impl Connection {
 
     fn may_read(&self) -> bool {
         !self.draining
+            && !self.info.is_held()
             && self.outgoing.is_empty()
             && self.queue.len() < self.limits().max_in_flight
             && self.waiting_bytes < self.limits().max_in_flight_bytes
     }
 
-    /// Starts the requests that have arrived completely; whether there were any.
-    fn start_requests(&mut self, cx: &mut TaskContext<'_>) -> Result<bool, Closed> {
+    /// Starts the requests that have arrived completely, up to a number; how many.
+    fn start_requests(&mut self, cx: &mut TaskContext<'_>) -> Result<usize, Closed> {
         let mut started = 0;
         while started < BURST
+            && !self.info.is_held()
             && self.queue.len() < self.limits().max_in_flight
             && self.waiting_bytes < self.limits().max_in_flight_bytes
         {
@@ -200,7 +240,7 @@ impl Connection {
             }
             started += 1;
         }
-        Ok(started > 0)
+        Ok(started)
     }
 
     fn poll_waiting(&mut self, cx: &mut TaskContext<'_>) -> Result<(), Closed> {

@@ -195,7 +195,7 @@ async fn run(stream: TcpStream, peer: SocketAddr, id: u64, ctx: Arc<Context>, pl
     if let Err(e) = size_buffers(&stream, &ctx.config.limits) {
         tracing::debug!(%peer, "failed to set the sizes of socket buffers: {e}");
     }
-    let mut connection = Connection::new(ctx, ConnectionInfo { id, peer, local }, stream);
+    let mut connection = Connection::new(ctx, ConnectionInfo::new(id, peer, local), stream);
     let closed = tokio::select! {
         closed = poll_fn(|cx| connection.poll(cx)) => closed,
         _ = stop.changed() => {

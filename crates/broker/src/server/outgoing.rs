@@ -16,7 +16,9 @@ use tokio::net::TcpStream;
 const COPY_MAX_BYTES: usize = 4096;
 /// Pieces gathered into one system call.
 const GATHER_MAX: usize = 32;
-/// Bytes that one sendfile may move before other connections of the thread get their turn.
+/// Bytes that a connection writes before the others of its thread get their turn.
+const QUANTUM_BYTES: usize = 1024 * 1024;
+/// Bytes that one sendfile moves.
 const SENDFILE_MAX_BYTES: usize = 1024 * 1024;
 /// Buffer where sendfile is not to be had.
 const COPY_CHUNK_BYTES: usize = 64 * 1024;
@@ -96,12 +98,17 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Writes until all is out (`Ready`) or the socket is full.
+    /// Writes until all is out (`Ready`), the socket is full, or others have waited long enough.
     pub fn poll_write(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut written = 0;
         while !self.pieces.is_empty() {
+            if written >= QUANTUM_BYTES {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             ready!(stream.poll_write_ready(cx))?;
             match self.write_once(stream) {
-                Ok(()) => {}
+                Ok(sent) => written += sent,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Poll::Ready(Err(e)),
@@ -110,7 +117,7 @@ impl Outgoing {
         Poll::Ready(Ok(()))
     }
 
-    fn write_once(&mut self, stream: &TcpStream) -> io::Result<()> {
+    fn write_once(&mut self, stream: &TcpStream) -> io::Result<usize> {
         if let Some(Piece::File(range)) = self.pieces.front_mut() {
             let sent = stream.try_io(Interest::WRITABLE, || send_range(stream, range))?;
             if sent == 0 {
@@ -124,7 +131,7 @@ impl Outgoing {
             if range.len == 0 {
                 self.pieces.pop_front();
             }
-            return Ok(());
+            return Ok(sent);
         }
         let sent = {
             let mut slices: [IoSlice<'_>; GATHER_MAX] = std::array::from_fn(|_| IoSlice::new(&[]));
@@ -140,7 +147,7 @@ impl Outgoing {
             stream.try_io(Interest::WRITABLE, || send_bytes(stream, gathered, more))?
         };
         self.consume(sent);
-        Ok(())
+        Ok(sent)
     }
 
     fn consume(&mut self, mut sent: usize) {

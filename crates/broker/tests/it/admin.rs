@@ -6,6 +6,7 @@ use caudal_protocol::messages::delete_topics_request::DeleteTopicState;
 use caudal_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use caudal_protocol::messages::describe_topic_partitions_request::TopicRequest;
 use caudal_protocol::messages::metadata_request::MetadataRequestTopic;
+use caudal_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use caudal_protocol::messages::*;
 use caudal_protocol::{ErrorCode, Uuid};
 
@@ -306,4 +307,61 @@ fn what_is_asked_for_twice_is_told_once() {
     };
     let response: MetadataResponse = client.ask(&request, 12);
     assert_eq!((response.topics.len(), response.topics[0].partitions.len()), (1, 3));
+}
+
+#[test]
+fn a_commit_tells_an_unknown_partition_from_an_unknown_topic() {
+    let broker = TestBroker::start();
+    broker.create_topic("t", 1);
+    let mut client = broker.connect();
+    let find: FindCoordinatorResponse =
+        client.ask(&FindCoordinatorRequest { key: "g".into(), ..Default::default() }, 3);
+    assert_eq!(find.error_code, 0);
+    let mut commit = |topic_id: caudal_protocol::Uuid| -> Vec<i16> {
+        let partition = |partition_index: i32| OffsetCommitRequestPartition {
+            partition_index,
+            ..OffsetCommitRequestPartition::default()
+        };
+        let topic = OffsetCommitRequestTopic {
+            topic_id,
+            partitions: vec![partition(0), partition(1)],
+            ..OffsetCommitRequestTopic::default()
+        };
+        let request = OffsetCommitRequest {
+            group_id: "g".into(),
+            generation_id_or_member_epoch: -1,
+            topics: vec![topic],
+            ..OffsetCommitRequest::default()
+        };
+        let response: OffsetCommitResponse = client.ask(&request, 10);
+        response.topics[0].partitions.iter().map(|p| p.error_code).collect()
+    };
+    assert_eq!(commit(broker.topic_id("t")), [0, ErrorCode::UnknownTopicOrPartition.code()]);
+    assert_eq!(commit(caudal_protocol::Uuid([9; 16])), [ErrorCode::UnknownTopicId.code(); 2]);
+}
+
+#[test]
+fn what_is_listed_again_and_again_is_answered_once() {
+    let broker = TestBroker::start();
+    broker.create_topic("t", 1);
+    let mut client = broker.connect();
+    let keys = vec!["g".to_owned(); 1000];
+    let found: FindCoordinatorResponse =
+        client.ask(&FindCoordinatorRequest { coordinator_keys: keys, ..Default::default() }, 4);
+    assert_eq!(found.coordinators.len(), 1);
+    let topic = describe_log_dirs_request::DescribableLogDirTopic { topic: "t".into(), partitions: vec![0; 1000] };
+    let dirs: DescribeLogDirsResponse =
+        client.ask(&DescribeLogDirsRequest { topics: Some(vec![topic.clone(), topic]) }, 4);
+    assert_eq!(dirs.results[0].topics.iter().map(|t| t.partitions.len()).collect::<Vec<_>>(), [1]);
+    let topic = elect_leaders_request::TopicPartitions { topic: "t".into(), partitions: vec![0; 1000] };
+    let request = ElectLeadersRequest { topic_partitions: Some(vec![topic]), timeout_ms: 1000, ..Default::default() };
+    let elected: ElectLeadersResponse = client.ask(&request, 2);
+    assert_eq!(elected.replica_election_results[0].partition_result.len(), 1);
+    let partition = describe_quorum_request::PartitionData::default();
+    let topic = describe_quorum_request::TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![partition; 1000],
+    };
+    let quorum: DescribeQuorumResponse = client.ask(&DescribeQuorumRequest { topics: vec![topic] }, 2);
+    assert_eq!(quorum.topics[0].partitions.len(), 1);
 }

@@ -207,3 +207,26 @@ fn acks_0_is_not_answered_and_an_error_closes_the_connection() {
     client.send(&fire, 12);
     assert!(client.receive_frame().is_none());
 }
+
+/// Batches that are decompressed (for their keys) are appended elsewhere than on the connection's thread, and in order all the
+/// same.
+#[test]
+fn batches_sent_ahead_to_a_compacted_topic_keep_their_order() {
+    let broker = TestBroker::start();
+    broker.create_topic_with("t", 1, &[("cleanup.policy", "compact")]);
+    let mut client = broker.connect();
+    let compressed = |sequence: i32| {
+        let mut builder = BatchBuilder::new(if sequence % 3 == 0 { Codec::None } else { Codec::Zstd });
+        builder = builder.producer(7, 0, sequence);
+        builder.append(caudal_broker::clock::wall_ms(), Some(b"key"), Some(&[b'v'; 5000]), &[]);
+        builder.build().unwrap().freeze()
+    };
+    for sequence in 0..200 {
+        client.send(&request("t", 0, compressed(sequence)), 12);
+    }
+    for sequence in 0..200 {
+        let (id, response): (i32, ProduceResponse) = client.receive(12);
+        let partition = &response.responses[0].partition_responses[0];
+        assert_eq!((id, partition.error_code, partition.base_offset), (sequence, 0, i64::from(sequence)));
+    }
+}

@@ -59,6 +59,8 @@ impl Up {
     pub fn run(self) -> ExitCode {
         let mut properties = Properties::new();
         properties.set("node.id", "1", "the default");
+        // As in the properties file that Kafka's quickstart uses: nobody waits three seconds for members that do not come.
+        properties.set("group.initial.rebalance.delay.ms", "0", "the default");
         properties.set("listeners", format!("PLAINTEXT://127.0.0.1:{}", self.port), "--port");
         properties.set("log.dirs", self.data_dir.display().to_string(), "--data-dir");
         let elsewhere = self.settings.iter().any(|(key, _)| matches!(key.as_str(), "log.dirs" | "log.dir"));

@@ -10,13 +10,13 @@ mod tests;
 mod voters;
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use caudal_protocol::Uuid;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
 use caudal_storage::Disk;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::disk::{read_file, replace_file};
+use caudal_storage::wall_clock_ms;
 
 pub use features::{InitialFeatures, LATEST, MetadataVersion, default_levels, highest_level, initial_features};
 pub use voters::InitialController;
@@ -239,7 +239,7 @@ fn format_directory(
     };
     let directory_id = me.filter(|_| metadata).map_or_else(Uuid::random, |c| c.directory_id);
     disk.create_dir_all(path).map_err(io(path))?;
-    let now_ms = now_ms();
+    let now_ms = wall_clock_ms();
     let bootstrap = SnapshotContents {
         records: features.records.iter().cloned().map(MetadataRecord::from).collect(),
         ..SnapshotContents::default()
@@ -365,9 +365,4 @@ fn section(lines: &mut Vec<String>, one: &str, many: &str, items: &[String]) {
         lines.extend(items.iter().map(|item| format!("  {item}")));
         lines.push(String::new());
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -12,7 +12,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use caudal_protocol::batch::Batches;
@@ -22,7 +22,9 @@ use caudal_protocol::records::metadata::{AbortTransactionRecord, BeginTransactio
 use caudal_protocol::wire::{DecodeError, EncodeError};
 use caudal_protocol::{TopicPartition, Uuid};
 use caudal_storage::error::is_disk_full;
-use caudal_storage::{AppendError, AppendOrigin, FlushError, Log, LogConfig, LogDir, OpenError, ReadError, TopicLog};
+use caudal_storage::{
+    AppendError, AppendOrigin, FlushError, Log, LogConfig, LogDir, OpenError, ReadError, TopicLog, wall_clock_ms,
+};
 
 pub use quorum::single_voter;
 pub use snapshot::{SnapshotContents, SnapshotId};
@@ -342,11 +344,6 @@ impl MetadataLog {
         &self.image
     }
 
-    /// The epoch this node leads, once [`MetadataLog::begin_epoch`] was called.
-    pub fn epoch(&self) -> i32 {
-        self.epoch
-    }
-
     /// Whether the voters are known: the quorum is dynamic.
     pub fn has_voters(&self) -> bool {
         self.voters.is_some()
@@ -516,9 +513,4 @@ fn log_config() -> LogConfig {
         cleanup_delete: false,
         ..LogConfig::default()
     }
-}
-
-fn wall_clock_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

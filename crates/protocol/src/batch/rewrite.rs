@@ -99,7 +99,7 @@ fn put_record(out: &mut Vec<u8>, record: &RecordRef<'_>, base_offset: i64, base_
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Batch, BatchBuilder, check_crc, stamp_log_append_time};
+    use super::super::{Batch, BatchBuilder, check_crc, stamp_log_append_time_parts};
     use super::*;
     use bytes::Bytes;
 
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn the_brokers_time_stays() {
         let mut bytes = batch(Codec::None).bytes.to_vec();
-        stamp_log_append_time(&mut bytes, 5000);
+        stamp_log_append_time_parts(&mut bytes, &[], 5000);
         let stamped = Batch::parse(&Bytes::from(bytes)).unwrap();
         for horizon_ms in [None, Some(9000)] {
             let some = kept(&stamped, &[0, 2], horizon_ms);

@@ -296,6 +296,7 @@ impl Log {
         if !epochs.assign(epoch, start_offset) {
             return Ok(());
         }
+        let _busy = self.busy();
         epochs.write(self.disk.as_ref(), &self.dir).map_err(|error| {
             // The next append tries again.
             *epochs = before;
@@ -317,19 +318,8 @@ impl Log {
         let Some(active) = segments.last() else {
             return Err(AppendError::Closed { log: self.topic_partition.clone() });
         };
-        let size = active.size();
-        let first_timestamp_ms = active.first_timestamp_ms();
-        let waited_ms = if first_timestamp_ms >= 0 {
-            timestamp_ms.saturating_sub(first_timestamp_ms)
-        } else {
-            now_ms.saturating_sub(active.created_ms)
-        };
-        let most = config.segment_bytes.min(i32::MAX as u64);
-        let roll = size > 0
-            && (size + len > most
-                || waited_ms > config.roll_ms().saturating_sub(writer.roll_jitter_ms)
-                || active.is_index_full(config.segment_index_bytes));
-        if roll || !active.can_hold(last_offset) {
+        let times = (timestamp_ms, now_ms);
+        if must_roll(active, config, len, times, writer.roll_jitter_ms) || !active.can_hold(last_offset) {
             return self.roll_segment(writer, now_ms).map_err(|error| self.io_failed(error));
         }
         Ok(Arc::clone(active))
@@ -363,6 +353,7 @@ impl Log {
     }
 
     fn roll_segment(&self, writer: &mut Writer, now_ms: i64) -> io::Result<Arc<Segment>> {
+        let _busy = self.busy();
         let end = self.end();
         let segments = self.snapshot();
         if let Some(active) = segments.last() {
@@ -411,10 +402,8 @@ impl Log {
         }
     }
 
-    pub(super) fn write_producer_snapshot(&self, writer: &mut Writer, offset: i64) -> io::Result<()> {
-        // An empty log needs none: there is nothing to replay.
-        let nothing = writer.producers.is_empty() && self.first_segment_base() == Some(offset);
-        if writer.snapshots.last() == Some(&offset) || nothing {
+    fn write_producer_snapshot(&self, writer: &mut Writer, offset: i64) -> io::Result<()> {
+        if !self.wants_snapshot(writer, offset) {
             return Ok(());
         }
         let path = snapshot_path(&self.dir, offset);
@@ -423,6 +412,35 @@ impl Log {
         writer.snapshots.push(offset);
         Ok(())
     }
+
+    /// Whether the producers as of `offset`, the log end, are to be written down and are not.
+    pub(super) fn wants_snapshot(&self, writer: &Writer, offset: i64) -> bool {
+        // An empty log needs none: there is nothing to replay.
+        let nothing = writer.producers.is_empty() && self.first_segment_base() == Some(offset);
+        writer.snapshots.last() != Some(&offset) && !nothing
+    }
+}
+
+/// Whether `len` more bytes, whose newest record is of the first of the two times, belong into a new segment.
+pub(super) fn must_roll(
+    active: &Segment,
+    config: &LogConfig,
+    len: u64,
+    (timestamp_ms, now_ms): (i64, i64),
+    jitter_ms: i64,
+) -> bool {
+    let size = active.size();
+    let first_timestamp_ms = active.first_timestamp_ms();
+    let waited_ms = if first_timestamp_ms >= 0 {
+        timestamp_ms.saturating_sub(first_timestamp_ms)
+    } else {
+        now_ms.saturating_sub(active.created_ms)
+    };
+    let most = config.segment_bytes.min(i32::MAX as u64);
+    size > 0
+        && (size + len > most
+            || waited_ms > config.roll_ms().saturating_sub(jitter_ms)
+            || active.is_index_full(config.segment_index_bytes))
 }
 
 pub(super) fn roll_jitter_ms(config: &LogConfig) -> i64 {

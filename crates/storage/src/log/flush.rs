@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::Log;
 use crate::checkpoint::PARTITION_METADATA;
 use crate::config::LogConfig;
-use crate::disk::OpenMode;
+use crate::disk::{OpenMode, replace_file};
 use crate::error::{AppendError, FlushError, is_exhausted};
 use crate::producer_state::snapshot_path;
 
@@ -113,13 +113,7 @@ impl Log {
         if unchanged && !self.names_dirty.load(Ordering::Acquire) {
             return Ok(self.recovery_point());
         }
-        let snapshot_offset = {
-            let mut writer = self.writer.lock();
-            let offset = self.end().offset;
-            self.write_producer_snapshot(&mut writer, offset).map_err(|error| self.io_failed(error))?;
-            self.remove_stray_snapshots(&mut writer.snapshots);
-            offset
-        };
+        let snapshot_offset = self.snapshot_producers().map_err(|error| self.io_failed(error))?;
         self.flush().map_err(|error| match error {
             FlushError::Offline(offline) => AppendError::Offline(offline),
             FlushError::Closed { log } => AppendError::Closed { log },
@@ -135,20 +129,48 @@ impl Log {
         Ok(point)
     }
 
-    /// Removes snapshots that belong to no segment, but for the newest two: the newest may lie above what a crash
-    /// leaves, then the one before it serves.
-    pub(super) fn remove_stray_snapshots(&self, snapshots: &mut Vec<i64>) {
+    /// Writes the producers down as they are at the log end, which is returned. Appends go on while the file is written:
+    /// `upkeep`, which the caller holds, keeps away what else removes or writes snapshots, but for a roll at the same offset,
+    /// and that writes the same.
+    fn snapshot_producers(&self) -> io::Result<i64> {
+        let (offset, contents) = {
+            let writer = self.writer.lock();
+            let offset = self.end().offset;
+            let wanted = self.wants_snapshot(&writer, offset);
+            (offset, wanted.then(|| writer.producers.encode_snapshot()).transpose()?)
+        };
+        if let Some(contents) = &contents {
+            replace_file(self.disk.as_ref(), &snapshot_path(&self.dir, offset), contents)?;
+        }
+        let stray = {
+            let mut writer = self.writer.lock();
+            let snapshots = &mut writer.snapshots;
+            if contents.is_some()
+                && let Err(place) = snapshots.binary_search(&offset)
+            {
+                snapshots.insert(place, offset);
+            }
+            self.take_stray_snapshots(snapshots)
+        };
+        for offset in stray {
+            if let Err(error) = self.disk.remove_file(&snapshot_path(&self.dir, offset)) {
+                tracing::warn!(log = %self.topic_partition, offset, %error, "stray producer snapshot not removed");
+            }
+        }
+        Ok(offset)
+    }
+
+    /// Snapshots that belong to no segment, but for the newest two: the newest may lie above what a crash leaves, then the
+    /// one before it serves.
+    fn take_stray_snapshots(&self, snapshots: &mut Vec<i64>) -> Vec<i64> {
         let bases: BTreeSet<i64> = self.snapshot().iter().map(|segment| segment.base_offset).collect();
         let newest = snapshots.len().saturating_sub(2);
         let mut at = 0;
-        snapshots.retain(|offset| {
-            let keep = at >= newest || bases.contains(offset);
+        let is_stray = |offset: &mut i64| {
             at += 1;
-            if !keep && let Err(error) = self.disk.remove_file(&snapshot_path(&self.dir, *offset)) {
-                tracing::warn!(log = %self.topic_partition, offset, %error, "stray producer snapshot not removed");
-            }
-            keep
-        });
+            at <= newest && !bases.contains(offset)
+        };
+        snapshots.extract_if(.., is_stray).collect()
     }
 
     /// Closes the log: everything durable, indexes trimmed and complete, producer state saved. Appends are refused

@@ -1,11 +1,12 @@
 //! The log of one partition: its segments, one writer at a time, readers that never wait for it.
 //!
 //! Readers take a snapshot of the segment list and of the end offset; the writer publishes bytes by moving the end
-//! after they are in the file. `check.rs` judges what clients send, `append.rs` writes, `read.rs` reads, `flush.rs` makes
+//! after they are in the file. `check.rs` judges what clients send, `cost.rs` tells whether an append would block, `append.rs` writes, `read.rs` reads, `flush.rs` makes
 //! durable, `recover.rs` opens, `retention.rs` deletes, `replace.rs` puts compacted segments in the place of others.
 
 mod append;
 mod check;
+mod cost;
 mod flush;
 mod gaps;
 mod in_flight;
@@ -19,7 +20,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +28,7 @@ use caudal_protocol::{TopicPartition, Uuid};
 use parking_lot::{Mutex, RwLock};
 
 pub use append::{AppendInfo, AppendOrigin};
+pub use cost::AppendCost;
 pub use read::{LogSlice, TimestampedOffset};
 pub use recover::LogRecovery;
 pub use transactions::{AbortedTransaction, TransactionMarker};
@@ -131,6 +133,8 @@ pub struct Log {
     /// The offset behind which nothing needs recovery, as of the last checkpoint.
     recovery_point: AtomicI64,
     writer: Mutex<Writer>,
+    /// How many hold the writer for as long as it takes to sync or remove files, or are about to.
+    busy: AtomicUsize,
     /// The first offset of the oldest undecided transaction; `i64::MAX` without one.
     first_unstable: AtomicI64,
     /// None is ever added: this broker does not take transactions.
@@ -168,7 +172,7 @@ impl fmt::Debug for Log {
 }
 
 /// Milliseconds since the epoch.
-pub(crate) fn wall_clock_ms() -> i64 {
+pub fn wall_clock_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -215,6 +215,7 @@ impl Log {
             first_unstable: AtomicI64::new(parts.writer.producers.first_unstable_offset().unwrap_or(i64::MAX)),
             aborted: parts.aborted,
             writer: Mutex::new(parts.writer),
+            busy: AtomicUsize::new(0),
             epochs: Mutex::new(parts.epochs),
             cleaning: Mutex::new(()),
             closing: AtomicBool::new(false),

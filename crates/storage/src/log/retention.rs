@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::recover::remove_segment_files;
 use super::{Log, Writer};
 use crate::error::{AppendError, ReadError, is_disk_full};
+use crate::producer_state::snapshot_path;
 use crate::segment::Segment;
 
 impl Log {
@@ -101,11 +102,19 @@ impl Log {
         let start = kept.first().map_or(0, |segment| segment.base_offset);
         *self.segments.write() = Arc::new(kept.to_vec());
         self.log_start_offset.fetch_max(start, Ordering::AcqRel);
-        writer.snapshots.retain(|&offset| offset >= start);
+        let _busy = self.busy();
+        let snapshots: Vec<i64> = writer.snapshots.extract_if(.., |offset| *offset < start).collect();
         for segment in gone {
             tracing::info!(log = %self.topic_partition, base = segment.base_offset, bytes = segment.size(), "segment deleted");
             // Readers that hold the file go on reading it.
             remove_segment_files(self.disk.as_ref(), &self.dir, segment.base_offset)?;
+        }
+        // Checkpoints write snapshots between the segments' bases too.
+        for offset in snapshots {
+            match self.disk.remove_file(&snapshot_path(&self.dir, offset)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         let mut epochs = self.epochs.lock();
         if epochs.truncate_from_start(self.log_start_offset()) {

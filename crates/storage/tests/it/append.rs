@@ -5,7 +5,9 @@ use std::sync::Arc;
 use caudal_protocol::ErrorCode;
 use caudal_protocol::batch::{BatchBuilder, BatchHeader, TimestampType, check_crc};
 use caudal_protocol::compression::Codec;
-use caudal_storage::{AppendError, AppendOrigin, LogConfig, LogDir, LogDirConfig, OpenError, ReadError, RealDisk};
+use caudal_storage::{
+    AppendCost, AppendError, AppendOrigin, LogConfig, LogDir, LogDirConfig, OpenError, ReadError, RealDisk,
+};
 
 use crate::support::*;
 
@@ -182,4 +184,31 @@ fn a_directory_has_one_owner() {
     assert!(matches!(second, Err(OpenError::Locked { .. })), "{second:?}");
     drop(dir);
     open(temp.path());
+}
+
+#[test]
+fn what_an_append_would_block_for_is_told_beforehand() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let log = create(&dir, small_segments());
+    let cost = |records: &[u8], epoch: i32| log.append_cost(records, epoch, AppendOrigin::Client);
+    assert_eq!(cost(&batch(0, 1), 0), AppendCost::Syncs, "the first of its epoch");
+    append_records(&log, 1);
+    let mut rolled = 0;
+    for n in 1..200 {
+        let records = batch(n, 1);
+        let (told, before) = (cost(&records, 0), log.segment_count());
+        log.append(&records, 0, AppendOrigin::Client).unwrap();
+        assert_eq!(told == AppendCost::Syncs, log.segment_count() > before, "record {n}");
+        rolled += usize::from(told == AppendCost::Syncs);
+    }
+    assert!(rolled > 3);
+    assert_eq!(cost(&batch(0, 1), 1), AppendCost::Syncs);
+    let mut builder = BatchBuilder::new(Codec::Lz4);
+    builder.append(BASE_TIME_MS, Some(b"key"), Some(b"value"), &[]);
+    let compressed = builder.build().unwrap();
+    assert_eq!(cost(&compressed, 0), AppendCost::Quick, "it stays compressed");
+    log.set_config(compacted());
+    assert_eq!(cost(&compressed, 0), AppendCost::Unfolds, "its keys are looked at");
+    assert_eq!(cost(&[1; 80], 0), AppendCost::Quick, "it is refused");
 }

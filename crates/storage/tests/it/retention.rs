@@ -1,6 +1,6 @@
 //! Deleting by time, by size, on request.
 
-use caudal_storage::{LogConfig, ReadError};
+use caudal_storage::{AppendOrigin, LogConfig, ReadError};
 
 use crate::support::*;
 
@@ -95,4 +95,64 @@ fn segments_roll_by_the_time_of_their_records() {
     let before = log.segment_count();
     append_records(&log, 20);
     assert!(log.segment_count() > before + 3, "a full index rolls");
+}
+
+#[test]
+fn snapshots_of_producers_go_with_the_records() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let log = create(&dir, small_segments());
+    for sequence in 0..120 {
+        log.append(&idempotent(1, 0, sequence, 1), 0, AppendOrigin::Client).unwrap();
+        if sequence % 7 == 0 {
+            dir.checkpoint().unwrap();
+        }
+    }
+    log.flush().unwrap();
+    let snapshots = || {
+        let names =
+            std::fs::read_dir(log.dir()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let offsets =
+            names.filter_map(|name| name.strip_suffix(".snapshot").map(|offset| offset.parse::<i64>().unwrap()));
+        offsets.collect::<Vec<_>>()
+    };
+    assert!(snapshots().iter().any(|offset| *offset < 60));
+    log.delete_records_before(119).unwrap();
+    let first = std::fs::read_dir(log.dir()).unwrap().filter_map(|entry| {
+        entry.unwrap().file_name().into_string().unwrap().strip_suffix(".log").and_then(|base| base.parse::<i64>().ok())
+    });
+    let first = first.min().unwrap();
+    assert!(first > 0 && snapshots().iter().all(|offset| *offset >= first), "{:?} below {first}", snapshots());
+    // What is left is enough: a retry is known after a crash.
+    drop((dir, log));
+    let (dir, _) = open(temp.path());
+    let log = dir.log(&tp()).unwrap();
+    let retried = log.append(&idempotent(1, 0, 119, 1), 0, AppendOrigin::Client).unwrap();
+    assert!(retried.duplicate && retried.base_offset == 119, "{retried:?}");
+}
+
+/// As after a deletion that failed: the directory is still there, its log is not.
+#[test]
+fn a_new_log_takes_nothing_over_from_one_that_could_not_be_deleted() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let other = temp.path().join("old");
+    {
+        let (old, _) = open(&other);
+        let log = create(&old, small_segments());
+        append_records(&log, 200);
+        old.close(-1).unwrap();
+    }
+    std::fs::rename(other.join("games-0"), temp.path().join("games-0")).unwrap();
+    let log = create(&dir, small_segments());
+    assert_eq!(log.log_end_offset(), 0);
+    append_records(&log, 3);
+    dir.close(-1).unwrap();
+    drop((dir, log));
+    let (dir, _) = open(temp.path());
+    let log = dir.log(&tp()).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset(), log.segment_count()), (0, 3, 1));
+    let strays = std::fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let strays: Vec<_> = strays.filter(|name| name.ends_with("-stray")).collect();
+    assert!(strays.len() == 1 && strays[0].starts_with("games-0."), "{strays:?}");
 }
