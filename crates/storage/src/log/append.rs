@@ -288,20 +288,22 @@ impl Log {
     }
 
     fn assign_epoch(&self, epoch: i32, start_offset: i64) -> Result<(), AppendError> {
-        let mut epochs = self.epochs.lock();
-        if epochs.latest() == Some(epoch) {
-            return Ok(());
-        }
-        let before = epochs.clone();
+        let mut epochs = {
+            let epochs = self.epochs.lock();
+            if epochs.latest() == Some(epoch) {
+                return Ok(());
+            }
+            epochs.clone()
+        };
         if !epochs.assign(epoch, start_offset) {
             return Ok(());
         }
+        // Only who holds the writer changes them, so readers need not wait for the file. On an error the next append tries
+        // again.
         let _busy = self.busy();
-        epochs.write(self.disk.as_ref(), &self.dir).map_err(|error| {
-            // The next append tries again.
-            *epochs = before;
-            self.io_failed(error.into())
-        })
+        epochs.write(self.disk.as_ref(), &self.dir).map_err(|error| self.io_failed(error.into()))?;
+        *self.epochs.lock() = epochs;
+        Ok(())
     }
 
     /// The active segment, or a new one when that has to be rolled.

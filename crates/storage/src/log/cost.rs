@@ -41,8 +41,7 @@ impl Log {
         if origin == AppendOrigin::Client && config.cleanup_compact && header.codec() != Some(Codec::None) {
             return AppendCost::Unfolds;
         }
-        let epoch_is_known = self.epochs.try_lock().is_some_and(|epochs| epochs.latest() == Some(leader_epoch));
-        if self.busy.load(Ordering::Acquire) > 0 || !epoch_is_known {
+        if self.busy.load(Ordering::Acquire) > 0 || self.epochs.lock().latest() != Some(leader_epoch) {
             return AppendCost::Syncs;
         }
         let times = (header.max_timestamp_ms, wall_clock_ms());

@@ -116,8 +116,10 @@ impl Log {
                 _ => {}
             }
         }
-        let mut epochs = self.epochs.lock();
+        let mut epochs = self.epochs.lock().clone();
         if epochs.truncate_from_start(self.log_start_offset()) {
+            // Who asks for epochs need not wait for the file: only who holds the writer changes them.
+            *self.epochs.lock() = epochs.clone();
             // The segments are gone either way, and what the file says too much is corrected when it is next written.
             match epochs.write(self.disk.as_ref(), &self.dir).map_err(io::Error::from) {
                 Err(error) if is_disk_full(&error) => {
