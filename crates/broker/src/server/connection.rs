@@ -153,17 +153,17 @@ impl Connection {
         self.poll_waiting(cx)?;
         let mut started = 0;
         loop {
-            if started >= BURST {
-                // The others of this thread first.
-                cx.waker().wake_by_ref();
-                break;
-            }
             self.queue_answers()?;
             let written = self.outgoing.poll_write(&self.stream, cx)?;
             if self.draining && written.is_ready() && self.is_drained() {
                 return Poll::Ready(Ok(()));
             }
             if !self.may_read() {
+                break;
+            }
+            if started >= BURST {
+                // The others of this thread first.
+                cx.waker().wake_by_ref();
                 break;
             }
             let burst = self.start_requests(cx)?;
