@@ -9,10 +9,13 @@ use arrow::array::{
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use caudal_protocol::batch::{Batch, TimestampType};
+use caudal_protocol::compression::Codec;
 use caudal_protocol::record::{HeadersRef, RecordError, RecordRef};
 
 use crate::error::EngineError;
 
+/// Length, attributes, two deltas, two sizes and the number of headers, a byte each.
+const MIN_RECORD_BYTES: usize = 7;
 /// What a batch may grow to when it is decompressed.
 const BATCH_LIMIT_BYTES: usize = 1 << 30;
 
@@ -188,10 +191,14 @@ fn append_batch(
         TimestampType::CreateTime => 0,
         TimestampType::LogAppendTime => 1,
     };
-    if whole && !needs_records {
-        // Only counted: the records stay compressed.
-        out.rows += usize::try_from(header.record_count).unwrap_or(0);
+    let uncompressed = header.codec() == Some(Codec::None);
+    let counted = usize::try_from(header.record_count).unwrap_or(0);
+    // A record takes at least this many bytes, so that what has arrived bounds the count.
+    if whole && !needs_records && uncompressed && counted <= batch.bytes.len() / MIN_RECORD_BYTES {
+        out.rows += counted;
     } else {
+        // A count of compressed records is a claim until they were walked over.
+
         let records = batch.records(BATCH_LIMIT_BYTES)?;
         for record in records.iter() {
             let record = record?;
@@ -277,6 +284,12 @@ fn finish(
 /// A column of one text.
 fn repeated(text: &str, rows: usize) -> Result<StringArray, EngineError> {
     let len = i32::try_from(text.len()).unwrap_or(i32::MAX);
+    if rows.saturating_mul(text.len()) > i32::MAX as usize {
+        return Err(EngineError::External {
+            action: format!("name the topic {text} beside each of its records"),
+            message: format!("one of its batches holds {rows} records, more than a column has room for"),
+        });
+    }
     let offsets: Vec<i32> = (0..=i32::try_from(rows).unwrap_or(i32::MAX)).map(|i| i.saturating_mul(len)).collect();
     let data = Buffer::from_vec(text.as_bytes().repeat(rows));
     Ok(StringArray::try_new(OffsetBuffer::new(ScalarBuffer::from(offsets)), data, None)?)
@@ -284,8 +297,8 @@ fn repeated(text: &str, rows: usize) -> Result<StringArray, EngineError> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use caudal_protocol::batch::{BatchBuilder, HEADER_LEN};
-    use caudal_protocol::compression::Codec;
 
     use super::*;
 
@@ -303,6 +316,40 @@ mod tests {
         );
         for part in ["offsets 7 to 9", r#""partition":4,"offset":10"#, r#"startingOffsets {"t":{"4":10}}"#] {
             assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    /// A batch of three records that claims to hold `count`, with a CRC that fits.
+    fn batch(codec: Codec, count: i32) -> Batch {
+        let mut builder = BatchBuilder::new(codec);
+        for value in [b"a", b"b", b"c"] {
+            builder.append(0, None, Some(&value[..]), &[]);
+        }
+        let mut bytes = builder.build().unwrap().to_vec();
+        bytes[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+        bytes[57..61].copy_from_slice(&count.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        Batch::parse(&Bytes::from(bytes)).unwrap()
+    }
+
+    #[test]
+    fn a_count_from_the_network_is_believed_when_it_was_counted() {
+        let projections: [&[usize]; 4] = [&[], &[2], &[3], &[6]];
+        for codec in [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+            for columns in projections {
+                let projection = Projection::all(false).narrow(columns).unwrap();
+                let read = |count| to_columns(&projection, "t", 0, &[batch(codec, count)], (0, i64::MAX));
+                assert_eq!(read(3).unwrap()[0].num_rows(), 3);
+                for count in [2, 4, 1_000, i32::MAX] {
+                    // The few bytes of an uncompressed batch bound what it may claim.
+                    let small = codec == Codec::None && count <= 4;
+                    match read(count) {
+                        Err(error) => assert!(error.to_string().contains("offset 0 of topic t, partition 0"), "{error}"),
+                        Ok(rows) => assert!(small, "{codec:?} {count}: {} rows", rows[0].num_rows()),
+                    }
+                }
+            }
         }
     }
 }
