@@ -2,17 +2,17 @@
 //! is no JSON makes the whole row null (PERMISSIVE, with the line in the corrupt-record column), drops it
 //! (DROPMALFORMED) or ends the query (FAILFAST).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use arrow::error::ArrowError;
-use arrow::json::reader::infer_json_schema_from_iterator;
+use serde_json::Value;
 
 use super::compressed::read_text;
-use super::read::{BATCH_ROWS, ParseMode, malformed};
+use super::read::{BATCH_ROWS, ParseMode, malformed, without_bom};
 use crate::error::EngineError;
 use crate::function::json::decode::{JsonOptions, decode_records};
 use crate::options::{Options, invalid};
@@ -27,8 +27,11 @@ pub(super) fn options(options: &Options) -> Result<JsonOptions, EngineError> {
 }
 
 fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    text.split(|b| *b == b'\n').enumerate().map(|(i, line)| (i + 1, line.trim_ascii())).filter(|(_, l)| !l.is_empty())
+    without_bom(text)
+        .split(|b| *b == b'\n')
+        .enumerate()
+        .map(|(i, line)| (i + 1, line.trim_ascii()))
+        .filter(|(_, l)| !l.is_empty())
 }
 
 /// The rows of a file; `schema` has the columns to decode.
@@ -67,20 +70,18 @@ pub(super) fn read(
 /// The columns of files, by name as Spark orders them; lines that are no JSON add the corrupt-record column.
 pub(super) fn infer(files: &[PathBuf], mode: ParseMode, options: &JsonOptions) -> Result<Vec<Field>, EngineError> {
     let mut corrupt = false;
-    let mut schemas = Vec::new();
+    let mut columns: BTreeMap<String, Kind> = BTreeMap::new();
     for path in files {
         let text = read_text(path)?;
-        let mut values = Vec::new();
         for (number, line) in lines(&text) {
-            match serde_json::from_slice::<serde_json::Value>(line) {
-                Ok(value @ serde_json::Value::Object(_)) => values.push(Ok::<_, ArrowError>(value)),
+            match serde_json::from_slice::<Value>(line) {
+                Ok(Value::Object(record)) => take_record(&mut columns, record),
                 _ if mode == ParseMode::FailFast => return Err(malformed(path, number, "the line is no JSON object")),
                 _ => corrupt = true,
             }
         }
-        schemas.push(infer_json_schema_from_iterator(values.into_iter())?);
     }
-    let mut fields: Vec<Field> = Schema::try_merge(schemas)?.fields().iter().map(|f| without_null(f)).collect();
+    let mut fields = known(&columns);
     if corrupt && mode == ParseMode::Permissive {
         fields.push(Field::new(&options.corrupt_column, DataType::Utf8, true));
     }
@@ -88,15 +89,81 @@ pub(super) fn infer(files: &[PathBuf], mode: ParseMode, options: &JsonOptions) -
     Ok(fields)
 }
 
-/// Of a field that was only ever null nothing is known: Spark takes it for text.
-fn without_null(field: &Field) -> Field {
-    fn known(ty: &DataType) -> DataType {
-        match ty {
-            DataType::Null => DataType::Utf8,
-            DataType::List(item) => DataType::List(Arc::new(without_null(item))),
-            DataType::Struct(fields) => DataType::Struct(fields.iter().map(|f| Arc::new(without_null(f))).collect()),
-            other => other.clone(),
+/// What the values of a column have been so far. What two of them do not have in common is text, as in Spark's
+/// `JsonInferSchema`.
+#[derive(Debug)]
+enum Kind {
+    Null,
+    Boolean,
+    Long,
+    /// Integers beyond 64 bits with a sign.
+    Large,
+    Double,
+    Text,
+    Array(Box<Kind>),
+    Record(BTreeMap<String, Kind>),
+}
+
+fn take_record(columns: &mut BTreeMap<String, Kind>, record: serde_json::Map<String, Value>) {
+    for (name, value) in record {
+        match columns.get_mut(&name) {
+            Some(kind) => kind.take(value),
+            None => {
+                columns.entry(name).or_insert(Kind::Null).take(value);
+            }
         }
     }
-    field.clone().with_data_type(known(field.data_type()))
+}
+
+impl Kind {
+    fn take(&mut self, value: Value) {
+        let next = match (&mut *self, value) {
+            (_, Value::Null) | (Kind::Text, _) => return,
+            (Kind::Array(items), Value::Array(values)) => {
+                values.into_iter().for_each(|value| items.take(value));
+                return;
+            }
+            (Kind::Record(columns), Value::Object(record)) => return take_record(columns, record),
+            (Kind::Null, Value::Array(values)) => {
+                let mut items = Kind::Null;
+                values.into_iter().for_each(|value| items.take(value));
+                Kind::Array(Box::new(items))
+            }
+            (Kind::Null, Value::Object(record)) => {
+                let mut columns = BTreeMap::new();
+                take_record(&mut columns, record);
+                Kind::Record(columns)
+            }
+            (Kind::Null | Kind::Boolean, Value::Bool(_)) => Kind::Boolean,
+            (Kind::Null | Kind::Long, Value::Number(n)) if n.is_i64() => Kind::Long,
+            (Kind::Null | Kind::Long | Kind::Large, Value::Number(n)) if n.is_i64() || n.is_u64() => Kind::Large,
+            (Kind::Null | Kind::Long | Kind::Large | Kind::Double, Value::Number(_)) => Kind::Double,
+            _ => Kind::Text,
+        };
+        *self = next;
+    }
+
+    /// `None` for a record without fields, which no column can hold.
+    fn data_type(&self) -> Option<DataType> {
+        Some(match self {
+            // Of what was only ever null nothing is known: Spark takes it for text.
+            Kind::Null | Kind::Text => DataType::Utf8,
+            Kind::Boolean => DataType::Boolean,
+            Kind::Long => DataType::Int64,
+            Kind::Large => DataType::Decimal128(20, 0),
+            Kind::Double => DataType::Float64,
+            Kind::Array(items) => DataType::List(Arc::new(Field::new("item", items.data_type()?, true))),
+            Kind::Record(columns) => {
+                let fields = known(columns);
+                if fields.is_empty() {
+                    return None;
+                }
+                DataType::Struct(fields.into())
+            }
+        })
+    }
+}
+
+fn known(columns: &BTreeMap<String, Kind>) -> Vec<Field> {
+    columns.iter().filter_map(|(name, kind)| Some(Field::new(name, kind.data_type()?, true))).collect()
 }

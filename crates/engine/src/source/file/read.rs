@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, StringBuilder, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, StringBuilder, new_null_array,
+};
+use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -18,6 +20,7 @@ use super::path::partition_values;
 use crate::error::EngineError;
 use crate::file_log::io_error;
 use crate::format::csv::CsvDialect;
+use crate::function::ddl::type_name;
 use crate::function::json::decode::JsonOptions;
 use crate::options::{Options, invalid};
 
@@ -95,18 +98,21 @@ impl FileReader {
             FileFormat::Json => self.infer_json(files)?,
             FileFormat::Csv => self.infer_csv(files)?,
         };
-        let mut partitions: Vec<(String, Vec<String>)> = Vec::new();
+        let mut partitions: Vec<(String, Candidates)> = Vec::new();
         for file in files {
             for (name, value) in partition_values(&self.base, file) {
-                match partitions.iter_mut().find(|(n, _)| *n == name) {
-                    Some((_, values)) => values.extend(value),
-                    None => partitions.push((name, value.into_iter().collect())),
+                let known = partitions.iter().position(|(n, _)| *n == name).unwrap_or(partitions.len());
+                if known == partitions.len() {
+                    partitions.push((name, Candidates::new(false)));
+                }
+                if let (Some((_, candidates)), Some(value)) = (partitions.get_mut(known), value) {
+                    candidates.look(&value);
                 }
             }
         }
-        for (name, values) in partitions {
+        for (name, candidates) in partitions {
             fields.retain(|f| !f.name().eq_ignore_ascii_case(&name));
-            fields.push(Field::new(name, infer_type(values.iter().map(String::as_str), false), true));
+            fields.push(Field::new(name, candidates.narrowest(), true));
         }
         self.schema = Arc::new(Schema::new(fields));
         Ok(())
@@ -136,7 +142,7 @@ impl FileReader {
 
     fn infer_csv(&self, files: &[PathBuf]) -> Result<Vec<Field>, EngineError> {
         let mut names: Vec<String> = Vec::new();
-        let mut columns: Vec<Vec<String>> = Vec::new();
+        let mut columns: Vec<Candidates> = Vec::new();
         self.first(files)?;
         for (i, path) in files.iter().enumerate() {
             if i > 0 && !self.infer_types {
@@ -144,29 +150,29 @@ impl FileReader {
             }
             let text = read_text(path)?;
             let mut record = Vec::new();
-            let mut rest = text.as_slice();
+            let mut rest = without_bom(&text);
             let mut first = true;
             while let Some(after) = self.csv.read_record(rest, &mut record) {
                 rest = after;
-                let texts = || record.iter().map(|f| f.as_ref().map(|f| String::from_utf8_lossy(f).into_owned()));
                 if first && names.is_empty() {
-                    let name = |(i, f): (usize, Option<String>)| {
-                        f.filter(|_| self.csv.header).unwrap_or_else(|| format!("_c{i}"))
+                    let name = |(i, f): (usize, &Option<Vec<u8>>)| match f {
+                        Some(f) if self.csv.header => String::from_utf8_lossy(f).into_owned(),
+                        _ => format!("_c{i}"),
                     };
-                    names = texts().enumerate().map(name).collect();
-                    columns = vec![Vec::new(); names.len()];
+                    names = record.iter().enumerate().map(name).collect();
+                    columns = vec![Candidates::new(true); names.len()];
                 }
                 if !(first && self.csv.header) && self.infer_types {
-                    for (column, value) in columns.iter_mut().zip(texts()) {
-                        column.extend(value);
+                    for (column, value) in columns.iter_mut().zip(record.iter()) {
+                        value.iter().for_each(|value| column.look(&String::from_utf8_lossy(value)));
                     }
+                } else if !self.infer_types {
+                    break;
                 }
                 first = false;
             }
         }
-        let types = columns.iter().map(|values| {
-            if self.infer_types { infer_type(values.iter().map(String::as_str), true) } else { DataType::Utf8 }
-        });
+        let types = columns.iter().map(|c| if self.infer_types { c.narrowest() } else { DataType::Utf8 });
         Ok(names.iter().zip(types).map(|(name, data_type)| Field::new(name, data_type, true)).collect())
     }
 
@@ -185,10 +191,11 @@ impl FileReader {
         let batches = match self.format {
             FileFormat::Parquet => read_parquet(path, &wanted)?,
             FileFormat::Json => self.read_json(path, &data, &wanted)?,
-            FileFormat::Csv => self.read_csv(path, &data)?,
+            FileFormat::Csv => return self.read_csv(path, &data, &schema, &partitions),
             FileFormat::Text => self.read_text(path, &data)?,
         };
-        batches.iter().map(|batch| self.conform(batch, &schema, &partitions)).collect()
+        let conform = |batch: &RecordBatch| self.conform(batch, &schema, &partitions, self.mode != ParseMode::FailFast);
+        batches.iter().map(|batch| conform(batch).map_err(|error| in_file(path, error))).collect()
     }
 
     /// The schema's columns out of those of a file and of its partition directories; what is missing is null.
@@ -197,6 +204,7 @@ impl FileReader {
         batch: &RecordBatch,
         schema: &SchemaRef,
         partitions: &[(String, Option<String>)],
+        lenient: bool,
     ) -> Result<RecordBatch, EngineError> {
         let rows = batch.num_rows();
         let columns = schema
@@ -205,12 +213,12 @@ impl FileReader {
             .map(|field| {
                 if let Some((_, value)) = partitions.iter().find(|(n, _)| n.eq_ignore_ascii_case(field.name())) {
                     let one = StringArray::from(vec![value.as_deref()]);
-                    let one = self.cast(&(Arc::new(one) as ArrayRef), field.data_type())?;
+                    let one = self.cast(&(Arc::new(one) as ArrayRef), field.data_type(), lenient)?;
                     return Ok(arrow::compute::take(&one, &arrow::array::UInt32Array::from(vec![0; rows]), None)?);
                 }
                 let own = batch.schema_ref().fields().iter().position(|f| f.name().eq_ignore_ascii_case(field.name()));
                 match own {
-                    Some(index) => self.cast(batch.column(index), field.data_type()),
+                    Some(index) => self.cast(batch.column(index), field.data_type(), lenient),
                     None => Ok(new_null_array(field.data_type(), rows)),
                 }
             })
@@ -219,12 +227,12 @@ impl FileReader {
         Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
     }
 
-    /// Values that cannot be converted become null, except with FAILFAST.
-    fn cast(&self, column: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, EngineError> {
+    /// Values that cannot be converted become null when `lenient`.
+    fn cast(&self, column: &ArrayRef, data_type: &DataType, lenient: bool) -> Result<ArrayRef, EngineError> {
         if column.data_type() == data_type {
             return Ok(Arc::clone(column));
         }
-        let options = CastOptions { safe: self.mode != ParseMode::FailFast, ..CastOptions::default() };
+        let options = CastOptions { safe: lenient, ..CastOptions::default() };
         // Text without an offset is in the session's time zone.
         if let (DataType::Utf8, DataType::Timestamp(unit, Some(zone))) = (column.data_type(), data_type) {
             let session = DataType::Timestamp(*unit, Some(Arc::from(self.zone.to_string())));
@@ -240,14 +248,46 @@ impl FileReader {
         json::read(path, &Arc::new(schema.project(&keep)?), self.mode, &self.json)
     }
 
-    fn read_csv(&self, path: &Path, schema: &SchemaRef) -> Result<Vec<RecordBatch>, EngineError> {
+    fn read_csv(
+        &self,
+        path: &Path,
+        schema: &SchemaRef,
+        wanted: &SchemaRef,
+        partitions: &[(String, Option<String>)],
+    ) -> Result<Vec<RecordBatch>, EngineError> {
+        let (texts, numbers) = self.read_csv_texts(path, schema)?;
+        let batch = self.conform(&texts, wanted, partitions, true).map_err(|error| in_file(path, error))?;
+        if self.mode == ParseMode::Permissive {
+            return Ok(vec![batch]);
+        }
+        // A text without a value could not be converted. Of the columns that are asked for only, as in Spark.
+        let mut good = vec![true; batch.num_rows()];
+        for (field, column) in wanted.fields().iter().zip(batch.columns()) {
+            let Some(text) = texts.column_by_name(field.name()) else { continue };
+            for (row, good) in good.iter_mut().enumerate() {
+                let bad = column.is_null(row) && text.is_valid(row);
+                if bad && self.mode == ParseMode::FailFast {
+                    let value = text.as_string::<i32>().value(row);
+                    let expected = type_name(field.data_type());
+                    let why = format!("the value '{value}' of the column `{}` is no {expected}", field.name());
+                    return Err(malformed(path, numbers.get(row).copied().unwrap_or_default(), &why));
+                }
+                *good &= !bad;
+            }
+        }
+        let kept = if good.contains(&false) { filter_record_batch(&batch, &BooleanArray::from(good))? } else { batch };
+        Ok(vec![kept])
+    }
+
+    /// The records as texts, with the number of each in the file.
+    fn read_csv_texts(&self, path: &Path, schema: &SchemaRef) -> Result<(RecordBatch, Vec<usize>), EngineError> {
         let text = read_text(path)?;
         let width = schema.fields().len();
         let mut builders: Vec<StringBuilder> = (0..width).map(|_| StringBuilder::new()).collect();
         let mut record = Vec::new();
-        let mut rest = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+        let mut rest = without_bom(&text);
         let mut number = 0;
-        let mut rows = 0;
+        let mut numbers = Vec::new();
         while let Some(after) = self.csv.read_record(rest, &mut record) {
             rest = after;
             number += 1;
@@ -267,7 +307,7 @@ impl FileReader {
                     }
                 }
             }
-            rows += 1;
+            numbers.push(number);
             let mut fields = record.iter();
             for builder in &mut builders {
                 match fields.next().and_then(|f| f.as_ref()) {
@@ -278,8 +318,8 @@ impl FileReader {
         }
         let columns = builders.iter_mut().map(|b| Arc::new(b.finish()) as ArrayRef).collect();
         let texts: Vec<Field> = schema.fields().iter().map(|f| Field::new(f.name(), DataType::Utf8, true)).collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(vec![RecordBatch::try_new_with_options(Arc::new(Schema::new(texts)), columns, &options)?])
+        let options = RecordBatchOptions::new().with_row_count(Some(numbers.len()));
+        Ok((RecordBatch::try_new_with_options(Arc::new(Schema::new(texts)), columns, &options)?, numbers))
     }
 
     fn read_text(&self, path: &Path, schema: &SchemaRef) -> Result<Vec<RecordBatch>, EngineError> {
@@ -298,6 +338,14 @@ impl FileReader {
         let name = schema.fields().first().map_or("value", |f| f.name().as_str());
         let schema = Arc::new(Schema::new(vec![Field::new(name, DataType::Utf8, true)]));
         Ok(vec![RecordBatch::try_new(schema, vec![Arc::new(builder.finish())])?])
+    }
+}
+
+/// Names the file of an error that does not.
+fn in_file(path: &Path, error: EngineError) -> EngineError {
+    match error {
+        EngineError::Invalid { .. } | EngineError::Io { .. } => error,
+        other => EngineError::External { action: format!("read {}", path.display()), message: other.to_string() },
     }
 }
 
@@ -353,26 +401,51 @@ fn read_parquet(path: &Path, wanted: &[&str]) -> Result<Vec<RecordBatch>, Engine
     Ok(reader.collect::<Result<_, _>>()?)
 }
 
-/// The narrowest type that all values have, as Spark's inference finds it.
-fn infer_type<'a>(values: impl Iterator<Item = &'a str> + Clone, booleans_and_times: bool) -> DataType {
-    let all = |test: &dyn Fn(&str) -> bool| values.clone().all(test);
-    if values.clone().next().is_none() {
-        DataType::Utf8
-    } else if all(&|v| v.parse::<i32>().is_ok()) {
-        DataType::Int32
-    } else if all(&|v| v.parse::<i64>().is_ok()) {
-        DataType::Int64
-    } else if all(&|v| v.parse::<f64>().is_ok() && !v.is_empty()) {
-        DataType::Float64
-    } else if all(&|v| chrono::NaiveDate::parse_from_str(v, "%Y-%m-%d").is_ok() && v.len() == 10) {
-        DataType::Date32
-    } else if booleans_and_times && all(&|v| v.eq_ignore_ascii_case("true") || v.eq_ignore_ascii_case("false")) {
-        DataType::Boolean
-    } else if booleans_and_times
-        && all(&|v| v.len() > 10 && arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(v).is_ok())
-    {
-        DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
-    } else {
-        DataType::Utf8
+/// The types that all values of a column have had so far, as Spark's inference finds them.
+#[derive(Debug, Clone, Copy)]
+struct Candidates {
+    empty: bool,
+    int: bool,
+    long: bool,
+    double: bool,
+    date: bool,
+    boolean: bool,
+    timestamp: bool,
+}
+
+impl Candidates {
+    fn new(booleans_and_times: bool) -> Self {
+        let more = booleans_and_times;
+        Candidates { empty: true, int: true, long: true, double: true, date: true, boolean: more, timestamp: more }
     }
+
+    fn look(&mut self, value: &str) {
+        self.empty = false;
+        self.int = self.int && value.parse::<i32>().is_ok();
+        self.long = self.long && value.parse::<i64>().is_ok();
+        self.double = self.double && value.parse::<f64>().is_ok();
+        self.date = self.date && value.len() == 10 && chrono::NaiveDate::parse_from_str(value, "%Y-%m-%d").is_ok();
+        self.boolean = self.boolean && (value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false"));
+        self.timestamp = self.timestamp
+            && value.len() > 10
+            && arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(value).is_ok();
+    }
+
+    fn narrowest(self) -> DataType {
+        match self {
+            Candidates { empty: true, .. } => DataType::Utf8,
+            Candidates { int: true, .. } => DataType::Int32,
+            Candidates { long: true, .. } => DataType::Int64,
+            Candidates { double: true, .. } => DataType::Float64,
+            Candidates { date: true, .. } => DataType::Date32,
+            Candidates { boolean: true, .. } => DataType::Boolean,
+            Candidates { timestamp: true, .. } => DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))),
+            _ => DataType::Utf8,
+        }
+    }
+}
+
+/// What follows the byte order mark that some programs begin a text with.
+pub(super) fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
