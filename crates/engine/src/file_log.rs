@@ -55,6 +55,23 @@ pub(crate) fn create_dirs(dir: &Path) -> Result<(), EngineError> {
     Ok(())
 }
 
+/// Writes a file, whole or not at all, in a directory that is there. `durable`: it survives power loss when this returns.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8], durable: bool) -> Result<(), EngineError> {
+    let fail = |source| io_error("write", path, source);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.tmp"));
+    let mut file = File::create(&temporary).map_err(fail)?;
+    file.write_all(bytes).map_err(fail)?;
+    if durable {
+        file.sync_data().map_err(fail)?;
+    }
+    fs::rename(&temporary, path).map_err(fail)?;
+    match path.parent() {
+        Some(parent) if durable => sync_dir(parent),
+        _ => Ok(()),
+    }
+}
+
 impl FileLog {
     /// Opens the log in `dir`, which need not exist.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, EngineError> {
@@ -108,7 +125,7 @@ impl FileLog {
             text.push_str(line);
         }
         let name = if compact { format!("{batch_id}.compact") } else { batch_id.to_string() };
-        let temporary = self.dir.join(format!(".{name}.{}.tmp", crate::file_log::random_uuid()));
+        let temporary = self.dir.join(format!(".{name}.{}.tmp", uuid::Uuid::new_v4()));
         let file = File::create_new(&temporary)
             .and_then(|mut file| file.write_all(text.as_bytes()).map(|()| file))
             .map_err(|e| io_error("write the log entry", &temporary, e))?;
@@ -224,16 +241,6 @@ fn read_entry(path: &Path) -> Result<Vec<String>, EngineError> {
             ),
         }),
     }
-}
-
-/// A random UUID (version 4) in its usual form.
-pub fn random_uuid() -> String {
-    let bytes: [u8; 16] = rand::random();
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
-    let variant =
-        ["8", "9", "a", "b"].get(usize::from(bytes.first().copied().unwrap_or(0) & 3)).copied().unwrap_or("8");
-    format!("{}-{}-4{}-{variant}{}-{}", part(0, 8), part(8, 12), part(13, 16), part(17, 20), part(20, 32))
 }
 
 #[cfg(test)]

@@ -38,11 +38,6 @@ impl Options {
         self.entries.values().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The value of an option that must be there.
-    pub fn required(&self, source: &str, name: &str) -> Result<&str, EngineError> {
-        self.get(name).ok_or_else(|| invalid(format!("option '{name}' must be set for the {source} data source")))
-    }
-
     /// The value parsed; `expected` completes "must be ...".
     pub fn parse<T: FromStr>(&self, name: &str, expected: &str) -> Result<Option<T>, EngineError> {
         self.get(name)

@@ -248,7 +248,7 @@ impl Runner {
 
     async fn execute(&mut self, statement: &Statement) -> Result<(), Failure> {
         match self.session.execute(statement).await? {
-            StatementResult::Rows { schema, batches } => self.printer.rows(&schema, &batches)?,
+            StatementResult::Rows(rows) => self.printer.rows(rows).await?,
             StatementResult::Streaming(query) => {
                 if !self.takes_what_is_there() {
                     let name = query.name().unwrap_or_default();

@@ -6,11 +6,17 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use caudal_engine::error::EngineError;
 use caudal_engine::format::cell::utc;
-use caudal_engine::format::show::{ShowOptions, show_string};
+use caudal_engine::format::show::{ShowOptions, show};
 use caudal_engine::options::Options;
 use caudal_engine::sink::console::ConsoleSink;
 use caudal_engine::sink::{OutputMode, Sink};
-use caudal_engine::sql::PLAIN_TEXT;
+use caudal_engine::sql::{PLAIN_TEXT, RowStream};
+
+use super::Failure;
+
+/// What the rows of a table may take, in memory: its columns are as wide as their widest cells.
+const TABLE_BYTES: usize = 256 << 20;
+const OUT_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -30,27 +36,30 @@ impl Printer {
         Printer { format }
     }
 
-    /// The rows of a finished query.
-    pub fn rows(&self, schema: &Schema, batches: &[RecordBatch]) -> io::Result<()> {
-        let mut out = io::stdout().lock();
+    /// The rows of a query: JSON and CSV as they come, a table when all are there.
+    pub async fn rows(&self, mut rows: RowStream) -> Result<(), Failure> {
+        let schema = rows.schema();
         match self.format {
             Format::Table => {
-                if let [field] = schema.fields().iter().as_slice()
-                    && field.metadata().contains_key(PLAIN_TEXT)
-                {
-                    for text in batches.iter().filter_map(|b| b.column(0).as_string_opt::<i32>()).flatten().flatten() {
-                        writeln!(out, "{text}")?;
-                    }
-                    return out.flush();
-                }
-                // All of them and in full: whoever asks in SQL limits in SQL.
-                let options = ShowOptions { num_rows: usize::MAX - 1, truncate: 0, zone: utc() };
-                writeln!(out, "{}", show_string(schema, batches, &options))?;
+                let (schema, batches) = rows.collect_within(TABLE_BYTES).await?;
+                print(|out| write_table(out, &schema, &batches))?;
             }
-            Format::Json => write_json(&mut out, batches)?,
-            Format::Csv => write_csv(&mut out, batches, true)?,
+            Format::Json => {
+                while let Some(batch) = rows.next().await? {
+                    print(|out| write_json(out, &[batch]))?;
+                    // A signal is looked for between two batches.
+                    tokio::task::yield_now().await;
+                }
+            }
+            Format::Csv => {
+                print(|out| write_csv(out, &[RecordBatch::new_empty(schema)], true))?;
+                while let Some(batch) = rows.next().await? {
+                    print(|out| write_csv(out, &[batch], false))?;
+                    tokio::task::yield_now().await;
+                }
+            }
         }
-        out.flush()
+        Ok(())
     }
 
     /// What a statement without rows says. Only people read it.
@@ -70,6 +79,28 @@ impl Printer {
             Format::Json | Format::Csv => Box::new(RowSink { format: self.format, header: true }),
         })
     }
+}
+
+/// Writes to standard output, which others may write to before and after.
+fn print(write: impl FnOnce(&mut io::BufWriter<io::StdoutLock<'_>>) -> io::Result<()>) -> io::Result<()> {
+    let mut out = io::BufWriter::with_capacity(OUT_BYTES, io::stdout().lock());
+    write(&mut out)?;
+    out.flush()
+}
+
+fn write_table(out: &mut impl Write, schema: &Schema, batches: &[RecordBatch]) -> io::Result<()> {
+    if let [field] = schema.fields().iter().as_slice()
+        && field.metadata().contains_key(PLAIN_TEXT)
+    {
+        for text in batches.iter().filter_map(|b| b.column(0).as_string_opt::<i32>()).flatten().flatten() {
+            writeln!(out, "{text}")?;
+        }
+        return Ok(());
+    }
+    // All of them and in full: whoever asks in SQL limits in SQL.
+    let options = ShowOptions { num_rows: usize::MAX - 1, truncate: 0, zone: utc() };
+    show(out, schema, batches, &options)?;
+    writeln!(out)
 }
 
 fn write_json(out: &mut impl Write, batches: &[RecordBatch]) -> io::Result<()> {

@@ -1,11 +1,10 @@
 //! A directory with one small text file per batch.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::EngineError;
-use crate::file_log::{create_dirs, io_error};
+use crate::file_log::{create_dirs, io_error, sync_dir, write_whole};
 
 /// The first line of every entry.
 pub const VERSION_LINE: &str = "v1";
@@ -14,7 +13,6 @@ pub const VERSION_LINE: &str = "v1";
 #[derive(Debug)]
 pub struct BatchLog {
     path: PathBuf,
-    directory: File,
 }
 
 /// Which entries power loss may have torn.
@@ -36,10 +34,9 @@ enum Entry<T> {
 impl BatchLog {
     pub fn open(path: PathBuf) -> Result<Self, EngineError> {
         create_dirs(&path)?;
-        let directory = File::open(&path).map_err(|source| io_error("open", &path, source))?;
         // A process that died after it had renamed an entry may not have come to this.
-        directory.sync_all().map_err(|source| io_error("sync the directory", &path, source))?;
-        Ok(Self { path, directory })
+        sync_dir(&path)?;
+        Ok(Self { path })
     }
 
     pub fn path(&self) -> &Path {
@@ -52,19 +49,7 @@ impl BatchLog {
 
     /// Writes an entry, whole or not at all. `durable`: it survives power loss when this returns.
     pub fn write(&self, batch_id: i64, text: &str, durable: bool) -> Result<(), EngineError> {
-        let path = self.entry_path(batch_id);
-        let temporary = self.path.join(format!(".{batch_id}.tmp"));
-        let fail = |source| io_error("write", &path, source);
-        let mut file = File::create(&temporary).map_err(fail)?;
-        file.write_all(text.as_bytes()).map_err(fail)?;
-        if durable {
-            file.sync_data().map_err(fail)?;
-        }
-        fs::rename(&temporary, &path).map_err(fail)?;
-        if durable {
-            self.directory.sync_all().map_err(fail)?;
-        }
-        Ok(())
+        write_whole(&self.entry_path(batch_id), text.as_bytes(), durable)
     }
 
     /// The entry of a batch; `None` when there is none.
@@ -149,20 +134,6 @@ impl BatchLog {
         }
         Ok(ids)
     }
-}
-
-/// Writes a file, whole or not at all, so that it survives power loss.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
-    let temporary = path.with_extension("tmp");
-    let fail = |source| io_error("write", path, source);
-    let mut file = File::create(&temporary).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
-    file.sync_data().map_err(fail)?;
-    fs::rename(&temporary, path).map_err(fail)?;
-    if let Some(parent) = path.parent() {
-        File::open(parent).and_then(|directory| directory.sync_all()).map_err(fail)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use log::write_durably;
 use log::{BatchLog, Torn, VERSION_LINE};
 
 use crate::error::EngineError;
-use crate::file_log::{create_dirs, io_error, sync_dir};
+use crate::file_log::{create_dirs, io_error, sync_dir, write_whole};
 use crate::source::SourceOffset;
 
 const LOCK_FILE: &str = "_lock";
@@ -235,7 +234,7 @@ fn query_id(root: &Path) -> Result<String, EngineError> {
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let metadata = Metadata { id: uuid::Uuid::new_v4().to_string() };
-            log::write_durably(&path, to_json(&metadata)?.as_bytes())?;
+            write_whole(&path, to_json(&metadata)?.as_bytes(), true)?;
             Ok(metadata.id)
         }
         Err(source) => Err(io_error("read", &path, source)),

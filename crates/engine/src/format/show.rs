@@ -1,5 +1,7 @@
 //! The tables of Spark's `Dataset.show()`, byte for byte.
 
+use std::io::Write;
+
 use arrow::array::RecordBatch;
 use arrow::array::timezone::Tz;
 use arrow::datatypes::Schema;
@@ -25,41 +27,31 @@ impl Default for ShowOptions {
 
 /// What `Dataset.show()` prints, without the line end that its `println` adds.
 pub fn show_string(schema: &Schema, batches: &[RecordBatch], options: &ShowOptions) -> String {
-    let mut rows: Vec<Vec<String>> = vec![schema.fields().iter().map(|f| escape(f.name())).collect()];
-    let style = CellStyle::show(options.zone);
-    let available: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    for batch in batches {
-        for row in 0..batch.num_rows() {
-            if rows.len() > options.num_rows {
-                break;
-            }
-            rows.push(
-                batch
-                    .columns()
-                    .iter()
-                    .map(|column| {
-                        let mut text = String::new();
-                        write_value(&mut text, column.as_ref(), row, &style);
-                        cut(escape(&text), options.truncate)
-                    })
-                    .collect(),
-            );
-        }
-    }
-    let mut out = String::new();
-    write_table(&mut out, schema.fields().len(), &rows, options.truncate > 0);
-    if available > options.num_rows {
-        let noun = if options.num_rows == 1 { "row" } else { "rows" };
-        out.push_str(&format!("only showing top {} {noun}", options.num_rows));
-    }
-    out
+    let mut out = Vec::new();
+    // Writing into memory does not fail.
+    let _ = show(&mut out, schema, batches, options);
+    String::from_utf8_lossy(&out).into_owned()
 }
 
-fn write_table(out: &mut String, columns: usize, rows: &[Vec<String>], right_aligned: bool) {
+/// Writes what [`show_string`] returns. The cells are made twice, for their widths and to be written, so that the text
+/// of a large result is never in memory as a whole.
+pub fn show(
+    out: &mut impl Write,
+    schema: &Schema,
+    batches: &[RecordBatch],
+    options: &ShowOptions,
+) -> std::io::Result<()> {
     const MINIMUM_WIDTH: usize = 3;
-    let mut widths = vec![MINIMUM_WIDTH; columns];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
+    let names: Vec<String> = schema.fields().iter().map(|field| escape(field.name())).collect();
+    let mut widths: Vec<usize> = names.iter().map(|name| half_width(name).max(MINIMUM_WIDTH)).collect();
+    let mut cells = names.clone();
+    let rows = || {
+        let all = batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
+        all.take(options.num_rows)
+    };
+    for (batch, row) in rows() {
+        fill(&mut cells, batch, row, options);
+        for (width, cell) in widths.iter_mut().zip(&cells) {
             *width = (*width).max(half_width(cell));
         }
     }
@@ -71,28 +63,49 @@ fn write_table(out: &mut String, columns: usize, rows: &[Vec<String>], right_ali
         separator.extend(std::iter::repeat_n('-', *width));
     }
     separator.push_str("+\n");
-    out.push_str(&separator);
-    for (i, row) in rows.iter().enumerate() {
-        out.push('|');
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            if column > 0 {
-                out.push('|');
-            }
-            let padding = std::iter::repeat_n(' ', width - half_width(cell));
-            if right_aligned {
-                out.extend(padding);
-                out.push_str(cell);
-            } else {
-                out.push_str(cell);
-                out.extend(padding);
-            }
+    let right_aligned = options.truncate > 0;
+    out.write_all(separator.as_bytes())?;
+    write_row(out, &names, &widths, right_aligned)?;
+    out.write_all(separator.as_bytes())?;
+    for (batch, row) in rows() {
+        fill(&mut cells, batch, row, options);
+        write_row(out, &cells, &widths, right_aligned)?;
+    }
+    out.write_all(separator.as_bytes())?;
+    if batches.iter().map(RecordBatch::num_rows).sum::<usize>() > options.num_rows {
+        let noun = if options.num_rows == 1 { "row" } else { "rows" };
+        write!(out, "only showing top {} {noun}", options.num_rows)?;
+    }
+    Ok(())
+}
+
+/// The texts of a row's cells.
+fn fill(cells: &mut [String], batch: &RecordBatch, row: usize, options: &ShowOptions) {
+    let style = CellStyle::show(options.zone);
+    for (cell, column) in cells.iter_mut().zip(batch.columns()) {
+        let mut text = String::new();
+        write_value(&mut text, column.as_ref(), row, &style);
+        *cell = cut(escape(&text), options.truncate);
+    }
+}
+
+fn write_row(out: &mut impl Write, cells: &[String], widths: &[usize], right_aligned: bool) -> std::io::Result<()> {
+    let mut line = String::from("|");
+    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        if column > 0 {
+            line.push('|');
         }
-        out.push_str("|\n");
-        if i == 0 {
-            out.push_str(&separator);
+        let padding = std::iter::repeat_n(' ', width.saturating_sub(half_width(cell)));
+        if right_aligned {
+            line.extend(padding);
+            line.push_str(cell);
+        } else {
+            line.push_str(cell);
+            line.extend(padding);
         }
     }
-    out.push_str(&separator);
+    line.push_str("|\n");
+    out.write_all(line.as_bytes())
 }
 
 /// Control characters that would break the table (Spark's `SchemaUtils.escapeMetaCharacters`).

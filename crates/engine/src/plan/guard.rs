@@ -19,6 +19,7 @@ use datafusion::logical_expr::{BinaryExpr, Case, Expr, ExprSchemable, LogicalPla
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 
+use super::recursion::{SessionConf, bounded};
 use crate::function;
 
 /// Guards every expression of an optimised plan.
@@ -139,6 +140,6 @@ impl QueryPlanner for GuardedPlanner {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let guarded = guard(logical_plan.clone())?;
         let plan = DefaultPhysicalPlanner::default().create_physical_plan(&guarded, session).await?;
-        super::recursion::limit(plan)
+        bounded(plan, session.config().get_extension::<SessionConf>().as_deref())
     }
 }

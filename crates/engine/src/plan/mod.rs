@@ -7,7 +7,7 @@ pub mod fragment;
 pub mod guard;
 pub mod leaf;
 pub mod nodes;
-mod recursion;
+pub mod recursion;
 pub mod split;
 pub mod timestamp;
 pub mod watermark;

@@ -46,10 +46,8 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
     check_streaming(&plan, output_mode)?;
     sink.check_mode(output_mode)?;
     let checkpoint = Arc::new(pool.run_blocking(move || Checkpoint::open(checkpoint)).await?);
-    let history = {
-        let checkpoint = Arc::clone(&checkpoint);
-        Arc::new(pool.run_blocking(move || History::read(&checkpoint)).await?)
-    };
+    let held = Arc::clone(&checkpoint);
+    let history = pool.run_blocking(move || History::read(&held)).await?;
     let settings = Settings::new(&conf, history.conf(), pool.threads())?;
 
     let (committed, planned) = history.newest();
@@ -69,15 +67,8 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
         let (operators, wanted) = (operators.clone(), history.next_batch_id());
         pool.run_blocking(move || restore(&operators, wanted)).await?
     };
-    let (resume, dirs) = {
-        let (checkpoint, count) = (Arc::clone(&checkpoint), sources.len());
-        let work = move || {
-            let resume = history.resume(version, &checkpoint, count)?;
-            let dirs = (0..count).map(|index| checkpoint.source_dir(index)).collect::<Result<Vec<_>, _>>()?;
-            Ok((resume, dirs))
-        };
-        pool.run_blocking(work).await?
-    };
+    let (held, count) = (Arc::clone(&checkpoint), sources.len());
+    let (resume, dirs) = pool.run_blocking(move || history.take_up(version, &held, count)).await?;
     let mut sources = open_sources(sources, &dirs, &resume).await?;
     for run in &mut sources {
         run.source.set_query_name(name.as_deref(), checkpoint.query_id());
@@ -277,6 +268,18 @@ impl History {
     /// The batch after the last committed one, which is also the version of the state that it needs.
     fn next_batch_id(&self) -> i64 {
         self.committed.map_or(0, |(id, _)| id + 1)
+    }
+
+    /// As [`History::resume`]; with the directories of the sources.
+    fn take_up(
+        &self,
+        next: i64,
+        checkpoint: &Checkpoint,
+        sources: usize,
+    ) -> Result<(Resume, Vec<PathBuf>), EngineError> {
+        let resume = self.resume(next, checkpoint, sources)?;
+        let dirs = (0..sources).map(|index| checkpoint.source_dir(index)).collect::<Result<_, _>>()?;
+        Ok((resume, dirs))
     }
 
     /// Takes up at batch `next`, for which the state is there: batches from it on that were planned run again.

@@ -21,7 +21,7 @@ pub struct ConsoleSink<W> {
 impl<W: Write + Send> ConsoleSink<W> {
     /// Options: `numRows` (20) and `truncate` (true: cells of 20 characters).
     pub fn new(out: W, options: &Options, zone: Tz) -> Result<Self, EngineError> {
-        options.check_known("console", &["numRows", "truncate", "checkpointLocation", "queryName", "path"], &[])?;
+        options.check_known("console", &["numRows", "truncate"], &[])?;
         let num_rows = options.parse("numRows", "an integer")?.unwrap_or(20);
         let truncate = if options.bool("truncate")?.unwrap_or(true) { 20 } else { 0 };
         Ok(ConsoleSink { out, options: ShowOptions { num_rows, truncate, zone } })

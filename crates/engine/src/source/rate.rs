@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use chrono::Utc;
 
 use super::{NextOffset, ReadLimit, Source, SourceOffset};
-use crate::checkpoint::write_durably;
 use crate::error::EngineError;
+use crate::file_log::write_whole;
 use crate::plan::SourceFactory;
 use crate::state::io_error;
 
@@ -186,7 +186,7 @@ fn start_of_time(path: &PathBuf) -> Result<i64, EngineError> {
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let now_ms = Utc::now().timestamp_millis();
-            write_durably(path, format!("v1\n{now_ms}").as_bytes())?;
+            write_whole(path, format!("v1\n{now_ms}").as_bytes(), true)?;
             Ok(now_ms)
         }
         Err(source) => Err(io_error("read", path, source)),

@@ -14,7 +14,9 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use parking_lot::RwLock;
 
+use super::error::SqlError;
 use crate::plan::{SourceFactory, StreamRelation};
+use crate::query::StreamingQuery;
 use crate::source::bounded::BoundedTable;
 
 /// Builds the source of a table, for a stream or for a bounded read, from the table's options.
@@ -80,8 +82,51 @@ pub(crate) struct Details {
     /// Comments by column.
     pub columns: Vec<(String, String)>,
     pub properties: Vec<(String, String)>,
-    /// The directory of a table without a place of its own: it goes when the table is dropped.
-    pub managed: Option<PathBuf>,
+    /// What goes when the table is dropped: it has no place of its own.
+    pub managed: Option<Managed>,
+    /// The query that writes the table.
+    pub query: Option<StreamingQuery>,
+}
+
+impl Entry {
+    /// Refuses to touch a table that a query writes. `what` completes "it cannot be ...".
+    pub(crate) fn check_idle(&self, what: &str) -> Result<(), SqlError> {
+        if !self.details.query.as_ref().is_some_and(StreamingQuery::is_active) {
+            return Ok(());
+        }
+        let message =
+            format!("The streaming table `{}` is running; it cannot be {what} before it has ended.", self.name);
+        Err(SqlError::new("CONCURRENT_QUERY", message)
+            .hint("With the trigger availableNow it ends when it has read what is there."))
+    }
+
+    /// Removes the files of a table without a place of its own.
+    pub(crate) fn remove_files(&self) -> Result<(), SqlError> {
+        let Some(Managed { directory, checkpoint, .. }) = &self.details.managed else { return Ok(()) };
+        // The checkpoint first: with it and without the rows, a table of this name would never read its input again.
+        for path in checkpoint.iter().chain([directory]) {
+            match std::fs::remove_dir_all(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let message = format!("failed to remove the files of {} in {}: {error}", self.name, path.display());
+                    return Err(SqlError::new("CANNOT_DROP_TABLE", message));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The files of a table without a place of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Managed {
+    pub directory: PathBuf,
+    /// That of a streaming table, where its statement does not name one. It goes with the rows: without them it would
+    /// only keep the next table of that name from reading its input again.
+    pub checkpoint: Option<PathBuf>,
+    /// How further rows are written.
+    pub options: BTreeMap<String, String>,
+    pub partitioned_by: Vec<String>,
 }
 
 /// All tables of a session.

@@ -62,6 +62,29 @@ pub(super) fn warnings<'a>(format: &str, names: impl IntoIterator<Item = &'a Str
     names.into_iter().filter(idle).map(warning).collect()
 }
 
+/// Options of Kafka's producer about the records that it gathers on the way to a request. A micro-batch is there at once,
+/// goes out in requests of up to `max.request.size`, one in flight per partition, and is always idempotent.
+const WITHOUT_EFFECT_ON_SINK: [&str; 6] = [
+    "kafka.linger.ms",
+    "kafka.batch.size",
+    "kafka.buffer.memory",
+    "kafka.max.block.ms",
+    "kafka.max.in.flight.requests.per.connection",
+    "kafka.enable.idempotence",
+];
+
+/// What is to be said about options of a streaming table that do nothing.
+pub(super) fn sink_warnings<'a>(format: &str, names: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    let idle =
+        |name: &&String| format == "kafka" && WITHOUT_EFFECT_ON_SINK.iter().any(|w| w.eq_ignore_ascii_case(name));
+    let warning = |name| {
+        format!(
+            "warning: the option {name} has no effect: a micro-batch is written at once, in requests of up to kafka.max.request.size, by an idempotent producer. kafka.request.timeout.ms, kafka.delivery.timeout.ms and kafka.retries are heeded."
+        )
+    };
+    names.into_iter().filter(idle).map(warning).collect()
+}
+
 fn unknown_format(format: &str) -> SqlError {
     let error = SqlError::new(
         "DATA_SOURCE_NOT_FOUND",

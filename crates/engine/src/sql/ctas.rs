@@ -1,22 +1,26 @@
 //! Tables made from a query's rows: `CREATE TABLE ... AS SELECT` and `CREATE MATERIALIZED VIEW`.
 //!
-//! The query runs once. Without `USING`, `LOCATION`, `PARTITIONED BY` or `OPTIONS` the rows stay in memory; otherwise
-//! they are written as files, Parquet unless `USING` says otherwise, below the warehouse unless `LOCATION` does.
+//! The query runs once, and its rows are written as files: Parquet unless `USING` says otherwise, below the warehouse
+//! unless `LOCATION` does. Those of a temporary table stay in memory, and those of a materialized view that says nothing
+//! about its files: it is computed anew by the statement that makes it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::datasource::MemTable;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::logical_expr::LogicalPlanBuilder;
 
-use super::catalog::{Table, is_streaming};
+use super::catalog::{Details, Entry, Managed, Table, is_streaming};
 use super::connect;
 use super::error::SqlError;
 use super::resolve;
 use super::session::{SqlSession, StatementResult};
 use super::statement::{CreateTable, ParsedQuery};
 use crate::format::cell::utc;
-use crate::sink::file::FileFormat;
+use crate::sink::file::{FileFormat, METADATA_DIR};
 use crate::sink::{OutputMode, Sink};
 
 impl SqlSession {
@@ -47,7 +51,8 @@ impl SqlSession {
                 at(error).hint("CREATE STREAMING TABLE follows a stream; FROM t without STREAM reads what is there.")
             );
         }
-        let in_memory = table.format.is_none()
+        let in_memory = (table.temporary || what == "materialized view")
+            && table.format.is_none()
             && table.location.is_none()
             && table.partitioned_by.is_empty()
             && table.options.is_empty();
@@ -58,7 +63,7 @@ impl SqlSession {
         } else {
             self.write_files(table, plan).await.map_err(at)?
         };
-        self.register(table, made.0, made.1);
+        self.register(table, made.0, made.1, None);
         Ok(StatementResult::Done(format!("created {what} {}", table.name)))
     }
 
@@ -66,7 +71,7 @@ impl SqlSession {
         &self,
         table: &CreateTable,
         plan: datafusion::logical_expr::LogicalPlan,
-    ) -> Result<(Table, Option<PathBuf>), SqlError> {
+    ) -> Result<(Table, Option<Managed>), SqlError> {
         let format = table.format.as_deref().unwrap_or("parquet");
         let Some(file) = FileFormat::from_name(format) else {
             return Err(SqlError::unsupported(format!("AS SELECT into a table USING {format}")).hint(
@@ -81,21 +86,79 @@ impl SqlSession {
         let placeless = !options.contains_key("path");
         let path = options.entry("path".to_owned()).or_insert_with(|| directory.display().to_string()).clone();
         let local = crate::source::file::path::local_path(&path)?;
-        let managed = placeless.then(|| directory.clone());
         // What the table replaces may be what the query reads: it goes after that.
         let (schema, batches) = self.collect(plan).await?;
-        let replaced = self.catalog.get(&table.name).and_then(|old| old.details.managed);
-        if let Some(old) = replaced.filter(|_| table.or_replace) {
-            let failed = |e| SqlError::new("CANNOT_REPLACE_TABLE", format!("failed to remove {}: {e}", old.display()));
-            std::fs::remove_dir_all(&old).map_err(failed)?;
+        if let Some(old) = self.catalog.get(&table.name).filter(|_| table.or_replace) {
+            old.remove_files()?;
+        }
+        if table.or_replace && placeless {
+            remove_earlier(&directory, &self.warehouse)?;
         }
         check_empty(&table.name, &local)?;
         let mut sink = connect::file_sink(file, &options, &table.partitioned_by, &directory, utc())?;
         sink.add_batch(0, OutputMode::Append, Arc::clone(&schema), batches).await?;
+        let managed = placeless.then(|| Managed {
+            directory,
+            checkpoint: None,
+            options: options.clone(),
+            partitioned_by: table.partitioned_by.clone(),
+        });
         // How files are compressed stands in them.
         options.retain(|name, _| !name.eq_ignore_ascii_case("compression"));
         Ok((connect::table(format, options, Some(schema), utc())?, managed))
     }
+
+    /// An empty table of these columns, in files below the warehouse.
+    pub(super) async fn create_empty(&self, table: &CreateTable, schema: SchemaRef) -> Result<(), SqlError> {
+        let none = MemTable::try_new(schema, vec![Vec::new()]).map_err(|e| resolve::runtime_error(&e))?;
+        let plan = LogicalPlanBuilder::scan(&table.name, provider_as_source(Arc::new(none)), None)
+            .and_then(LogicalPlanBuilder::build)
+            .map_err(|e| resolve::runtime_error(&e))?;
+        let (made, managed) = self.write_files(table, plan).await?;
+        self.register(table, made, managed, None);
+        Ok(())
+    }
+
+    /// Appends to, or replaces, the files of a table below the warehouse.
+    pub(super) async fn insert_files(
+        &self,
+        entry: &Entry,
+        overwrite: bool,
+        schema: SchemaRef,
+        rows: Vec<RecordBatch>,
+    ) -> Result<(), SqlError> {
+        let target = match (&entry.table, &entry.details) {
+            (Table::External { format, .. }, Details { managed: Some(managed), query: None, .. }) => {
+                FileFormat::from_name(format).map(|format| (format, managed))
+            }
+            _ => None,
+        };
+        let Some((format, managed)) = target else {
+            let kind = entry.table.kind();
+            return Err(SqlError::unsupported(format!("INSERT INTO a table of {kind} that names a place of its own"))
+                .hint("CREATE STREAMING TABLE writes there."));
+        };
+        if overwrite {
+            entry.remove_files()?;
+        }
+        let mut sink =
+            connect::file_sink(format, &managed.options, &managed.partitioned_by, &managed.directory, utc())?;
+        let id = sink.next_batch_id();
+        sink.add_batch(id, OutputMode::Append, schema, rows).await?;
+        Ok(())
+    }
+}
+
+/// Removes the table of this name that an earlier run left: files with the log of our own sink. Those of a streaming table
+/// stay, its checkpoint goes with them.
+fn remove_earlier(directory: &Path, warehouse: &Path) -> Result<(), SqlError> {
+    let streaming = directory.file_name().is_some_and(|name| warehouse.join("_checkpoints").join(name).exists());
+    if streaming || !directory.join(METADATA_DIR).is_dir() {
+        return Ok(());
+    }
+    std::fs::remove_dir_all(directory).map_err(|error| {
+        SqlError::new("CANNOT_REPLACE_TABLE", format!("failed to remove {}: {error}", directory.display()))
+    })
 }
 
 /// Files of something else must neither be lost nor read as the table's.

@@ -123,7 +123,12 @@ impl From<&EngineError> for SqlError {
                 let error = SqlError::new(*class, message.as_str());
                 if message.contains("aggregations without watermark") {
                     return error.hint(
-                        "Append puts a group out once, when a watermark has passed it: FROM STREAM t WATERMARK ts DELAY OF INTERVAL 10 SECONDS ... GROUP BY window(ts, '1 minute'). Or let groups change: TBLPROPERTIES ('outputMode'='update').",
+                        "Append puts a group out once, when a watermark has passed it: FROM STREAM t WATERMARK ts DELAY OF INTERVAL 10 SECONDS ... GROUP BY window(ts, '1 minute'). Or let groups change: TBLPROPERTIES ('outputMode'='update'), or SET caudal.sql.outputMode=update.",
+                    );
+                }
+                if message.starts_with("Limits are not supported") || message.starts_with("Sorting is not supported") {
+                    return error.hint(
+                        "A result with groups can be put out as a whole, sorted and cut off, after every batch: SET caudal.sql.outputMode=complete, or TBLPROPERTIES ('outputMode'='complete') of a table.",
                     );
                 }
                 error

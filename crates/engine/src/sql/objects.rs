@@ -10,6 +10,7 @@ use sqlparser::tokenizer::Location;
 use super::catalog::{Entry, Table, is_streaming};
 use super::error::SqlError;
 use super::resolve;
+use super::rows::RowStream;
 use super::session::{SqlSession, StatementResult};
 use super::statement::{CreateTable, Described, Kind, Listed};
 use crate::function::ddl::catalog_name;
@@ -101,13 +102,8 @@ impl SqlSession {
             );
             return Err(SqlError::new("WRONG_COMMAND_FOR_OBJECT_TYPE", message).at(text, at, name.chars().count()));
         }
-        if let Some(directory) = &entry.details.managed
-            && let Err(error) = std::fs::remove_dir_all(directory)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            let message = format!("failed to remove the files of {name} in {}: {error}", directory.display());
-            return Err(SqlError::new("CANNOT_DROP_TABLE", message));
-        }
+        entry.check_idle("dropped").map_err(|error| error.at(text, at, name.chars().count()))?;
+        entry.remove_files()?;
         self.catalog.remove(name);
         Ok(StatementResult::Done(format!("dropped {kind} {name}")))
     }
@@ -203,9 +199,8 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 pub(super) fn rows(schema: SchemaRef, columns: Vec<ArrayRef>) -> Result<StatementResult, SqlError> {
-    let batch =
-        RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|e| SqlError::from_message(&e.to_string()))?;
-    Ok(StatementResult::Rows { schema, batches: vec![batch] })
+    let batch = RecordBatch::try_new(schema, columns).map_err(|e| SqlError::from_message(&e.to_string()))?;
+    Ok(StatementResult::Rows(RowStream::ready(batch)))
 }
 
 pub(super) fn text_rows(columns: &[(&str, Vec<String>)]) -> Result<StatementResult, SqlError> {

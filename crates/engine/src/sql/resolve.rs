@@ -31,12 +31,18 @@ pub(crate) async fn plan(
     let mut query = parsed.query.clone();
     // Names are case-insensitive: a name that is not found as written is retried as the schema has it.
     for _ in 0..64 {
-        match plan_once(state, catalog, &query, parsed, text).await {
+        match plan_once(state, catalog, &query, parsed, text, false).await {
             Ok(plan) => return Ok(plan),
             Err(Failure::Sql(error)) => return Err(error),
             Err(Failure::DataFusion(error)) => {
                 if !respell(&mut query, &error) {
-                    return Err(explain(&error, &parsed.query, catalog, state, text));
+                    // Once more, for the place of the name that failed: places cost, and most queries need none.
+                    let again = plan_once(state, catalog, &query, parsed, text, true).await;
+                    let span = match &again {
+                        Err(Failure::DataFusion(again)) => diagnostic_span(again),
+                        _ => None,
+                    };
+                    return Err(explain(&error, &parsed.query, catalog, state, text, span));
                 }
             }
         }
@@ -55,11 +61,13 @@ async fn plan_once(
     query: &Query,
     parsed: &ParsedQuery,
     text: &str,
+    places: bool,
 ) -> Result<LogicalPlan, Failure> {
     let mut query = query.clone();
     let specs = relation_specs(parsed, text).map_err(Failure::Sql)?;
     let specs = super::ast::rewrite(&mut query, specs).map_err(Failure::Sql)?;
     let mut state = state.clone();
+    state.config_mut().options_mut().sql_parser.collect_spans = places;
     let failed = |e| Failure::DataFusion(Box::new(e));
     state
         .register_relation_planner(Arc::new(MarkedRelations { specs, catalog: Arc::clone(catalog) }))
@@ -110,6 +118,43 @@ fn relation_specs(parsed: &ParsedQuery, text: &str) -> Result<Vec<RelationSpec>,
             Ok(RelationSpec::Mark { mark: mark.clone(), watermark_expression })
         })
         .collect()
+}
+
+/// Where DataFusion says that an error is.
+fn diagnostic_span(error: &DataFusionError) -> Option<datafusion::common::Span> {
+    match error {
+        DataFusionError::Diagnostic(diagnostic, inner) => diagnostic.span.or_else(|| diagnostic_span(inner)),
+        DataFusionError::Context(_, inner) => diagnostic_span(inner),
+        DataFusionError::Collection(list) => list.iter().find_map(diagnostic_span),
+        DataFusionError::Shared(inner) => diagnostic_span(inner),
+        _ => None,
+    }
+}
+
+/// Puts an error at `span`, if `name` stands there, also behind a qualifier; else where the query has it first.
+fn place_at(
+    error: SqlError,
+    span: Option<datafusion::common::Span>,
+    query: &Query,
+    name: &str,
+    text: &str,
+    bare: bool,
+) -> SqlError {
+    let column = |column: u64| usize::try_from(column.saturating_sub(1)).unwrap_or(usize::MAX);
+    let named = span.filter(|span| {
+        let line = usize::try_from(span.start.line.saturating_sub(1)).unwrap_or(usize::MAX);
+        let line = text.lines().nth(line).unwrap_or_default();
+        let width = column(span.end.column).saturating_sub(column(span.start.column));
+        let there: String = line.chars().skip(column(span.start.column)).take(width).filter(|c| *c != '`').collect();
+        span.start.line > 0 && there.rsplit('.').next().is_some_and(|last| last.trim().eq_ignore_ascii_case(name))
+    });
+    match named {
+        Some(span) => {
+            let start = sqlparser::tokenizer::Location { line: span.start.line, column: span.start.column };
+            error.at(text, start, column(span.end.column).saturating_sub(column(span.start.column)))
+        }
+        None => place_of(error, query, name, text, bare),
+    }
 }
 
 /// The schema error inside an error, if there is one.
@@ -253,16 +298,52 @@ fn place_of(error: SqlError, query: &Query, name: &str, text: &str, bare: bool) 
     }
 }
 
+/// Puts an error where the query has `qualifier.name` first, if it has it.
+fn place_qualified(error: SqlError, query: &Query, qualifier: &str, name: &str, text: &str) -> SqlError {
+    let mut found = None;
+    let _ = ast::visit_expressions(query, |expr: &ast::Expr| {
+        if let ast::Expr::CompoundIdentifier(parts) = expr
+            && let [.., before, last] = parts.as_slice()
+            && before.value.eq_ignore_ascii_case(qualifier)
+            && last.value.eq_ignore_ascii_case(name)
+            && before.span.start.line > 0
+        {
+            found = Some((before.span.start, last.span.end));
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    match found {
+        Some((start, end)) => {
+            error.at(text, start, usize::try_from(end.column.saturating_sub(start.column)).unwrap_or(1))
+        }
+        None => error,
+    }
+}
+
 /// Turns DataFusion's error into Spark's, with its place in the text.
-fn explain(error: &DataFusionError, query: &Query, catalog: &Catalog, state: &SessionState, text: &str) -> SqlError {
+fn explain(
+    error: &DataFusionError,
+    query: &Query,
+    catalog: &Catalog,
+    state: &SessionState,
+    text: &str,
+    span: Option<datafusion::common::Span>,
+) -> SqlError {
     match schema_error(error) {
         Some(SchemaError::FieldNotFound { field, valid_fields }) => {
-            return unresolved_column(field.flat_name(), &field.name, valid_fields, query, text);
+            let error = unresolved_column(field.flat_name(), &field.name, valid_fields);
+            // A qualified name is another one than the same name without, or with another qualifier.
+            let error = match &field.relation {
+                Some(relation) => place_qualified(error, query, relation.table(), &field.name, text),
+                None => error,
+            };
+            return place_at(error, span, query, &field.name, text, false);
         }
         Some(SchemaError::AmbiguousReference { field }) => {
             let message = format!("Reference `{}` is ambiguous, could be more than one column.", field.flat_name());
             let error = SqlError::new("AMBIGUOUS_REFERENCE", message);
-            return place_of(error, query, &field.name, text, field.relation.is_none());
+            return place_at(error, span, query, &field.name, text, field.relation.is_none());
         }
         _ => {}
     }
@@ -335,13 +416,7 @@ fn place_path(error: SqlError, query: &Query, text: &str) -> SqlError {
     }
 }
 
-fn unresolved_column(
-    shown: String,
-    name: &str,
-    valid: &[datafusion::common::Column],
-    query: &Query,
-    text: &str,
-) -> SqlError {
+fn unresolved_column(shown: String, name: &str, valid: &[datafusion::common::Column]) -> SqlError {
     let shown = shown.split('.').map(|p| format!("`{p}`")).collect::<Vec<_>>().join(".");
     let names: Vec<String> = valid.iter().map(|c| c.name.clone()).filter(|n| !n.contains(super::token::MARK)).collect();
     let near = nearest(name, names.iter().map(String::as_str));
@@ -353,7 +428,7 @@ fn unresolved_column(
         message.push_str(&format!(" Did you mean one of the following? [{}].", list.join(", ")));
         "UNRESOLVED_COLUMN.WITH_SUGGESTION"
     };
-    place(SqlError::new(class, format!("{message} SQLSTATE: 42703")), query, name, text)
+    SqlError::new(class, format!("{message} SQLSTATE: 42703"))
 }
 
 pub(crate) fn table_missing(name: &str, catalog: &Catalog) -> SqlError {
@@ -443,6 +518,9 @@ pub(crate) fn plain_message(error: &DataFusionError) -> String {
 pub(crate) fn runtime_error(error: &DataFusionError) -> SqlError {
     if let Some(engine) = engine_error(error) {
         return engine.into();
+    }
+    if let DataFusionError::ResourcesExhausted(message) = error.find_root() {
+        return super::memory::exhausted(message);
     }
     let message = plain_message(error);
     SqlError::from_message(&message)

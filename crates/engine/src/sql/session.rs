@@ -13,12 +13,14 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::SessionContext;
 use parking_lot::{Mutex, RwLock};
 
-use super::catalog::{Catalog, CatalogSchema, Details, Entry, OpenSource, Table, is_streaming};
+use super::catalog::{Catalog, CatalogSchema, Details, Entry, Managed, OpenSource, Table, is_streaming};
 use super::connect;
 use super::error::SqlError;
+use super::memory::{self, MEMORY_LIMIT};
 use super::objects::{describe, text_rows};
 use super::planner::{SparkExpressions, SparkTypes};
 use super::resolve;
+use super::rows::RowStream;
 use super::settings;
 use super::statement::{self, CreateTable, Kind, ParsedQuery, Statement};
 use super::streaming::StreamingSelect;
@@ -28,6 +30,7 @@ use crate::function;
 use crate::function::ddl::{column_comments, parse_columns};
 use crate::plan::SourceFactory;
 use crate::plan::guard::GuardedPlanner;
+use crate::plan::recursion::SessionConf;
 use crate::query::{QueryManager, StreamingQuery};
 
 /// How a session starts.
@@ -48,7 +51,7 @@ impl Default for SessionConfig {
 /// What a statement led to.
 pub enum StatementResult {
     /// A table of rows.
-    Rows { schema: SchemaRef, batches: Vec<RecordBatch> },
+    Rows(RowStream),
     /// A query that runs on by itself: a streaming table.
     Streaming(StreamingQuery),
     /// A `SELECT` over streams; the caller chooses a sink and starts it with [`SqlSession::start`].
@@ -60,7 +63,7 @@ pub enum StatementResult {
 /// Runs Spark SQL statements.
 pub struct SqlSession {
     pub(super) catalog: Arc<Catalog>,
-    pub(super) conf: RwLock<BTreeMap<String, String>>,
+    pub(super) conf: Arc<RwLock<BTreeMap<String, String>>>,
     pub(super) warehouse: PathBuf,
     pub(super) queries: QueryManager,
     /// What `RESET` goes back to.
@@ -77,12 +80,15 @@ impl SqlSession {
             warnings.extend(settings::check(key, value)?);
         }
         let catalog = Arc::new(Catalog::default());
-        let context = SessionContext::new_with_state(session_state(&catalog).map_err(|e| resolve::runtime_error(&e))?);
+        let memory_bytes = memory::limit_bytes(config.conf.get(MEMORY_LIMIT).map(String::as_str));
+        let conf = Arc::new(RwLock::new(config.conf.clone()));
+        let state = session_state(&catalog, memory_bytes, &conf).map_err(|e| resolve::runtime_error(&e))?;
+        let context = SessionContext::new_with_state(state);
         Ok(SqlSession {
             catalog,
-            initial: config.conf.clone(),
+            initial: config.conf,
             warnings: Mutex::new(warnings),
-            conf: RwLock::new(config.conf),
+            conf,
             warehouse: config.warehouse,
             queries: QueryManager::new(),
             context,
@@ -102,6 +108,11 @@ impl SqlSession {
     /// Sets a configuration key, as `SET key=value` does. Fails for a value that Caudal cannot honour; of a key that
     /// has no effect it warns.
     pub fn set(&self, key: &str, value: &str) -> Result<(), SqlError> {
+        if key == MEMORY_LIMIT {
+            let message = format!("Cannot modify the value of the static config: {key}. SQLSTATE: 46110");
+            let error = SqlError::new("CANNOT_MODIFY_CONFIG", message);
+            return Err(error.hint(format!("Start caudal sql with --set {key}={value}.")));
+        }
         if let Some(warning) = settings::check(key, value)? {
             self.warn(warning);
         }
@@ -139,14 +150,6 @@ impl SqlSession {
         names
     }
 
-    /// Registers rows as a temporary view.
-    pub fn register_batches(&self, name: &str, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<(), SqlError> {
-        let provider = MemTable::try_new(schema, vec![batches]).map_err(|e| resolve::runtime_error(&e))?;
-        let table = Table::Memory(Arc::new(provider));
-        self.catalog.put(Entry { name: name.to_owned(), temporary: true, table, details: Details::default() });
-        Ok(())
-    }
-
     /// Registers a replayable source under a name, to be read as a stream or as a table.
     pub fn register_source(&self, name: &str, factory: Arc<dyn SourceFactory>) {
         let schema = factory.schema();
@@ -175,17 +178,22 @@ impl SqlSession {
 
     /// Runs a plan to its end. Fails for a plan over streams.
     pub(super) async fn collect(&self, plan: LogicalPlan) -> Result<(SchemaRef, Vec<RecordBatch>), SqlError> {
-        let frame = self.context.execute_logical_plan(plan).await.map_err(|e| resolve::runtime_error(&e))?;
-        let schema = Arc::new(frame.schema().as_arrow().clone());
-        let batches = frame.collect().await.map_err(|e| resolve::runtime_error(&e))?;
+        let schema = Arc::new(plan.schema().as_arrow().clone());
+        let (_, batches) = self.stream(plan).await?.collect().await?;
         Ok((schema, batches))
+    }
+
+    /// Runs a plan while its rows are taken. Fails for a plan over streams.
+    async fn stream(&self, plan: LogicalPlan) -> Result<RowStream, SqlError> {
+        let frame = self.context.execute_logical_plan(plan).await.map_err(|e| resolve::runtime_error(&e))?;
+        frame.execute_stream().await.map(RowStream::new).map_err(|e| resolve::runtime_error(&e))
     }
 
     /// Runs one statement.
     pub async fn execute(&self, statement: &Statement) -> Result<StatementResult, SqlError> {
         match &statement.kind {
             Kind::Deferred => {
-                let text = substitute(&statement.padded, |name| self.conf(name));
+                let text = substitute(&statement.padded, |name| self.conf(name))?;
                 let kind = statement::parse_kind(&text)?;
                 self.run(&kind, &text).await
             }
@@ -232,13 +240,12 @@ impl SqlSession {
     async fn select(&self, query: &ParsedQuery, text: &str) -> Result<StatementResult, SqlError> {
         let plan = self.plan_query(query, text).await?;
         if is_streaming(&plan) {
-            return Ok(StatementResult::StreamingSelect(Self::streaming_select(plan)));
+            return self.streaming_select(plan).map(StatementResult::StreamingSelect);
         }
-        let (schema, batches) = self.collect(plan).await?;
-        Ok(StatementResult::Rows { schema, batches })
+        Ok(StatementResult::Rows(self.stream(plan).await?))
     }
 
-    /// Appends to (or replaces) the rows of a table in memory.
+    /// Appends to, or replaces, the rows of a table.
     async fn insert(
         &self,
         entry: &Entry,
@@ -247,16 +254,13 @@ impl SqlSession {
         query: &ParsedQuery,
         text: &str,
     ) -> Result<StatementResult, SqlError> {
-        let Table::Memory(provider) = &entry.table else {
-            let kind = entry.table.kind();
-            return Err(SqlError::unsupported(format!(
-                "INSERT INTO a table of {kind}; CREATE STREAMING TABLE writes there"
-            )));
-        };
+        if matches!(entry.table, Table::View { .. }) {
+            return Err(SqlError::unsupported("INSERT INTO a view"));
+        }
         if !columns.is_empty() {
             return Err(SqlError::unsupported("INSERT INTO with a list of columns"));
         }
-        let schema = provider.schema();
+        let schema = entry.table.schema();
         let (given, batches) = self.collect(self.plan_query(query, text).await?).await?;
         if given.fields().len() != schema.fields().len() {
             return Err(SqlError::new(
@@ -270,7 +274,7 @@ impl SqlSession {
             ));
         }
         let mut rows = Vec::new();
-        if !overwrite {
+        if let (Table::Memory(provider), false) = (&entry.table, overwrite) {
             let frame = self.context.read_table(Arc::clone(provider)).map_err(|e| resolve::runtime_error(&e))?;
             rows = frame.collect().await.map_err(|e| resolve::runtime_error(&e))?;
         }
@@ -285,13 +289,23 @@ impl SqlSession {
             let converted = RecordBatch::try_new(Arc::clone(&schema), columns);
             rows.push(converted.map_err(|e| SqlError::from_message(&e.to_string()))?);
         }
+        if !matches!(entry.table, Table::Memory(_)) {
+            self.insert_files(entry, overwrite, schema, rows).await?;
+            return Ok(StatementResult::Done(String::new()));
+        }
         let table = MemTable::try_new(schema, vec![rows]).map_err(|e| resolve::runtime_error(&e))?;
         self.catalog.put(Entry { table: Table::Memory(Arc::new(table)), ..entry.clone() });
         Ok(StatementResult::Done(String::new()))
     }
 
     /// Makes the statement's name stand for `made`.
-    pub(super) fn register(&self, table: &CreateTable, made: Table, managed: Option<PathBuf>) {
+    pub(super) fn register(
+        &self,
+        table: &CreateTable,
+        made: Table,
+        managed: Option<Managed>,
+        query: Option<StreamingQuery>,
+    ) {
         let comments = |text: &str| match (&table.query, statement::view_columns(text)) {
             (Some(_), Ok(columns)) => columns.into_iter().filter_map(|(name, c)| c.map(|c| (name, c))).collect(),
             _ => column_comments(text),
@@ -301,13 +315,15 @@ impl SqlSession {
             columns: table.schema.as_deref().map(comments).unwrap_or_default(),
             properties: table.properties.clone(),
             managed,
+            query,
         };
         self.catalog.put(Entry { name: table.name.clone(), temporary: table.temporary, table: made, details });
     }
 
     pub(super) fn check_new(&self, table: &CreateTable, text: &str) -> Result<bool, SqlError> {
-        if table.or_replace || self.catalog.get(&table.name).is_none() {
-            return Ok(true);
+        let Some(old) = self.catalog.get(&table.name) else { return Ok(true) };
+        if table.or_replace || table.or_refresh {
+            return old.check_idle(if table.or_replace { "replaced" } else { "refreshed" }).map(|()| true);
         }
         if table.if_not_exists {
             return Ok(false);
@@ -339,9 +355,13 @@ impl SqlSession {
                     .hint("Say what the files are: USING parquet, json, csv or text."));
             }
             let fields = parse_columns(columns).map_err(|e| SqlError::from_message(&e.to_string()))?;
-            let rows = MemTable::try_new(Arc::new(Schema::new(fields)), vec![Vec::new()]);
-            let rows = Table::Memory(Arc::new(rows.map_err(|e| resolve::runtime_error(&e))?));
-            self.register(table, rows, None);
+            let schema = Arc::new(Schema::new(fields));
+            if table.temporary {
+                let rows = MemTable::try_new(schema, vec![Vec::new()]).map_err(|e| resolve::runtime_error(&e))?;
+                self.register(table, Table::Memory(Arc::new(rows)), None, None);
+            } else {
+                self.create_empty(table, schema).await?;
+            }
             return Ok(StatementResult::Done(format!("created table {}", table.name)));
         }
         let schema = match &table.schema {
@@ -360,7 +380,7 @@ impl SqlSession {
             self.warn(warning);
         }
         let external = connect::table(format, options, schema, utc())?;
-        self.register(table, external, None);
+        self.register(table, external, None, None);
         Ok(StatementResult::Done(format!("created table {}", table.name)))
     }
 
@@ -378,7 +398,7 @@ impl SqlSession {
         }
         let shown = query.query.to_string();
         let view = Table::View { plan: Box::new(plan), text: shown };
-        self.register(table, view, None);
+        self.register(table, view, None, None);
         Ok(StatementResult::Done(format!("created view {}", table.name)))
     }
 
@@ -443,12 +463,17 @@ fn renamed(plan: LogicalPlan, view: &str, columns: &str) -> Result<LogicalPlan, 
         .map_err(|e| resolve::runtime_error(&e))
 }
 
-fn session_state(catalog: &Arc<Catalog>) -> Result<SessionState, datafusion::error::DataFusionError> {
+fn session_state(
+    catalog: &Arc<Catalog>,
+    memory_bytes: usize,
+    conf: &Arc<RwLock<BTreeMap<String, String>>>,
+) -> Result<SessionState, datafusion::error::DataFusionError> {
     let mut config = datafusion::prelude::SessionConfig::new()
         .with_default_catalog_and_schema("spark_catalog", "default")
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(false)
         .with_target_partitions(std::thread::available_parallelism().map_or(2, std::num::NonZero::get));
+    config.set_extension(Arc::new(SessionConf(Arc::clone(conf))));
     let options = config.options_mut();
     options.sql_parser.enable_ident_normalization = false;
     options.sql_parser.parse_float_as_decimal = true;
@@ -462,6 +487,7 @@ fn session_state(catalog: &Arc<Catalog>) -> Result<SessionState, datafusion::err
     let mut builder = SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
+        .with_runtime_env(memory::runtime(memory_bytes)?)
         .with_query_planner(Arc::new(GuardedPlanner))
         .with_type_planner(Arc::new(SparkTypes));
     let planners = builder.expr_planners().get_or_insert_default();

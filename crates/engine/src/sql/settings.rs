@@ -3,6 +3,8 @@
 
 use super::error::{SqlError, did_you_mean};
 use super::interval;
+use super::memory;
+use crate::plan::recursion;
 
 /// What a value must be.
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +14,10 @@ enum Allowed {
     /// A whole number, at least this.
     Number(u64),
     OneOf(&'static [&'static str]),
+    /// A whole number, or -1 for no limit.
+    Limit,
+    /// Bytes, with a unit such as `m` or `g`.
+    Size,
     /// `default`, `once`, `availableNow` or an interval.
     Trigger,
 }
@@ -91,7 +97,15 @@ const KEYS: &[Key] = &[
         "caudal.sql.outputMode",
         "by the query",
         Allowed::OneOf(&["append", "update", "complete"]),
-        "The output mode of streaming tables that name none.",
+        "The output mode of streaming tables that name none, and of SELECTs over streams.",
+    ),
+    acts(recursion::LEVEL_LIMIT.0, "100", Allowed::Limit, "Levels of a recursive query after which it fails."),
+    acts(recursion::ROW_LIMIT.0, "1000000", Allowed::Limit, "Rows of a recursive query after which it fails."),
+    acts(
+        memory::MEMORY_LIMIT,
+        "half of the machine's",
+        Allowed::Size,
+        "Memory that sorts, joins and aggregations of the session share before they spill to files; set at start.",
     ),
     fixed("spark.sql.session.timeZone", UTC, "Times are read and shown in UTC."),
     fixed("spark.sql.ansi.enabled", TRUE, "Overflow, division by zero and malformed casts are errors."),
@@ -200,6 +214,15 @@ fn wrong(allowed: Allowed, value: &str) -> Option<String> {
         }
         Allowed::OneOf(list) => {
             (!list.iter().any(|v| v.eq_ignore_ascii_case(value))).then(|| format!("one of {}", list.join(", ")))
+        }
+        Allowed::Limit => value
+            .parse::<i64>()
+            .ok()
+            .filter(|n| *n >= -1)
+            .is_none()
+            .then(|| "a whole number, or -1 for no limit".to_owned()),
+        Allowed::Size => {
+            memory::parse_bytes(value).is_none().then(|| "a number of bytes such as 512m or 4g".to_owned())
         }
         Allowed::Trigger => {
             let named = ["default", "once", "availablenow"].contains(&value.to_ascii_lowercase().as_str());

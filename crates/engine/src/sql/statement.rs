@@ -35,6 +35,8 @@ pub(crate) struct CreateTable {
     pub name: String,
     pub name_at: Option<Location>,
     pub or_replace: bool,
+    /// `OR REFRESH`: a table that is there goes on.
+    pub or_refresh: bool,
     pub if_not_exists: bool,
     pub temporary: bool,
     pub schema: Option<String>,
@@ -242,6 +244,7 @@ impl<'a> Cursor<'a> {
         let refresh = self.take(&["OR", "REFRESH"]);
         table.temporary = self.take(&["GLOBAL", "TEMPORARY"]) || self.take(&["TEMPORARY"]) || self.take(&["TEMP"]);
         if self.take(&["STREAMING", "TABLE"]) {
+            table.or_refresh = refresh;
             self.table_clauses(&mut table)?;
             if table.query.is_none() {
                 return Err(self.unexpected("AS SELECT of CREATE STREAMING TABLE"));

@@ -7,8 +7,11 @@
 //! | property | configuration | meaning |
 //! | --- | --- | --- |
 //! | `checkpointLocation` | `spark.sql.streaming.checkpointLocation` (the table's name is added) | the checkpoint |
+//! | `queryName` | | the query's name, else the table's |
 //! | `outputMode` | `caudal.sql.outputMode` | `append`, `update` or `complete` |
 //! | `trigger` | `caudal.sql.trigger` | `availableNow`, `once`, or an interval such as `1 second` |
+//!
+//! The first two may be `OPTIONS` as well, as they are in Spark's `DataStreamWriter`.
 //!
 //! Without an output mode: append for a query without aggregation, or with one over event time, or into files;
 //! complete into memory; update otherwise.
@@ -21,12 +24,14 @@ use std::time::Duration;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::LogicalPlan;
 
-use super::catalog::{Table, is_streaming};
+use super::catalog::{Managed, Table, is_streaming};
 use super::connect;
 use super::error::SqlError;
 use super::interval;
 use super::session::{SqlSession, StatementResult};
 use super::statement::{CreateTable, ParsedQuery};
+use super::streaming_clauses::{QueryClauses, check_clauses, check_column_list, check_memory, sink_options};
+use crate::file_log::{create_dirs, write_whole};
 use crate::format::cell::utc;
 use crate::function::ddl::type_name;
 use crate::options::Options;
@@ -39,11 +44,14 @@ use crate::sink::memory::{MemoryRows, MemorySink};
 use crate::sink::noop::NoopSink;
 use crate::sink::{OutputMode, Sink};
 
+/// The key of the output mode of queries that name none.
+pub(super) const OUTPUT_MODE: &str = "caudal.sql.outputMode";
+
 /// A `SELECT` over streams: the caller says where its rows go and starts it with [`SqlSession::start`].
 #[derive(Debug, Clone)]
 pub struct StreamingSelect {
     pub plan: LogicalPlan,
-    /// What Spark would need as output mode for this query: update for an aggregation, append otherwise.
+    /// `caudal.sql.outputMode`, else what Spark would need for this query: update for an aggregation, append otherwise.
     pub output_mode: OutputMode,
 }
 
@@ -63,6 +71,8 @@ struct Target {
     default_mode: OutputMode,
     /// The directory that was made for it.
     made: Option<PathBuf>,
+    /// The directory that is the table's alone: the statement names no place.
+    managed: Option<PathBuf>,
 }
 
 impl SqlSession {
@@ -116,11 +126,15 @@ impl SqlSession {
                 None => error,
             });
         }
-        let properties: BTreeMap<String, String> =
-            table.properties.iter().map(|(k, v)| (k.to_lowercase(), v.clone())).collect();
+        let at = |error: SqlError| match table.name_at {
+            Some(place) => error.at(text, place, table.name.len()),
+            None => error,
+        };
+        check_column_list(table, plan.schema().as_arrow()).map_err(at)?;
+        let clauses = QueryClauses::of(table).map_err(at)?;
         let target = self.target(table, &plan)?;
         let made = target.made.clone();
-        let started = self.start_table(table, target, plan, &properties).await;
+        let started = self.start_table(table, target, plan, clauses).await;
         if let (Err(_), Some(directory)) = (&started, made) {
             // Made for this table and still empty: what is not empty stays.
             let _ = std::fs::remove_dir(directory);
@@ -133,22 +147,27 @@ impl SqlSession {
         table: &CreateTable,
         target: Target,
         plan: LogicalPlan,
-        properties: &BTreeMap<String, String>,
+        clauses: QueryClauses,
     ) -> Result<StatementResult, SqlError> {
-        let wanted = properties.get("outputmode").cloned().or_else(|| self.conf("caudal.sql.outputMode"));
+        let wanted = clauses.output_mode.or_else(|| self.conf(OUTPUT_MODE));
         let mode = match wanted {
             Some(name) => output_mode(&name)?,
             None => target.default_mode,
         };
-        let trigger = self.trigger(properties.get("trigger").map(String::as_str))?;
-        let checkpoint = self.checkpoint(&table.name, properties.get("checkpointlocation"), target.durable);
+        let trigger = self.trigger(clauses.trigger.as_deref())?;
+        let own_place = clauses.checkpoint.is_none();
+        let checkpoint = clauses.checkpoint.or_else(|| self.checkpoint(&table.name, target.durable));
+        if let (Some(directory), Some(Table::Memory(_))) = (&checkpoint, &target.table) {
+            check_memory(directory, mode)?;
+        }
         let mut noted = None;
         if let Some(directory) = &checkpoint
             && check_columns(&table.name, directory, &plan)?
         {
             noted = Some(directory.clone());
         }
-        let started = self.start_query(plan, target.sink, mode, trigger, Some(table.name.clone()), checkpoint).await;
+        let name = clauses.name.unwrap_or_else(|| table.name.clone());
+        let started = self.start_query(plan, target.sink, mode, trigger, Some(name), checkpoint.clone()).await;
         let started = started.inspect_err(|_| {
             // A query that never ran binds nobody to its columns.
             if let Some(directory) = noted {
@@ -157,13 +176,24 @@ impl SqlSession {
             }
         })?;
         if let Some(registered) = target.table {
-            self.register(table, registered, None);
+            let checkpoint = checkpoint.filter(|_| own_place);
+            let managed = target.managed.map(|directory| Managed {
+                directory,
+                checkpoint,
+                options: BTreeMap::new(),
+                partitioned_by: Vec::new(),
+            });
+            self.register(table, registered, managed, Some(started.clone()));
         }
         Ok(StatementResult::Streaming(started))
     }
 
     fn target(&self, table: &CreateTable, plan: &LogicalPlan) -> Result<Target, SqlError> {
-        let mut options: BTreeMap<String, String> = table.options.iter().cloned().collect();
+        let format = table.format.as_deref().unwrap_or("parquet");
+        let files = FileFormat::from_name(format);
+        check_clauses(table, format, files.is_some())?;
+        let mut options: BTreeMap<String, String> = sink_options(table).collect();
+        connect::sink_warnings(format, options.keys()).into_iter().for_each(|warning| self.warn(warning));
         if let Some(location) = &table.location {
             options.insert("path".to_owned(), location.clone());
         }
@@ -171,9 +201,9 @@ impl SqlSession {
         let timely = aggregates && has_event_time(plan);
         let free_mode = if aggregates && !timely { OutputMode::Update } else { OutputMode::Append };
         let schema = Arc::new(plan.schema().as_arrow().clone());
-        let format = table.format.as_deref().unwrap_or("parquet");
-        if let Some(file) = FileFormat::from_name(format) {
+        if let Some(file) = files {
             let directory = self.warehouse.join(table.name.to_lowercase());
+            let managed = (!options.keys().any(|name| name.eq_ignore_ascii_case("path"))).then(|| directory.clone());
             let path = options.entry("path".to_owned()).or_insert_with(|| directory.display().to_string()).clone();
             let local = crate::source::file::path::local_path(&path)?;
             let made = (!local.exists()).then(|| local.clone());
@@ -188,6 +218,7 @@ impl SqlSession {
                     durable: true,
                     default_mode: OutputMode::Append,
                     made,
+                    managed,
                 }),
                 (Err(error), _) | (_, Err(error)) => {
                     made.into_iter().for_each(|directory| drop(std::fs::remove_dir(directory)));
@@ -218,13 +249,10 @@ impl SqlSession {
                 return Err(SqlError::new("DATA_SOURCE_NOT_FOUND", message));
             }
         };
-        Ok(Target { sink, table: registered, durable, default_mode, made: None })
+        Ok(Target { sink, table: registered, durable, default_mode, made: None, managed: None })
     }
 
-    fn checkpoint(&self, name: &str, property: Option<&String>, durable: bool) -> Option<PathBuf> {
-        if let Some(path) = property {
-            return Some(PathBuf::from(path));
-        }
+    fn checkpoint(&self, name: &str, durable: bool) -> Option<PathBuf> {
         if let Some(root) = self.conf("spark.sql.streaming.checkpointLocation") {
             return Some(PathBuf::from(root).join(name.to_lowercase()));
         }
@@ -250,10 +278,13 @@ impl SqlSession {
     }
 
     /// What a streaming `SELECT` is to its caller.
-    pub(super) fn streaming_select(plan: LogicalPlan) -> StreamingSelect {
-        let update = has_aggregate(&plan);
-        let output_mode = if update { OutputMode::Update } else { OutputMode::Append };
-        StreamingSelect { plan, output_mode }
+    pub(super) fn streaming_select(&self, plan: LogicalPlan) -> Result<StreamingSelect, SqlError> {
+        let output_mode = match self.conf(OUTPUT_MODE) {
+            Some(name) => output_mode(&name)?,
+            None if has_aggregate(&plan) => OutputMode::Update,
+            None => OutputMode::Append,
+        };
+        Ok(StreamingSelect { plan, output_mode })
     }
 }
 
@@ -278,7 +309,8 @@ fn check_columns(table: &str, checkpoint: &Path, plan: &LogicalPlan) -> Result<b
             Err(SqlError::new("INCOMPATIBLE_STREAMING_TABLE", message).hint(hint))
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(checkpoint).and_then(|()| std::fs::write(&file, now)).map_err(failed)?;
+            create_dirs(checkpoint)?;
+            write_whole(&file, now.as_bytes(), true)?;
             Ok(true)
         }
         Err(e) => Err(failed(e)),

@@ -82,8 +82,8 @@ impl<'a> Lines<'a> {
 }
 
 /// Replaces `${name}` (also `${spark:name}`, `${sparkconf:name}`, `${hivevar:name}`) by the value that `lookup`
-/// gives; an unknown name becomes an empty text, as in Spark.
-pub(crate) fn substitute(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+/// gives. Spark takes an unknown name for an empty text; here it is an error, except behind `--`, where it stays.
+pub(crate) fn substitute(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String, SqlError> {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("${") {
@@ -91,18 +91,31 @@ pub(crate) fn substitute(text: &str, lookup: impl Fn(&str) -> Option<String>) ->
         result.push_str(before);
         let Some(end) = from.find('}') else {
             result.push_str(from);
-            return result;
+            return Ok(result);
         };
         let name = from.get(2..end).unwrap_or("");
         let name = ["spark:", "sparkconf:", "hivevar:", "hiveconf:"]
             .iter()
             .find_map(|prefix| name.strip_prefix(prefix))
             .unwrap_or(name);
-        result.push_str(&lookup(name).unwrap_or_default());
+        let read = text.get(..text.len() - from.len()).unwrap_or("");
+        let line = read.rsplit('\n').next().unwrap_or("");
+        match lookup(name) {
+            Some(value) => result.push_str(&value),
+            None if line.contains("--") => result.push_str(from.get(..=end).unwrap_or("")),
+            None => {
+                let at =
+                    Location { line: read.matches('\n').count() as u64 + 1, column: line.chars().count() as u64 + 1 };
+                let message = format!("The variable ${{{name}}} is not set.");
+                return Err(SqlError::new("VARIABLE_NOT_SET", message)
+                    .at(text, at, from.get(..=end).map_or(1, |variable| variable.chars().count()))
+                    .hint(format!("Start with --set {name}=VALUE, or SET {name}=VALUE before it.")));
+            }
+        }
         rest = from.get(end + 1..).unwrap_or("");
     }
     result.push_str(rest);
-    result
+    Ok(result)
 }
 
 /// What `STREAM t [WITH (...)] [WATERMARK e [AS n] DELAY OF INTERVAL ...]` says beside the table's name.
@@ -174,7 +187,9 @@ mod tests {
 
     #[test]
     fn variables_are_substituted() {
-        let text = substitute("a ${x} ${spark:y} ${no}", |n| (n != "no").then(|| n.to_uppercase()));
-        assert_eq!(text, "a X Y ");
+        let known = |name: &str| (name != "no").then(|| name.to_uppercase());
+        assert_eq!(substitute("a ${x} ${spark:y} -- ${no}", known).unwrap(), "a X Y -- ${no}");
+        let error = substitute("a\n ${x} ${no}", known).unwrap_err();
+        assert_eq!(error.place.map(|place| (place.line, place.column, place.width)), Some((2, 7, 5)));
     }
 }

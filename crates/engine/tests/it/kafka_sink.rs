@@ -341,3 +341,22 @@ async fn rows_that_are_no_records_are_refused_in_the_words_of_spark() {
     let refused: Options = [servers, ("topic", "t"), ("kafka.acks", "0")].into_iter().collect();
     assert!(KafkaSink::new(&refused).err().unwrap().to_string().contains("kafka.acks"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_are_as_many_as_the_option_allows() {
+    for (retries, lost, fine) in [("0", 2, false), ("0", 0, true), ("1", 2, true)] {
+        let (script, dir) = (Arc::new(Script::default()), directory());
+        script.0.lock().lose_answers = lost;
+        let options: Options = [("kafka.bootstrap.servers", "127.0.0.1:1"), ("topic", "t"), ("kafka.retries", retries)]
+            .into_iter()
+            .collect();
+        let mut sink = KafkaSink::new(&options).unwrap().on(Arc::clone(&script) as Arc<dyn Cluster>);
+        sink.start(SinkStart { state_dir: dir.path(), query_id: "q", committed: None, planned: None }).await.unwrap();
+        let rows = rows(0, false);
+        let done = sink.add_batch(0, OutputMode::Append, rows.schema(), vec![rows]).await;
+        assert_eq!(done.is_ok(), fine, "{retries} retries, {lost} answers lost: {done:?}");
+        if let Err(error) = done {
+            assert!(error.to_string().contains("within kafka.retries"), "{error}");
+        }
+    }
+}

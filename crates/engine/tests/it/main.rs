@@ -12,3 +12,4 @@ mod sql;
 mod sql_files;
 mod sql_large;
 mod sql_streaming;
+mod sql_tables;

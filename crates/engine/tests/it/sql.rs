@@ -44,13 +44,18 @@ async fn answer(session: &SqlSession, sql: &str) -> String {
         Err(error) => return format!("error {}\n", error.class),
     };
     for statement in statements {
-        match session.execute(&statement).await {
-            Ok(StatementResult::Rows { schema, batches }) => {
+        let done = match session.execute(&statement).await {
+            Ok(StatementResult::Rows(rows)) => rows.collect().await.map(Some),
+            Ok(_) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(Some((schema, batches))) => {
                 let options = ShowOptions { num_rows: 1000, truncate: 0, ..ShowOptions::default() };
                 shown.push_str(show_string(&schema, &batches, &options).trim_end());
                 shown.push('\n');
             }
-            Ok(_) => {}
+            Ok(None) => {}
             Err(error) => {
                 if std::env::var_os("SQL_ERRORS").is_some() {
                     eprintln!("{sql}{error}\n");

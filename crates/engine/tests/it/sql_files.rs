@@ -15,7 +15,8 @@ async fn run(session: &SqlSession, script: impl AsRef<str>) -> Result<Vec<String
     let mut shown = String::new();
     for statement in session.parse(script.as_ref())? {
         shown.clear();
-        if let StatementResult::Rows { schema, batches } = session.execute(&statement).await? {
+        if let StatementResult::Rows(rows) = session.execute(&statement).await? {
+            let (schema, batches) = rows.collect().await?;
             shown = show_string(&schema, &batches, &ShowOptions { truncate: 0, ..ShowOptions::default() });
         }
     }
@@ -197,4 +198,71 @@ async fn a_compressed_file_is_decompressed_or_refused_by_name() {
             assert!(error.contains(&name) && error.contains("not supported"), "{error}");
         }
     }
+}
+
+#[tokio::test]
+async fn rows_of_csv_that_cannot_be_converted_follow_the_mode() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.csv");
+    std::fs::write(&file, "id,when,note\n1,2026-01-01,x\ntwo,2026-01-02,y\n3,,z\n4,never,\n").unwrap();
+    let session = session(dir.path());
+    let table = |name: &str, mode: &str| {
+        format!(
+            "CREATE TABLE {name} (id INT, day DATE, note STRING) USING csv OPTIONS (path '{}', header 'true', mode '{mode}')",
+            file.display()
+        )
+    };
+    for (name, mode) in [("p", "PERMISSIVE"), ("d", "DROPMALFORMED"), ("f", "FAILFAST")] {
+        run(&session, table(name, mode)).await.unwrap();
+    }
+    let rows = run(&session, "SELECT id, day, note FROM p").await.unwrap();
+    assert_eq!(rows, ["|1|2026-01-01|x|", "|NULL|2026-01-02|y|", "|3|NULL|z|", "|4|NULL|NULL|"]);
+    let rows = run(&session, "SELECT id, day, note FROM d").await.unwrap();
+    assert_eq!(rows, ["|1|2026-01-01|x|", "|3|NULL|z|"], "a missing value is no malformed one");
+    let error = run(&session, "SELECT id, day FROM f").await.unwrap_err();
+    assert_eq!(error.class, "MALFORMED_RECORD_IN_PARSING");
+    for part in ["a.csv, line 3", "'two'", "`id`", "INT"] {
+        assert!(error.message.contains(part), "{part}: {error}");
+    }
+    // Columns that nobody asks for are not parsed, as in Spark.
+    assert_eq!(run(&session, "SELECT note FROM f WHERE note = 'z'").await.unwrap(), ["|z|"]);
+}
+
+#[tokio::test]
+async fn inference_looks_into_every_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().display();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    file("j/1.json", "{\"a\": 1, \"b\": 1, \"c\": {\"y\": 1}, \"d\": [1], \"e\": null, \"f\": 18446744073709551615}\n");
+    file("j/2.json", "{\"a\": 1.5, \"b\": {\"z\": 1}, \"c\": {\"x\": \"t\"}, \"d\": [null, 2.5], \"f\": 1}\n");
+    file("j/3.json", "\u{feff}{\"a\": null, \"b\": true, \"g\": {}}\n");
+    let session = session(dir.path());
+    let rows = run(&session, format!("CREATE TABLE j USING json OPTIONS (path '{here}/j'); DESCRIBE j")).await.unwrap();
+    let expected = [
+        "|a|double|NULL|",
+        "|b|string|NULL|",
+        "|c|struct<x:string,y:bigint>|NULL|",
+        "|d|array<double>|NULL|",
+        "|e|string|NULL|",
+        "|f|decimal(20,0)|NULL|",
+    ];
+    assert_eq!(rows, expected);
+    let rows = run(&session, "SELECT a, b, c.x, c.y, d, f FROM j ORDER BY a NULLS LAST").await.unwrap();
+    let expected = [
+        "|1.0|1|NULL|1|[1.0]|18446744073709551615|",
+        "|1.5|{\"z\":1}|t|NULL|[NULL,2.5]|1|",
+        "|NULL|true|NULL|NULL|NULL|NULL|",
+    ];
+    assert_eq!(rows, expected);
+    file("c/1.csv", "\u{feff}id,v,t\n1,1,true\n");
+    file("c/2.csv", "\u{feff}id,v,t\n2,2.5,x\n");
+    let script =
+        format!("CREATE TABLE c USING csv OPTIONS (path '{here}/c', header 'true', inferSchema 'true'); DESCRIBE c");
+    assert_eq!(run(&session, script).await.unwrap(), ["|id|int|NULL|", "|v|double|NULL|", "|t|string|NULL|"]);
+    let rows = run(&session, "SELECT id, v, t FROM c ORDER BY id").await.unwrap();
+    assert_eq!(rows, ["|1|1.0|true|", "|2|2.5|x|"]);
 }

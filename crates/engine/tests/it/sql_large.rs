@@ -22,7 +22,8 @@ fn first_row(text: String) -> Result<String, String> {
             .map_err(|e| e.to_string())?;
             let statement = session.parse(&text).map_err(|e| e.to_string())?.remove(0);
             match session.execute(&statement).await.map_err(|e| e.to_string())? {
-                StatementResult::Rows { schema, batches } => {
+                StatementResult::Rows(rows) => {
+                    let (schema, batches) = rows.collect().await.map_err(|e| e.to_string())?;
                     let shown = show_string(&schema, &batches, &ShowOptions { truncate: 0, ..ShowOptions::default() });
                     Ok(shown.lines().nth(3).unwrap_or_default().replace(['|', ' '], ""))
                 }

@@ -22,7 +22,8 @@ async fn run(session: &SqlSession, script: &str) -> String {
     let mut shown = String::new();
     for statement in session.parse(script).unwrap_or_else(|e| panic!("{e}")) {
         match session.execute(&statement).await.unwrap_or_else(|e| panic!("{e}")) {
-            StatementResult::Rows { schema, batches } => {
+            StatementResult::Rows(rows) => {
+                let (schema, batches) = rows.collect().await.unwrap_or_else(|e| panic!("{e}"));
                 let options = ShowOptions { num_rows: 1000, truncate: 0, ..ShowOptions::default() };
                 shown = show_string(&schema, &batches, &options);
             }

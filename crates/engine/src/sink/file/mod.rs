@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::{OutputMode, Sink, SinkStart};
 use crate::blocking::block;
 use crate::error::EngineError;
-use crate::file_log::{FileLog, create_dirs, io_error, random_uuid, sync_dir};
+use crate::file_log::{FileLog, create_dirs, io_error, sync_dir};
 use crate::options::{Options, invalid};
 use crate::source::file::path::{file_url, local_path};
 pub use writer::FileFormat;
@@ -109,6 +109,11 @@ impl FileSink {
         })
     }
 
+    /// The number of a batch behind all that are written, for those who do not count themselves.
+    pub fn next_batch_id(&self) -> i64 {
+        self.log.latest().map_or(0, |latest| latest + 1)
+    }
+
     fn write(&mut self, batch_id: i64, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<u64, EngineError> {
         if let Some(query_id) = &self.query_id {
             owner::check_still(&self.dir, &self.log, query_id, batch_id)?;
@@ -122,7 +127,7 @@ impl FileSink {
         let mut files = Vec::new();
         let mut dirs = BTreeSet::new();
         let mut rows = 0;
-        let id = random_uuid();
+        let id = uuid::Uuid::new_v4();
         for part in split_by_partition(schema, batches, &self.partition_by, self.writer.zone)? {
             rows += part.batches.iter().map(|b| b.num_rows() as u64).sum::<u64>();
             let dir = self.dir.join(&part.directory);

@@ -13,9 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::SinkStart;
 use super::METADATA_DIR;
-use crate::checkpoint::write_durably;
 use crate::error::EngineError;
-use crate::file_log::{FileLog, io_error};
+use crate::file_log::{FileLog, io_error, write_whole};
 
 const OWNER_FILE: &str = "query";
 
@@ -64,7 +63,7 @@ pub(super) fn claim(log: &FileLog, query_id: &str) -> Result<(), EngineError> {
     let path = log.dir().join(OWNER_FILE);
     let owner = serde_json::to_vec(&Owner { id: query_id.to_owned() })
         .map_err(|e| io_error("write", &path, std::io::Error::other(e)))?;
-    write_durably(&path, &owner)
+    write_whole(&path, &owner, true)
 }
 
 /// Before batch `batch_id`: the log is as the query left it.

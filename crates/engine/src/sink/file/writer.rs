@@ -142,7 +142,7 @@ pub(super) struct Part {
 
 impl FileWriter {
     pub(super) fn new(format: FileFormat, options: &Options, zone: Tz) -> Result<Self, EngineError> {
-        let mut known = vec!["path", "compression", "checkpointLocation", "queryName"];
+        let mut known = vec!["path", "compression"];
         if format == FileFormat::Csv {
             known.extend(CsvDialect::OPTIONS);
         }

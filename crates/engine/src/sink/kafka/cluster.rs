@@ -44,13 +44,16 @@ pub(super) struct ClientCluster {
     client: Client,
     fetcher: Fetcher,
     acks: i16,
+    /// What the leader may wait for its followers, as Kafka's producers ask.
+    request_timeout_ms: i32,
 }
 
 impl ClientCluster {
     pub(super) async fn connect(config: ClientConfig) -> Result<Self, Error> {
         let acks = config.get("acks").parse().unwrap_or(-1);
+        let request_timeout_ms = config.get("request.timeout.ms").parse().unwrap_or(30_000);
         let client = Client::connect(config).await?;
-        Ok(ClientCluster { fetcher: Fetcher::new(client.clone()), client, acks })
+        Ok(ClientCluster { fetcher: Fetcher::new(client.clone()), client, acks, request_timeout_ms })
     }
 
     async fn leader(&self, tp: &TopicPartition) -> Result<i32, Error> {
@@ -78,7 +81,7 @@ impl ClientCluster {
         let request = ProduceRequest {
             transactional_id: None,
             acks: self.acks,
-            timeout_ms: 30_000,
+            timeout_ms: self.request_timeout_ms,
             topic_data: topics.into_values().collect(),
         };
         let response = match self.client.send(leader, &request).await {

@@ -50,6 +50,8 @@ pub struct KafkaSink {
     codec: Codec,
     max_batch_bytes: usize,
     delivery_timeout: Duration,
+    /// `retries`: how often one round of records is sent again.
+    retries: u32,
     cluster: Option<Arc<dyn Cluster>>,
     log: Option<SinkLog>,
     /// The newest entry of the log.
@@ -61,11 +63,7 @@ pub struct KafkaSink {
 impl KafkaSink {
     /// Options: `kafka.*` and `topic`.
     pub fn new(options: &Options) -> Result<Self, EngineError> {
-        options.check_known(
-            "kafka",
-            &["topic", "includeHeaders", "checkpointLocation", "queryName", "path"],
-            &["kafka."],
-        )?;
+        options.check_known("kafka", &["topic", "includeHeaders"], &["kafka."])?;
         let config = client_config(options)?;
         if config.get("acks") == "0" {
             return Err(invalid(
@@ -77,6 +75,7 @@ impl KafkaSink {
             codec: Codec::from_name(&config.get("compression.type").to_ascii_lowercase()).unwrap_or_default(),
             max_batch_bytes: config.get("max.request.size").parse().unwrap_or(1 << 20),
             delivery_timeout: Duration::from_millis(config.get("delivery.timeout.ms").parse().unwrap_or(120_000)),
+            retries: config.get("retries").parse().unwrap_or(u32::MAX),
             config,
             cluster: None,
             log: None,
@@ -125,7 +124,7 @@ impl KafkaSink {
 
     /// A producer id; a broker that has just started may need a moment for one.
     async fn producer_id(&self, cluster: &dyn Cluster) -> Result<(i64, i16), EngineError> {
-        let mut retry = Retry::new(self.delivery_timeout);
+        let mut retry = Retry::new(self.delivery_timeout, self.retries);
         loop {
             match cluster.producer_id().await {
                 Err(error) if error.is_retriable() => retry.pause(error.to_string()).await?,
@@ -185,7 +184,7 @@ impl KafkaSink {
         let mut queues: BTreeMap<TopicPartition, VecDeque<(usize, usize)>> =
             assigned.into_iter().map(|(tp, rows)| (tp, rows.into())).collect();
         let mut sending: BTreeMap<TopicPartition, (Bytes, u64)> = BTreeMap::new();
-        let mut retry = Retry::new(self.delivery_timeout);
+        let mut retry = Retry::new(self.delivery_timeout, self.retries);
         loop {
             for (tp, queue) in queues.iter_mut().filter(|(_, queue)| !queue.is_empty()) {
                 if !sending.contains_key(tp) {
@@ -217,7 +216,7 @@ impl KafkaSink {
                 progressed = true;
             }
             if progressed {
-                retry = Retry::new(self.delivery_timeout);
+                retry = Retry::new(self.delivery_timeout, self.retries);
             } else {
                 retry.pause(failure.unwrap_or_else(|| "no answer".to_owned())).await?;
             }
@@ -365,20 +364,24 @@ fn refused(tp: &TopicPartition, code: ErrorCode, message: &str) -> EngineError {
 struct Retry {
     deadline: Instant,
     wait: Duration,
+    left: u32,
 }
 
 impl Retry {
-    fn new(timeout: Duration) -> Self {
-        Retry { deadline: Instant::now() + timeout, wait: Duration::from_millis(20) }
+    fn new(timeout: Duration, retries: u32) -> Self {
+        Retry { deadline: Instant::now() + timeout, wait: Duration::from_millis(20), left: retries }
     }
 
     async fn pause(&mut self, failure: String) -> Result<(), EngineError> {
-        if Instant::now() + self.wait >= self.deadline {
+        let late = Instant::now() + self.wait >= self.deadline;
+        if late || self.left == 0 {
+            let limit = if late { "kafka.delivery.timeout.ms" } else { "kafka.retries" };
             return Err(EngineError::External {
-                action: "write records to Kafka within kafka.delivery.timeout.ms".to_owned(),
+                action: format!("write records to Kafka within {limit}"),
                 message: failure,
             });
         }
+        self.left -= 1;
         tracing::debug!(failure, "trying again to write records");
         tokio::time::sleep(self.wait).await;
         self.wait = (self.wait * 2).min(Duration::from_secs(1));

@@ -345,7 +345,9 @@ mod tests {
                     // The few bytes of an uncompressed batch bound what it may claim.
                     let small = codec == Codec::None && count <= 4;
                     match read(count) {
-                        Err(error) => assert!(error.to_string().contains("offset 0 of topic t, partition 0"), "{error}"),
+                        Err(error) => {
+                            assert!(error.to_string().contains("offset 0 of topic t, partition 0"), "{error}")
+                        }
                         Ok(rows) => assert!(small, "{codec:?} {count}: {} rows", rows[0].num_rows()),
                     }
                 }

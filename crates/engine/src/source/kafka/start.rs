@@ -3,8 +3,8 @@
 //! the old one (`replaced-topics`).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use caudal_client::OffsetSpec;
@@ -14,7 +14,7 @@ use super::offsets::{EARLIEST, KafkaOffsets, LATEST};
 use super::options::Limit;
 use super::{KafkaSource, failed};
 use crate::error::EngineError;
-use crate::file_log::{io_error, sync_dir};
+use crate::file_log::{create_dirs, io_error, write_whole};
 use crate::options::invalid;
 
 impl KafkaSource {
@@ -86,18 +86,10 @@ impl KafkaSource {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file of the source's own, which survives power loss then.
 fn write_durably(dir: &Path, name: &str, content: &[u8]) -> Result<(), EngineError> {
-    fs::create_dir_all(dir).map_err(|e| io_error("create the directory", dir, e))?;
-    let temporary = dir.join(format!(".{name}.tmp"));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()
-    };
-    write().map_err(|e| io_error("write", &temporary, e))?;
-    fs::rename(&temporary, dir.join(name)).map_err(|e| io_error("rename", &temporary, e))?;
-    sync_dir(dir)
+    create_dirs(dir)?;
+    write_whole(&dir.join(name), content, true)
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, EngineError> {

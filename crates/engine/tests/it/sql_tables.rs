@@ -1,0 +1,301 @@
+//! What the clauses of `CREATE STREAMING TABLE` do, and what goes with a table that is dropped or replaced.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use caudal_engine::format::show::{ShowOptions, show_string};
+use caudal_engine::query::StreamingQuery;
+use caudal_engine::sink::OutputMode;
+use caudal_engine::sql::{SessionConfig, SqlError, SqlSession, StatementResult};
+
+fn session(warehouse: &Path) -> SqlSession {
+    let conf = BTreeMap::from([("caudal.sql.trigger".to_owned(), "availableNow".to_owned())]);
+    SqlSession::new(SessionConfig { warehouse: warehouse.to_owned(), conf }).unwrap()
+}
+
+/// The last statement's rows, and the queries that were started, which have ended.
+async fn run(session: &SqlSession, script: &str) -> Result<(Vec<String>, Vec<StreamingQuery>), SqlError> {
+    let (mut shown, mut queries) = (String::new(), Vec::new());
+    for statement in session.parse(script)? {
+        shown.clear();
+        match session.execute(&statement).await? {
+            StatementResult::Rows(rows) => {
+                let (schema, batches) = rows.collect().await?;
+                shown = show_string(&schema, &batches, &ShowOptions { truncate: 0, ..ShowOptions::default() });
+            }
+            StatementResult::Streaming(query) => {
+                query.await_termination().await.unwrap();
+                queries.push(query);
+            }
+            StatementResult::StreamingSelect(_) | StatementResult::Done(_) => {}
+        }
+    }
+    Ok((shown.lines().filter(|l| l.starts_with('|')).skip(1).map(|l| l.replace(' ', "")).collect(), queries))
+}
+
+/// A directory with a warehouse and a table `source (a INT)` of two rows.
+async fn with_source() -> (tempfile::TempDir, SqlSession) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("in")).unwrap();
+    fs::write(dir.path().join("in/1.json"), "{\"a\": 1}\n{\"a\": 2}\n").unwrap();
+    let session = session(&dir.path().join("warehouse"));
+    let script = format!("CREATE TABLE source (a INT) USING json OPTIONS (path '{}/in')", dir.path().display());
+    run(&session, &script).await.unwrap();
+    (dir, session)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checkpoint_and_the_name_may_be_options() {
+    let (dir, session) = with_source().await;
+    let here = dir.path().display();
+    for (number, format) in ["parquet", "console", "noop", "memory"].into_iter().enumerate() {
+        let script = format!(
+            "CREATE STREAMING TABLE t{number} USING {format}
+             OPTIONS (checkpointLocation '{here}/cp{number}', QUERYNAME 'named {number}') AS SELECT * FROM STREAM source"
+        );
+        let (_, queries) = run(&session, &script).await.unwrap();
+        assert_eq!(queries[0].name(), Some(format!("named {number}").as_str()));
+        assert!(dir.path().join(format!("cp{number}/offsets/0")).exists(), "{format}");
+    }
+    assert!(!dir.path().join("warehouse/_checkpoints").exists());
+    let script =
+        "CREATE STREAMING TABLE u OPTIONS (checkpointLocation '/a') TBLPROPERTIES ('checkpointLocation' = '/b')
+        AS SELECT * FROM STREAM source";
+    let error = run(&session, script).await.unwrap_err();
+    assert!(error.to_string().contains("'/b' in TBLPROPERTIES and '/a' in OPTIONS"), "{error}");
+    // What was in memory is gone: its checkpoint cannot be gone on from.
+    let script = format!(
+        "CREATE STREAMING TABLE again USING memory OPTIONS (checkpointLocation '{here}/cp3') AS SELECT * FROM STREAM source"
+    );
+    let error = run(&session, &script).await.unwrap_err();
+    assert!(error.to_string().contains("does not support recovering from checkpoint"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_of_a_producer_without_effect_are_told() {
+    let (dir, session) = with_source().await;
+    fs::remove_file(dir.path().join("in/1.json")).unwrap();
+    let script = "CREATE STREAMING TABLE k USING kafka OPTIONS (kafka.bootstrap.servers '127.0.0.1:1', topic 't',
+        kafka.linger.ms '5', kafka.BATCH.SIZE '1', kafka.retries '3') AS SELECT CAST(a AS STRING) AS value FROM STREAM source";
+    run(&session, script).await.unwrap();
+    let warnings = session.take_warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("kafka.BATCH.SIZE has no effect") && warnings[1].contains("kafka.linger.ms"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clause_acts_or_is_refused_by_name() {
+    let (_dir, session) = with_source().await;
+    let refused = [
+        ("OR REPLACE STREAMING TABLE t", "OR REPLACE of a streaming table"),
+        ("TEMPORARY STREAMING TABLE t", "TEMPORARY of a streaming table"),
+        ("STREAMING TABLE t USING noop OPTIONS (a 'b')", "the option a of a streaming table USING noop"),
+        ("STREAMING TABLE t USING memory OPTIONS (path 'b')", "the option path of a streaming table USING memory"),
+        ("STREAMING TABLE t USING console OPTIONS (path 'b')", "no option 'path'"),
+        ("STREAMING TABLE t USING console LOCATION '/x'", "LOCATION of a streaming table USING console"),
+        ("STREAMING TABLE t USING kafka LOCATION '/x'", "LOCATION of a streaming table USING kafka"),
+        ("STREAMING TABLE t USING kafka PARTITIONED BY (a)", "PARTITIONED BY of a streaming table USING kafka"),
+        ("STREAMING TABLE t USING memory PARTITIONED BY (a)", "PARTITIONED BY of a streaming table USING memory"),
+        ("STREAMING TABLE t (b INT)", "it names (b INT), the query gives (a INT)"),
+        ("STREAMING TABLE t (a BIGINT)", "it names (a BIGINT), the query gives (a INT)"),
+        ("STREAMING TABLE t (a INT NOT NULL)", "it names (a INT NOT NULL), the query gives (a INT)"),
+        ("STREAMING TABLE t (a INT, b INT)", "it names (a INT, b INT), the query gives (a INT)"),
+    ];
+    for (clauses, reason) in refused {
+        let error = run(&session, &format!("CREATE {clauses} AS SELECT * FROM STREAM source")).await.unwrap_err();
+        assert!(error.to_string().contains(reason), "{clauses}: {error}");
+    }
+    let script = "CREATE STREAMING TABLE t (a INT COMMENT 'the number') AS SELECT * FROM STREAM source; DESCRIBE t";
+    assert_eq!(run(&session, script).await.unwrap().0, ["|a|int|thenumber|"]);
+    let script = "CREATE OR REFRESH STREAMING TABLE t AS SELECT * FROM STREAM source; SELECT count(*) FROM t";
+    assert_eq!(run(&session, script).await.unwrap().0, ["|2|"], "it goes on, there is nothing new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_table_takes_its_files_and_its_checkpoint_along() {
+    let (dir, session) = with_source().await;
+    let warehouse = dir.path().join("warehouse");
+    let script = "CREATE STREAMING TABLE t AS SELECT * FROM STREAM source; SELECT sum(a) FROM t";
+    for _ in 0..2 {
+        assert_eq!(run(&session, script).await.unwrap().0, ["|3|"], "begun anew");
+        run(&session, "DROP TABLE t").await.unwrap();
+        assert!(!warehouse.join("t").exists() && !warehouse.join("_checkpoints/t").exists());
+    }
+    // What has a place of its own stays, and its checkpoint with it.
+    let out = dir.path().join("out");
+    let place = format!("CREATE STREAMING TABLE p LOCATION '{}' AS SELECT * FROM STREAM source", out.display());
+    run(&session, &format!("{place}; DROP TABLE p")).await.unwrap();
+    assert!(out.exists() && warehouse.join("_checkpoints/p").exists());
+    assert_eq!(run(&session, &format!("{place}; SELECT count(*) FROM p")).await.unwrap().0, ["|2|"]);
+    // A query that runs would write on.
+    let running = "CREATE TABLE r USING rate;
+        CREATE STREAMING TABLE s TBLPROPERTIES ('trigger' = 'default') AS SELECT * FROM STREAM r";
+    for statement in session.parse(running).unwrap() {
+        session.execute(&statement).await.unwrap();
+    }
+    for statement in ["DROP TABLE s", "CREATE OR REPLACE TABLE s USING parquet AS SELECT 1 AS a"] {
+        let error = run(&session, statement).await.unwrap_err();
+        assert_eq!(error.class, "CONCURRENT_QUERY", "{error}");
+    }
+    session.queries().stop_all().await;
+    run(&session, "CREATE OR REPLACE TABLE s USING parquet AS SELECT 1 AS a").await.unwrap();
+    assert!(!warehouse.join("_checkpoints/s").exists());
+    assert_eq!(run(&session, "SELECT * FROM s").await.unwrap().0, ["|1|"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_is_replaced_whose_directory_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path());
+    run(&session, "CREATE TABLE t USING parquet AS SELECT 1 AS a").await.unwrap();
+    fs::remove_dir_all(dir.path().join("t")).unwrap();
+    let script = "CREATE OR REPLACE TABLE t USING parquet AS SELECT 2 AS a; SELECT * FROM t";
+    assert_eq!(run(&session, script).await.unwrap().0, ["|2|"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_select_over_streams_has_the_output_mode_of_the_session() {
+    let (_dir, session) = with_source().await;
+    let select = "SELECT a, count(*) AS n FROM STREAM source GROUP BY a ORDER BY n DESC LIMIT 2";
+    let statement = session.parse(select).unwrap().remove(0);
+    let StatementResult::StreamingSelect(before) = session.execute(&statement).await.unwrap() else { panic!() };
+    assert_eq!(before.output_mode, OutputMode::Update);
+    let sink = Box::new(caudal_engine::sink::noop::NoopSink);
+    let error = session.start(&before, sink, before.output_mode, None, None).await.unwrap_err();
+    assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("SET caudal.sql.outputMode=complete")), "{error}");
+    run(&session, "SET caudal.sql.outputMode=complete").await.unwrap();
+    let StatementResult::StreamingSelect(select) = session.execute(&statement).await.unwrap() else { panic!() };
+    assert_eq!(select.output_mode, OutputMode::Complete);
+    let sink = Box::new(caudal_engine::sink::noop::NoopSink);
+    let query = session.start(&select, sink, select.output_mode, None, None).await.unwrap();
+    query.await_termination().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_variable_that_is_not_set_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path());
+    let error = run(&session, "SELECT 1;\nSELECT '${bootstrap}', 2").await.unwrap_err();
+    let place = error.place.clone().unwrap();
+    assert_eq!(
+        (error.class.as_str(), place.line, place.column, place.width),
+        ("VARIABLE_NOT_SET", 2, 9, 12),
+        "{error}"
+    );
+    assert!(error.hint.as_ref().unwrap().contains("--set bootstrap="), "{error}");
+    let script = "SET bootstrap=here; SELECT '${bootstrap}' -- ${nobody}";
+    assert_eq!(run(&session, script).await.unwrap().0, ["|here|"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_without_using_is_parquet_below_the_warehouse() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = session(dir.path());
+    let script = "CREATE TABLE t AS SELECT 1 AS a; INSERT INTO t VALUES (2), (3); SELECT sum(a) FROM t";
+    assert_eq!(run(&first, script).await.unwrap().0, ["|6|"]);
+    let script = "CREATE TABLE e (a INT, b STRING); SELECT count(*) FROM e";
+    assert_eq!(run(&first, script).await.unwrap().0, ["|0|"]);
+    let script = "INSERT INTO e VALUES (1, 'x'); INSERT OVERWRITE e SELECT a + 1, b FROM e; SELECT * FROM e";
+    assert_eq!(run(&first, script).await.unwrap().0, ["|2|x|"]);
+    let parts =
+        "CREATE TABLE p USING json PARTITIONED BY (k) AS SELECT 1 AS v, 'x' AS k; INSERT INTO p VALUES (2, 'y');
+        SELECT v, k FROM p ORDER BY v";
+    assert_eq!(run(&first, parts).await.unwrap().0, ["|1|x|", "|2|y|"]);
+    assert!(dir.path().join("p/k=y").is_dir());
+    // The next run does not know the table; its files are there, and are in nobody's way who replaces it.
+    let second = session(dir.path());
+    let direct = format!("SELECT sum(a) FROM parquet.`{}/t`", dir.path().display());
+    assert_eq!(run(&second, &direct).await.unwrap().0, ["|6|"]);
+    let error = run(&second, "CREATE TABLE t AS SELECT 1 AS a").await.unwrap_err();
+    assert_eq!(error.class, "LOCATION_ALREADY_EXISTS");
+    let script = "CREATE OR REPLACE TABLE t AS SELECT 7 AS a; SELECT a FROM t";
+    assert_eq!(run(&second, script).await.unwrap().0, ["|7|"]);
+    let out = dir.path().join("out");
+    let script =
+        format!("CREATE TABLE o USING parquet LOCATION '{}' AS SELECT 1 AS a; INSERT INTO o VALUES (2)", out.display());
+    assert_eq!(run(&second, &script).await.unwrap_err().class, "UNSUPPORTED_FEATURE");
+}
+
+/// Rows come while they are computed, and a table of them has an end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_taken_as_they_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path());
+    let select = async |text: &str| {
+        let statement = session.parse(text).unwrap().remove(0);
+        let StatementResult::Rows(rows) = session.execute(&statement).await.unwrap() else { panic!() };
+        rows
+    };
+    let mut rows = select("SELECT id, id * 2 FROM range(1000000000000)").await;
+    assert!(rows.next().await.unwrap().is_some_and(|batch| batch.num_rows() > 0));
+    drop(rows);
+    let rows = select("SELECT * FROM range(1000000000000)").await;
+    let error = rows.collect_within(1 << 20).await.unwrap_err();
+    assert_eq!(error.class, "RESULT_TOO_LARGE");
+    assert!(error.message.contains("1 MiB") && error.hint.unwrap().contains("--output csv"));
+    let (_, batches) = select("SELECT * FROM range(1000)").await.collect_within(1 << 20).await.unwrap();
+    assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 1000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_has_a_limit_that_sorts_spill_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = BTreeMap::from([("caudal.sql.memory.limit".to_owned(), "96m".to_owned())]);
+    let small = SqlSession::new(SessionConfig { warehouse: dir.path().to_owned(), conf }).unwrap();
+    let joined = "SELECT count(*) FROM range(8000000) a JOIN range(8000000) b ON a.id = b.id";
+    let error = run(&small, joined).await.unwrap_err();
+    assert_eq!(error.class, "OUT_OF_MEMORY", "{error}");
+    assert!(error.hint.as_ref().unwrap().contains("--set caudal.sql.memory.limit="), "{error}");
+    let sorted = "SELECT max(n) FROM (SELECT row_number() OVER (ORDER BY s) AS n
+        FROM (SELECT concat(repeat('x', 100), id) AS s FROM range(600000)))";
+    assert_eq!(run(&small, sorted).await.unwrap().0, ["|600000|"]);
+    let error = run(&small, "SET caudal.sql.memory.limit=1g").await.unwrap_err();
+    assert_eq!(error.class, "CANNOT_MODIFY_CONFIG");
+    let conf = BTreeMap::from([("caudal.sql.memory.limit".to_owned(), "lots".to_owned())]);
+    let error = SqlSession::new(SessionConfig { warehouse: dir.path().to_owned(), conf }).err().unwrap();
+    assert_eq!(error.class, "INVALID_CONF_VALUE");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recursion_has_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path());
+    let count = |to: u32| {
+        format!("WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < {to}) SELECT max(n) FROM t")
+    };
+    assert_eq!(run(&session, &count(100)).await.unwrap().0, ["|100|"]);
+    let endless = "WITH RECURSIVE t AS (SELECT 1 UNION ALL SELECT * FROM t) SELECT count(*) FROM t";
+    for query in [count(102), endless.to_owned()] {
+        let error = run(&session, &query).await.unwrap_err();
+        assert_eq!(error.class, "RECURSION_LEVEL_LIMIT_EXCEEDED", "{error}");
+        assert!(error.message.contains("SET spark.sql.cteRecursionLevelLimit=1000"), "{error}");
+    }
+    let script = format!("SET spark.sql.cteRecursionLevelLimit=200; {}", count(102));
+    assert_eq!(run(&session, &script).await.unwrap().0, ["|102|"]);
+    let doubling = "SET spark.sql.cteRecursionLevelLimit=-1;
+        WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n FROM t JOIN (VALUES (1), (2)) AS two(x) ON true)
+        SELECT count(*) FROM t";
+    assert_eq!(run(&session, doubling).await.unwrap_err().class, "RECURSION_ROW_LIMIT_EXCEEDED");
+    assert_eq!(run(&session, "SET spark.sql.cteRecursionRowLimit=few").await.unwrap_err().class, "INVALID_CONF_VALUE");
+}
+
+#[tokio::test]
+async fn an_unresolved_column_is_shown_where_it_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path());
+    let ctes = "WITH a AS (SELECT 1 AS x, 2 AS y), b AS (SELECT y FROM a WHERE x > 0)\n";
+    let cases = [
+        ("SELECT x FROM b", 2, 8),
+        ("SELECT y FROM b WHERE y = 1 AND X = 2", 2, 33),
+        ("SELECT y + b.x FROM b", 2, 12),
+        ("SELECT b.y FROM b JOIN a ON b.x = a.x", 2, 29),
+        ("SELECT y FROM (SELECT y,\n x FROM b)", 3, 2),
+    ];
+    for (query, line, column) in cases {
+        let error = run(&session, &format!("{ctes}{query}")).await.unwrap_err();
+        assert_eq!(error.class, "UNRESOLVED_COLUMN.WITH_SUGGESTION", "{error}");
+        let place = error.place.clone().unwrap();
+        assert_eq!((place.line, place.column), (line, column), "{error}");
+    }
+}
