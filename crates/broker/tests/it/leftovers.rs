@@ -123,7 +123,7 @@ fn a_log_whose_topic_id_is_damaged_stays_where_it_is() {
 
 #[test]
 fn partitions_without_their_metadata_are_left_alone() {
-    for damage in ["remove", "fill", "meta.properties"] {
+    for damage in ["remove", "remove, checkpointed", "fill", "meta.properties"] {
         let broker = TestBroker::start();
         broker.create_topic("t", 1);
         produce(&mut broker.connect(), "t", 0, batch(3, 10));
@@ -131,16 +131,47 @@ fn partitions_without_their_metadata_are_left_alone() {
         let log = dir.path().join("__cluster_metadata-0/00000000000000000000.log");
         match damage {
             "remove" => std::fs::remove_file(&log).unwrap(),
+            "remove, checkpointed" => {
+                std::fs::remove_file(&log).unwrap();
+                let text = "0\n1\n__cluster_metadata 0 9\n";
+                std::fs::write(dir.path().join("replication-offset-checkpoint"), text).unwrap();
+            }
             "fill" => std::fs::write(&log, vec![0xff; std::fs::metadata(&log).unwrap().len() as usize]).unwrap(),
             _ => std::fs::remove_file(dir.path().join("meta.properties")).unwrap(),
         }
         let path = dir.path().to_owned();
+        let kept = tempfile::tempdir().unwrap();
+        copy(&path, kept.path());
         let refused = TestBroker::start_in(dir, |_| {}).err().unwrap().to_string();
         assert!(refused.contains("backup") && refused.contains(path.to_str().unwrap()), "{damage}: {refused}");
         assert!(
             refused.contains(if damage == "meta.properties" { "cluster.id=" } else { "accept.loss=true" }),
             "{refused}"
         );
+        if damage != "meta.properties" {
+            let accept = |config: &mut caudal_broker::BrokerConfig| {
+                std::sync::Arc::make_mut(&mut config.properties).set("caudal.metadata.accept.loss", "true");
+            };
+            let broker = TestBroker::start_in(kept, accept).unwrap();
+            let names =
+                std::fs::read_dir(broker.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+            assert_eq!(names.filter(|name| name.ends_with("-stray")).count(), 1, "{damage}");
+            broker.create_topic("t", 1);
+            assert_eq!(produce(&mut broker.restart().connect(), "t", 0, batch(1, 10)).base_offset, 0);
+        }
+    }
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).unwrap();
+        }
     }
 }
 

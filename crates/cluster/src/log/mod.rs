@@ -65,7 +65,8 @@ pub enum MetadataLogError {
     Apply { offset: i64, source: ApplyError },
     #[error(
         "failed to read the metadata log in {}: it begins at offset {start}, and no snapshot reaches that far. Restore the \
-         missing segments or snapshots (OFFSET-EPOCH.checkpoint) from a backup",
+         missing segments or snapshots (OFFSET-EPOCH.checkpoint) from a backup; or start once with {ACCEPT_LOSS}=true to go on without \
+         what they say: the partitions of topics that are then unknown are set aside, under names that end in -stray",
         dir.display()
     )]
     Gap { dir: PathBuf, start: i64 },
@@ -207,9 +208,9 @@ impl MetadataLog {
         let disk = self.dir.disk();
         let start = self.log.log_start_offset();
         let Some(newest) = snapshot::list(disk.as_ref(), self.log.dir())?.pop() else {
-            return if start == 0 { Ok(()) } else { Err(self.gap(start)) };
+            return if start == 0 || self.policy.accept_loss { Ok(()) } else { Err(self.gap(start)) };
         };
-        if newest.end_offset < start {
+        if newest.end_offset < start && !self.policy.accept_loss {
             return Err(self.gap(start));
         }
         let contents = snapshot::read(disk.as_ref(), self.log.dir(), newest)?;
@@ -268,6 +269,9 @@ impl MetadataLog {
         let end = self.log.log_end_offset();
         let mut offset = image.offset + 1;
         let mut open: Option<Vec<(i64, MetadataRecord)>> = None;
+        if offset < self.log.log_start_offset() {
+            return Err(MetadataLogError::Lost { dir: self.log.dir().to_owned(), from: offset, to: end });
+        }
         while offset < end {
             let dir = self.log.dir().to_owned();
             let lost = |from: i64| MetadataLogError::Lost { dir: dir.clone(), from, to: end };
