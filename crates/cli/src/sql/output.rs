@@ -52,10 +52,14 @@ impl Printer {
                 }
             }
             Format::Csv => {
-                print(|out| write_csv(out, &[RecordBatch::new_empty(schema)], true))?;
+                // The header comes with the first rows, or when it is known that there are none.
+                let mut header = true;
                 while let Some(batch) = rows.next().await? {
-                    print(|out| write_csv(out, &[batch], false))?;
+                    print(|out| write_csv(out, &[batch], std::mem::take(&mut header)))?;
                     tokio::task::yield_now().await;
+                }
+                if header {
+                    print(|out| write_csv(out, &[RecordBatch::new_empty(schema)], true))?;
                 }
             }
         }

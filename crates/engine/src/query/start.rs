@@ -105,15 +105,19 @@ pub(super) async fn start_with(spec: StreamingQuerySpec, listeners: Listeners) -
         last_trigger: None,
         ahead: None,
     };
+    spawn(execution);
+    Ok(StreamingQuery { shared })
+}
+
+/// Runs a query. A bug that panics ends it, with an error, for those who wait for it.
+fn spawn(execution: Execution) {
+    let shared = Arc::clone(&execution.shared);
     let task = tokio::spawn(execution.run());
-    let watched = Arc::clone(&shared);
     tokio::spawn(async move {
-        // A bug that panics ends the query, with an error, for those who wait for it.
         if let Err(error) = task.await {
-            watched.end(Err(join_error(error)));
+            shared.end(Err(join_error(error)));
         }
     });
-    Ok(StreamingQuery { shared })
 }
 
 fn analyse(plan: &LogicalPlan, session: &SessionState) -> Result<LogicalPlan, EngineError> {
