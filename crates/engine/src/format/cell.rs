@@ -280,8 +280,11 @@ fn write_fraction(out: &mut String, micros: i64) {
 
 fn write_interval(out: &mut String, array: &dyn Array, row: usize) {
     let micros = match array.data_type() {
+        // What the days between two dates are.
         DataType::Duration(TimeUnit::Second) => {
-            array.as_primitive::<DurationSecondType>().value(row).saturating_mul(1_000_000)
+            let days = array.as_primitive::<DurationSecondType>().value(row) / 86_400;
+            let _ = write!(out, "INTERVAL '{days}' DAY");
+            return;
         }
         DataType::Duration(TimeUnit::Millisecond) => {
             array.as_primitive::<DurationMillisecondType>().value(row).saturating_mul(1_000)

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, ListArray, TimestampMicrosecondArray, UInt64Array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, ListArray, UInt64Array};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{SortOptions, cast, take};
-use arrow::datatypes::{DataType, Field, Int64Type, IntervalMonthDayNanoType};
+use arrow::datatypes::{DataType, Field, Int64Type};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::{Result, exec_err, plan_err};
 use datafusion::logical_expr::ScalarUDF;
 
-use super::ddl::{timestamp, type_name};
+use super::ddl::type_name;
+use super::sequence;
 use super::udf::{Arguments, Call, Function};
 
 /// The functions of this module.
@@ -41,8 +40,15 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
         }
         .udf(),
         Function { name: "slice", aliases: &[], arity: (3, 3), coerce: None, returns: same_list, run: slice }.udf(),
-        Function { name: "sequence", aliases: &[], arity: (2, 3), coerce: None, returns: sequence_type, run: sequence }
-            .udf(),
+        Function {
+            name: "sequence",
+            aliases: &[],
+            arity: (2, 3),
+            coerce: None,
+            returns: sequence::returns,
+            run: sequence::sequence,
+        }
+        .udf(),
         Function {
             name: "isnan",
             aliases: &[],
@@ -72,7 +78,11 @@ fn same_list(args: &Arguments<'_>) -> Result<DataType> {
     }
 }
 
-fn rebuild(values: ArrayRef, offsets: OffsetBuffer<i32>, nulls: Option<arrow::buffer::NullBuffer>) -> Result<ArrayRef> {
+pub(super) fn rebuild(
+    values: ArrayRef,
+    offsets: OffsetBuffer<i32>,
+    nulls: Option<arrow::buffer::NullBuffer>,
+) -> Result<ArrayRef> {
     let item = Arc::new(Field::new_list_field(values.data_type().clone(), true));
     Ok(Arc::new(ListArray::try_new(item, offsets, values, nulls)?))
 }
@@ -144,69 +154,4 @@ fn slice(call: &Call) -> Result<ArrayRef> {
     }
     let values = take(list.values(), &UInt64Array::from(picked), None)?;
     rebuild(values, OffsetBuffer::from_lengths(lengths), nulls)
-}
-
-fn sequence_type(args: &Arguments<'_>) -> Result<DataType> {
-    let item = match (args.ty(0)?, args.ty(1)?) {
-        (DataType::Timestamp(_, _), _) => timestamp(),
-        (DataType::Date32, _) => DataType::Date32,
-        (a, b) if a.is_integer() && a == b => a.clone(),
-        _ => DataType::Int64,
-    };
-    Ok(DataType::List(Arc::new(Field::new_list_field(item, true))))
-}
-
-/// `sequence(start, stop[, step])` of whole numbers or times, both ends included.
-fn sequence(call: &Call) -> Result<ArrayRef> {
-    let DataType::List(item) = &call.return_type else { return exec_err!("sequence returns an array") };
-    let item = item.data_type().clone();
-    let unit = if item == DataType::Date32 { 1 } else { 1_000 };
-    let ints = |array: &ArrayRef| -> Result<Int64Array> {
-        let array = match array.data_type() {
-            DataType::Timestamp(_, _) => cast(array, &timestamp())?,
-            _ => Arc::clone(array),
-        };
-        let array = if array.data_type() == &DataType::Date32 { cast(&array, &DataType::Int32)? } else { array };
-        Ok(cast(&array, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
-    };
-    let (starts, stops) = (ints(call.arg(0)?)?, ints(call.arg(1)?)?);
-    let steps: Option<Int64Array> = match call.args.get(2) {
-        None => None,
-        Some(step) if matches!(step.data_type(), DataType::Interval(_)) => {
-            let intervals = step.as_primitive::<IntervalMonthDayNanoType>();
-            let day = if unit == 1 { 1 } else { 86_400_000_000 };
-            Some(intervals.unary(|i| i64::from(i.days) * day + i.nanoseconds / unit))
-        }
-        Some(step) => Some(ints(step)?),
-    };
-    let default = if matches!(item, DataType::Timestamp(_, _)) { 86_400_000_000 } else { 1 };
-    let mut values: Vec<i64> = Vec::new();
-    let mut lengths = Vec::with_capacity(starts.len());
-    let mut valid = Vec::with_capacity(starts.len());
-    for row in 0..starts.len() {
-        let known = starts.is_valid(row) && stops.is_valid(row) && steps.as_ref().is_none_or(|s| s.is_valid(row));
-        valid.push(known);
-        let before = values.len();
-        if known {
-            let (start, stop) = (starts.value(row), stops.value(row));
-            let step = steps.as_ref().map_or(if start <= stop { default } else { -default }, |s| s.value(row));
-            if (step == 0 && start != stop) || (step > 0 && start > stop) || (step < 0 && start < stop) {
-                return exec_err!(
-                    "[INVALID_PARAMETER_VALUE.SEQUENCE] Illegal sequence boundaries: {start} to {stop} by {step}."
-                );
-            }
-            let count = if step == 0 { 1 } else { (stop - start) / step + 1 };
-            if count > 10_000_000 {
-                return exec_err!("[COLLECTION_SIZE_LIMIT_EXCEEDED] sequence would create {count} elements.");
-            }
-            values.extend((0..count).map(|i| start + i * step));
-        }
-        lengths.push(values.len() - before);
-    }
-    let values: ArrayRef = match &item {
-        DataType::Timestamp(_, _) => Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")),
-        DataType::Date32 => cast(&cast(&(Arc::new(Int64Array::from(values)) as ArrayRef), &DataType::Int32)?, &item)?,
-        other => cast(&(Arc::new(Int64Array::from(values)) as ArrayRef), other)?,
-    };
-    rebuild(values, OffsetBuffer::from_lengths(lengths), Some(arrow::buffer::NullBuffer::from(valid)))
 }

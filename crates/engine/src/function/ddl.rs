@@ -74,6 +74,7 @@ pub fn catalog_name(ty: &DataType) -> String {
             format!("struct<{}>", parts.join(","))
         }
         DataType::Interval(_) => "interval".to_owned(),
+        DataType::Duration(TimeUnit::Second) => "interval day".to_owned(),
         DataType::Duration(_) => "interval day to second".to_owned(),
         other => type_name(other).to_lowercase(),
     }

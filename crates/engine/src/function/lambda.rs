@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
 };
 
 use super::name::call_name;
+use super::output::rows_of;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
@@ -172,7 +173,7 @@ impl HigherOrderUDFImpl for Lambda {
         let mut lambdas = Vec::new();
         for arg in &args.args {
             match arg {
-                ValueOrLambda::Value(value) => values.push(value.to_array(args.number_rows)?),
+                ValueOrLambda::Value(value) => values.push(rows_of(self.name, value, args.number_rows)?),
                 ValueOrLambda::Lambda(lambda) => lambdas.push(lambda),
             }
         }

@@ -9,19 +9,28 @@ use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF};
 pub(crate) mod arithmetic;
 pub(crate) mod array;
 pub(crate) mod array_repeat;
+mod average;
+pub(crate) mod calendar;
 pub(crate) mod cast;
+pub(crate) mod catalog;
 pub(crate) mod datetime;
 pub mod ddl;
 pub(crate) mod extremum;
 pub(crate) mod field;
+mod format;
 pub(crate) mod generator;
 pub(crate) mod json;
 pub(crate) mod lambda;
+pub(crate) mod list;
+pub(crate) mod math;
 pub(crate) mod misc;
 pub(crate) mod name;
+pub(crate) mod output;
 pub(crate) mod pad;
 pub(crate) mod percentile;
 pub(crate) mod rounding;
+mod sequence;
+pub(crate) mod string;
 pub(crate) mod sum;
 pub(crate) mod text;
 pub(crate) mod time;
@@ -49,11 +58,16 @@ fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     functions.extend(arithmetic::functions());
     functions.extend(array::functions());
     functions.push(array_repeat::array_repeat());
+    functions.extend(calendar::functions());
     functions.extend(datetime::functions());
+    functions.extend(format::functions());
     functions.extend(json::functions());
+    functions.extend(list::functions());
+    functions.extend(math::functions());
     functions.extend(misc::functions());
     functions.extend(pad::functions());
     functions.extend(rounding::functions());
+    functions.extend(string::functions());
     functions.extend(text::functions());
     functions
 }
@@ -94,6 +108,15 @@ const FALLIBLE: &[&str] = &[
     "lpad",
     "rpad",
     "space",
+    "array_insert",
+    "concat",
+    "date_part",
+    "decode",
+    "encode",
+    "format_string",
+    "regexp_replace",
+    "replace",
+    "split_part",
 ];
 
 /// Whether the function of this name has no value for some rows, but an error.

@@ -1,18 +1,16 @@
 //! Functions whose results are longer than their arguments: `repeat`, `lpad`, `rpad`, `space`. What they may make of
-//! one batch of rows is limited, so that a number in a query cannot ask for all memory.
+//! one batch of rows is limited (see [`super::output`]).
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray, StringBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::{Result, exec_err};
+use datafusion::common::Result;
 use datafusion::logical_expr::ScalarUDF;
 
 use super::cast::convert;
+use super::output::TextOutput;
 use super::udf::{Call, Function};
-
-/// Bytes that one call may make of one batch.
-const MAX_BYTES: usize = 512 << 20;
 
 /// The functions of this module.
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
@@ -27,33 +25,6 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
     ]
 }
 
-struct Output {
-    builder: StringBuilder,
-    bytes: usize,
-}
-
-impl Output {
-    fn new(rows: usize) -> Self {
-        Output { builder: StringBuilder::with_capacity(rows, 0), bytes: 0 }
-    }
-
-    /// Fails when `more` bytes would be too many.
-    fn reserve(&mut self, more: usize) -> Result<()> {
-        self.bytes = self.bytes.saturating_add(more);
-        if self.bytes > MAX_BYTES {
-            return exec_err!(
-                "[EXCEED_LIMIT_LENGTH] Exceeds the length limitation: the texts of one batch of rows would have {} bytes or more; at most {MAX_BYTES} are allowed. SQLSTATE: 54006",
-                self.bytes
-            );
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> ArrayRef {
-        Arc::new(self.builder.finish())
-    }
-}
-
 fn texts(call: &Call, index: usize) -> Result<StringArray> {
     Ok(convert(call.arg(index)?, &DataType::Utf8, false)?.as_string::<i32>().clone())
 }
@@ -64,30 +35,30 @@ fn numbers(call: &Call, index: usize) -> Result<Int64Array> {
 
 fn repeat(call: &Call) -> Result<ArrayRef> {
     let (text, times) = (texts(call, 0)?, numbers(call, 1)?);
-    let mut output = Output::new(text.len());
+    let mut output = TextOutput::new(call.name, text.len());
     for (text, times) in text.iter().zip(&times) {
         let (Some(text), Some(times)) = (text, times) else {
-            output.builder.append_null();
+            output.push_null();
             continue;
         };
         let times = usize::try_from(times.max(0)).unwrap_or(usize::MAX);
-        output.reserve(text.len().saturating_mul(times))?;
-        output.builder.append_value(if text.is_empty() { String::new() } else { text.repeat(times) });
+        output.check(text.len().saturating_mul(times))?;
+        output.push(&if text.is_empty() { String::new() } else { text.repeat(times) })?;
     }
     Ok(output.finish())
 }
 
 fn space(call: &Call) -> Result<ArrayRef> {
     let times = numbers(call, 0)?;
-    let mut output = Output::new(times.len());
+    let mut output = TextOutput::new(call.name, times.len());
     for times in &times {
         let Some(times) = times else {
-            output.builder.append_null();
+            output.push_null();
             continue;
         };
         let times = usize::try_from(times.max(0)).unwrap_or(usize::MAX);
-        output.reserve(times)?;
-        output.builder.append_value(" ".repeat(times));
+        output.check(times)?;
+        output.push(&" ".repeat(times))?;
     }
     Ok(output.finish())
 }
@@ -96,11 +67,11 @@ fn space(call: &Call) -> Result<ArrayRef> {
 fn pad(call: &Call, left: bool) -> Result<ArrayRef> {
     let (text, length) = (texts(call, 0)?, numbers(call, 1)?);
     let fill = if call.args.len() > 2 { Some(texts(call, 2)?) } else { None };
-    let mut output = Output::new(text.len());
+    let mut output = TextOutput::new(call.name, text.len());
     for row in 0..text.len() {
         let filled_with_null = fill.as_ref().is_some_and(|f| f.is_null(row));
         if text.is_null(row) || length.is_null(row) || filled_with_null {
-            output.builder.append_null();
+            output.push_null();
             continue;
         }
         let (text, fill) = (text.value(row), fill.as_ref().map_or(" ", |f| f.value(row)));
@@ -109,15 +80,14 @@ fn pad(call: &Call, left: bool) -> Result<ArrayRef> {
         if length <= own || fill.is_empty() {
             let end = text.char_indices().nth(length).map_or(text.len(), |(i, _)| i);
             let cut = text.get(..end).unwrap_or(text);
-            output.reserve(cut.len())?;
-            output.builder.append_value(cut);
+            output.push(cut)?;
             continue;
         }
         let missing = length - own;
         let widest = fill.chars().map(char::len_utf8).max().unwrap_or(1);
-        output.reserve(text.len().saturating_add(missing.saturating_mul(widest)))?;
+        output.check(text.len().saturating_add(missing.saturating_mul(widest)))?;
         let padding: String = fill.chars().cycle().take(missing).collect();
-        output.builder.append_value(if left { format!("{padding}{text}") } else { format!("{text}{padding}") });
+        output.push(&if left { format!("{padding}{text}") } else { format!("{text}{padding}") })?;
     }
     Ok(output.finish())
 }

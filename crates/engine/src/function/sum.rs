@@ -7,12 +7,13 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Int64Type};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
-use datafusion::functions_aggregate::{average, sum};
+use datafusion::functions_aggregate::sum;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility,
 };
 
+use super::average;
 use super::ddl::type_name;
 
 /// The functions of this module.
@@ -22,7 +23,6 @@ pub(crate) fn functions() -> Vec<Arc<AggregateUDF>> {
         Arc::new(AggregateUDF::new_from_impl(Sum { signature: signature(), other: sum::sum_udaf() })),
         Arc::new(AggregateUDF::new_from_impl(Average {
             signature: signature(),
-            decimals: average::avg_udaf(),
             doubles: datafusion_spark::function::aggregate::avg(),
         })),
     ]
@@ -277,14 +277,11 @@ impl GroupsAccumulator for Totals {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Average {
     signature: Signature,
-    decimals: Arc<AggregateUDF>,
     doubles: Arc<AggregateUDF>,
 }
 
-impl Average {
-    fn of(&self, ty: Option<&DataType>) -> &AggregateUDF {
-        if matches!(ty, Some(DataType::Decimal128(_, _))) { &self.decimals } else { &self.doubles }
-    }
+fn of_decimals(fields: &[FieldRef]) -> bool {
+    matches!(fields.first().map(|f| f.data_type()), Some(DataType::Decimal128(_, _)))
 }
 
 impl AggregateUDFImpl for Average {
@@ -313,22 +310,31 @@ impl AggregateUDFImpl for Average {
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
-        self.of(args.input_fields.first().map(|f| f.data_type())).state_fields(args)
+        if of_decimals(args.input_fields) { average::state_fields(&args) } else { self.doubles.state_fields(args) }
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        self.of(args.expr_fields.first().map(|f| f.data_type())).accumulator(args)
+        if of_decimals(args.expr_fields) { average::accumulator(&args) } else { self.doubles.accumulator(args) }
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        self.of(args.expr_fields.first().map(|f| f.data_type())).create_sliding_accumulator(args)
+        if of_decimals(args.expr_fields) {
+            return average::accumulator(&args);
+        }
+        self.doubles.create_sliding_accumulator(args)
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs<'_>) -> bool {
-        self.of(args.expr_fields.first().map(|f| f.data_type())).groups_accumulator_supported(args)
+        if of_decimals(args.expr_fields) {
+            return !args.is_distinct;
+        }
+        self.doubles.groups_accumulator_supported(args)
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
-        self.of(args.expr_fields.first().map(|f| f.data_type())).create_groups_accumulator(args)
+        if of_decimals(args.expr_fields) {
+            return average::groups_accumulator(&args);
+        }
+        self.doubles.create_groups_accumulator(args)
     }
 }

@@ -11,6 +11,7 @@ use datafusion::logical_expr::{
 };
 
 use super::name::call_name;
+use super::output::rows_of;
 
 /// From the types of the arguments to those that they are cast to.
 pub(crate) type Coerce = fn(&[DataType]) -> Result<Vec<DataType>>;
@@ -78,6 +79,8 @@ fn scalar_integer(value: &ScalarValue) -> Option<i64> {
 
 /// One call on a batch.
 pub(crate) struct Call {
+    /// The function's name.
+    pub name: &'static str,
     /// All arguments as arrays of `rows` values.
     pub args: Vec<ArrayRef>,
     /// The arguments that are constants.
@@ -176,7 +179,11 @@ impl ScalarUDFImpl for Udf {
         let (least, most) = self.function.arity;
         let given = args.arg_fields.len();
         if given < least || given > most {
-            let expected = if least == most { least.to_string() } else { format!("{least} to {most}") };
+            let expected = match most {
+                usize::MAX => format!("{least} or more"),
+                most if most == least => least.to_string(),
+                most => format!("{least} to {most}"),
+            };
             return plan_err!(
                 "[WRONG_NUM_ARGS.WITHOUT_SUGGESTION] The `{name}` requires {expected} parameters but the actual number is {given}."
             );
@@ -207,8 +214,13 @@ impl ScalarUDFImpl for Udf {
                 ColumnarValue::Array(_) => None,
             })
             .collect();
-        let arrays = args.args.iter().map(|a| a.to_array(rows)).collect::<Result<Vec<_>>>()?;
-        let call = Call { args: arrays, scalars, return_type: args.return_field.data_type().clone() };
+        let arrays = args.args.iter().map(|a| rows_of(self.function.name, a, rows)).collect::<Result<Vec<_>>>()?;
+        let call = Call {
+            name: self.function.name,
+            args: arrays,
+            scalars,
+            return_type: args.return_field.data_type().clone(),
+        };
         let result = (self.function.run)(&call)?;
         if constant {
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?));

@@ -4,14 +4,16 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    AccessExpr, BinaryOperator, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, LimitClause, NamedWindowDefinition, NamedWindowExpr,
-    ObjectName, OrderBy, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, Subscript,
-    TableAlias, TableFactor, TableWithJoins, TypedString, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
-    WildcardAdditionalOptions, WindowFrameBound, WindowSpec, WindowType,
+    AccessExpr, BinaryOperator, CastKind, CeilFloorKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, LimitClause, NamedWindowDefinition,
+    NamedWindowExpr, ObjectName, OrderBy, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    Subscript, TableAlias, TableFactor, TableWithJoins, TypedString, UnaryOperator, Value, ValueWithSpan, VisitMut,
+    VisitorMut, WildcardAdditionalOptions, WindowFrameBound, WindowSpec, WindowType,
 };
 
 use super::balance::balance;
+use super::calls;
+use super::duplicate::{self, Duplicates};
 use super::error::SqlError;
 use super::naming::column_name;
 use super::number;
@@ -51,8 +53,12 @@ const NESTED_WINDOW: &str = "__window";
 const GENERATORS: [&str; 6] = ["explode", "explode_outer", "posexplode", "posexplode_outer", "inline", "inline_outer"];
 
 /// Rewrites `query` in place and returns the relations that its marks stand for.
-pub(crate) fn rewrite(query: &mut Query, mut specs: Vec<RelationSpec>) -> Result<Vec<RelationSpec>, SqlError> {
-    let mut rewriter = Rewriter { specs: &mut specs, lambdas: Vec::new(), columns_of_generators: 0 };
+pub(crate) fn rewrite(
+    query: &mut Query,
+    mut specs: Vec<RelationSpec>,
+    duplicates: Duplicates,
+) -> Result<Vec<RelationSpec>, SqlError> {
+    let mut rewriter = Rewriter { specs: &mut specs, lambdas: Vec::new(), columns_of_generators: 0, duplicates };
     if let ControlFlow::Break(error) = query.visit(&mut rewriter) {
         return Err(*error);
     }
@@ -62,7 +68,8 @@ pub(crate) fn rewrite(query: &mut Query, mut specs: Vec<RelationSpec>) -> Result
 /// Rewrites one expression in place.
 pub(crate) fn rewrite_expression(expr: &mut Expr) -> Result<(), SqlError> {
     let mut specs = Vec::new();
-    let mut rewriter = Rewriter { specs: &mut specs, lambdas: Vec::new(), columns_of_generators: 0 };
+    let duplicates = Duplicates::Refused;
+    let mut rewriter = Rewriter { specs: &mut specs, lambdas: Vec::new(), columns_of_generators: 0, duplicates };
     match expr.visit(&mut rewriter) {
         ControlFlow::Break(error) => Err(*error),
         ControlFlow::Continue(()) => Ok(()),
@@ -77,6 +84,7 @@ struct Rewriter<'a> {
     /// Parameters of the lambdas that enclose the expression.
     lambdas: Vec<Vec<String>>,
     columns_of_generators: usize,
+    duplicates: Duplicates,
 }
 
 impl VisitorMut for Rewriter<'_> {
@@ -85,6 +93,9 @@ impl VisitorMut for Rewriter<'_> {
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
         let qualifiers = qualifiers(select);
         name_columns(select, &qualifiers);
+        if self.duplicates == Duplicates::Marked {
+            duplicate::mark(&mut select.projection, is_generator);
+        }
         keep_ordinals(select);
         self.struct_wildcards(select, &qualifiers);
         self.time_window(select)?;
@@ -355,8 +366,10 @@ impl Rewriter<'_> {
                 call("__cast", vec![Expr::Value(value), string(&typed_literal(&data_type))])
             }
             Expr::Struct { values, .. } => named_struct(values),
-            Expr::Floor { expr, .. } => call("floor", vec![*expr]),
-            Expr::Ceil { expr, .. } => call("ceil", vec![*expr]),
+            Expr::Floor { expr, field } => whole("floor", *expr, &field),
+            Expr::Ceil { expr, field } => whole("ceil", *expr, &field),
+            Expr::Position { expr, r#in } => call("__locate", vec![*expr, *r#in, number::carry("1")]),
+            Expr::Extract { field, expr, .. } => call("date_part", vec![string(&field.to_string()), *expr]),
             Expr::Function(function) => match counted_rows(function) {
                 Ok(function) => rewrite_function(function),
                 Err(error) => return Self::fail(error),
@@ -375,6 +388,16 @@ impl Rewriter<'_> {
         let mut parts = parts.into_iter();
         let root = parts.next().map_or_else(|| string(""), Expr::Identifier);
         parts.fold(root, |e, field| call("__field", vec![e, string(&field.value)]))
+    }
+}
+
+/// `ceil(x)`, `ceil(x, digits)`.
+fn whole(name: &str, expr: Expr, kind: &CeilFloorKind) -> Expr {
+    match kind {
+        CeilFloorKind::Scale(ValueWithSpan { value: Value::Number(digits, _), .. }) => {
+            call(name, vec![expr, number::carry(digits)])
+        }
+        _ => call(name, vec![expr]),
     }
 }
 
@@ -552,38 +575,11 @@ fn rewrite_function(mut function: Function) -> Expr {
             function.null_treatment = Some(sqlparser::ast::NullTreatment::IgnoreNulls);
             rename(function, if name == "last" { "last_value" } else { "first_value" })
         }
-        ("first" | "any_value", _) => rename(function, "first_value"),
-        ("last", _) => rename(function, "last_value"),
-        ("string" | "int" | "bigint" | "double" | "float" | "boolean" | "date" | "timestamp" | "binary", [e])
-            if plain =>
-        {
-            call("__cast", vec![e.clone(), string(&name)])
-        }
-        ("nvl" | "ifnull", _) => rename(function, "coalesce"),
-        ("mean", _) => rename(function, "avg"),
-        ("std", _) => rename(function, "stddev"),
-        ("variance", _) => rename(function, "var_samp"),
-        ("every", _) => rename(function, "bool_and"),
-        ("some" | "any", _) => rename(function, "bool_or"),
         ("approx_count_distinct", [_]) => rename(function, "approx_distinct"),
-        ("isnull", [e]) => Expr::IsNull(Box::new(e.clone())),
-        ("isnotnull", [e]) => Expr::IsNotNull(Box::new(e.clone())),
-        ("year" | "quarter" | "month" | "day" | "hour" | "minute" | "second", [e]) => {
-            call("date_part", vec![string(&name), e.clone()])
-        }
-        ("dayofmonth", [e]) => call("date_part", vec![string("day"), e.clone()]),
-        ("dayofyear", [e]) => call("date_part", vec![string("doy"), e.clone()]),
-        ("weekofyear", [e]) => call("date_part", vec![string("week"), e.clone()]),
-        ("dayofweek", [e]) => call("date_part", vec![string("dayofweek"), e.clone()]),
         ("row_number" | "rank" | "dense_rank" | "ntile", _) if function.over.is_some() => {
             call("__cast", vec![Expr::Function(function), string("INT")])
         }
         ("array_sort", [_, Expr::Lambda(_)]) => rename(function, "__array_sort_by"),
-        ("locate", [part, whole]) => call("instr", vec![whole.clone(), part.clone()]),
-        ("ucase", _) => rename(function, "upper"),
-        ("lcase", _) => rename(function, "lower"),
-        ("sign", _) => rename(function, "signum"),
-        ("now", _) => rename(function, "current_timestamp"),
         ("median", [e]) => {
             set_arguments(
                 &mut function,
@@ -591,11 +587,11 @@ fn rewrite_function(mut function: Function) -> Expr {
             );
             rename(function, "percentile_cont")
         }
-        ("positive", [e]) => e.clone(),
-        ("reduce", _) => rename(function, "aggregate"),
-        ("cardinality", _) => rename(function, "size"),
-        ("regexp" | "regexp_like", _) => rename(function, "rlike"),
-        _ => Expr::Function(function),
+        _ => match (plain.then(|| calls::plain(&name, &args)).flatten(), calls::other_name(&name)) {
+            (Some(expr), _) => expr,
+            (None, Some(other)) => rename(function, other),
+            (None, None) => Expr::Function(function),
+        },
     }
 }
 

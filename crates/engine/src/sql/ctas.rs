@@ -15,6 +15,7 @@ use datafusion::logical_expr::LogicalPlanBuilder;
 
 use super::catalog::{Details, Entry, Managed, Table, is_streaming};
 use super::connect;
+use super::duplicate;
 use super::error::SqlError;
 use super::resolve;
 use super::session::{SqlSession, StatementResult};
@@ -44,6 +45,7 @@ impl SqlSession {
             return Err(at(SqlError::parse(message)).hint("Name and cast the columns in the SELECT."));
         }
         let plan = self.plan_query(query, text).await?;
+        duplicate::check_unique(plan.schema().as_arrow())?;
         if is_streaming(&plan) {
             let message = format!("The query of the {what} `{}` reads a stream, which has no end.", table.name);
             let error = SqlError::new("INVALID_FLOW_QUERY_TYPE.STREAMING_RELATION_FOR_MATERIALIZED_VIEW", message);

@@ -6,10 +6,12 @@
 
 mod ast;
 mod balance;
+mod calls;
 mod catalog;
 mod connect;
 mod ctas;
 mod dialect;
+mod duplicate;
 pub mod error;
 mod interval;
 mod memory;
@@ -31,6 +33,7 @@ mod token;
 
 pub use error::{Place, SqlError};
 pub use objects::PLAIN_TEXT;
+pub use resolve::function_names;
 pub use rows::RowStream;
 pub use session::{SessionConfig, SqlSession, StatementResult};
 pub use statement::Statement;

@@ -23,7 +23,7 @@ impl SqlSession {
         let wanted = |name: &str| pattern.is_none_or(|p| matches(p, name));
         let column = match listed {
             Listed::Functions { system } => {
-                let mut names = if system { resolve::function_names(&self.state()) } else { Vec::new() };
+                let mut names = if system { resolve::function_names() } else { Vec::new() };
                 names.retain(|name| wanted(name));
                 return text_rows(&[("function", names)]);
             }

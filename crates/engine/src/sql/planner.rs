@@ -490,6 +490,9 @@ fn arithmetic(
                 datafusion_spark::function::datetime::date_add().call(vec![expr.right, expr.left]),
             ));
         }
+        (DataType::Date32, DataType::Date32 | DataType::Null, Operation::Subtract) => {
+            return Ok(PlannerResult::Planned(function::calendar::days_between().call(vec![expr.left, expr.right])));
+        }
         (l, r, _) if temporal(l) || temporal(r) => return Ok(PlannerResult::Original(expr)),
         _ => {}
     }

@@ -14,12 +14,14 @@ use sqlparser::tokenizer::Span;
 
 use super::ast::RelationSpec;
 use super::catalog::Catalog;
+use super::duplicate::{self, Duplicates, is_of_duplicates};
 use super::error::{SqlError, did_you_mean, nearest};
 use super::plain::plain;
 use super::planner::{MarkedRelations, path_relation};
 use super::statement::{ParsedQuery, parse_expression};
 use super::token::unmark;
 use crate::error::EngineError;
+use crate::function::catalog;
 
 /// Plans a query against the session's tables and functions. `text` is the statement, for errors.
 pub(crate) async fn plan(
@@ -28,21 +30,26 @@ pub(crate) async fn plan(
     parsed: &ParsedQuery,
     text: &str,
 ) -> Result<LogicalPlan, SqlError> {
+    check_calls(&parsed.query, &parsed.query, text)?;
     let mut query = parsed.query.clone();
+    let mut duplicates = Duplicates::Refused;
     // Names are case-insensitive: a name that is not found as written is retried as the schema has it.
     for _ in 0..64 {
-        match plan_once(state, catalog, &query, parsed, text, false).await {
+        match plan_once(state, catalog, &query, parsed, duplicates, text, false).await {
             Ok(plan) => return Ok(plan),
             Err(Failure::Sql(error)) => return Err(error),
+            Err(Failure::DataFusion(error)) if duplicates == Duplicates::Refused && is_of_duplicates(&error) => {
+                duplicates = Duplicates::Marked;
+            }
             Err(Failure::DataFusion(error)) => {
                 if !respell(&mut query, &error) {
                     // Once more, for the place of the name that failed: places cost, and most queries need none.
-                    let again = plan_once(state, catalog, &query, parsed, text, true).await;
+                    let again = plan_once(state, catalog, &query, parsed, duplicates, text, true).await;
                     let span = match &again {
                         Err(Failure::DataFusion(again)) => diagnostic_span(again),
                         _ => None,
                     };
-                    return Err(explain(&error, &parsed.query, catalog, state, text, span));
+                    return Err(explain(&error, &parsed.query, catalog, text, span));
                 }
             }
         }
@@ -60,12 +67,13 @@ async fn plan_once(
     catalog: &Arc<Catalog>,
     query: &Query,
     parsed: &ParsedQuery,
+    duplicates: Duplicates,
     text: &str,
     places: bool,
 ) -> Result<LogicalPlan, Failure> {
     let mut query = query.clone();
     let specs = relation_specs(parsed, text).map_err(Failure::Sql)?;
-    let specs = super::ast::rewrite(&mut query, specs).map_err(Failure::Sql)?;
+    let specs = super::ast::rewrite(&mut query, specs, duplicates).map_err(Failure::Sql)?;
     let mut state = state.clone();
     state.config_mut().options_mut().sql_parser.collect_spans = places;
     let failed = |e| Failure::DataFusion(Box::new(e));
@@ -110,6 +118,7 @@ fn relation_specs(parsed: &ParsedQuery, text: &str) -> Result<Vec<RelationSpec>,
             let watermark_expression = match &mark.watermark {
                 Some(watermark) => {
                     let mut expr = parse_expression(text, &watermark.expression)?;
+                    check_calls(&expr, &parsed.query, text)?;
                     super::ast::rewrite_expression(&mut expr)?;
                     Some(expr)
                 }
@@ -158,7 +167,7 @@ fn place_at(
 }
 
 /// The schema error inside an error, if there is one.
-fn schema_error(error: &DataFusionError) -> Option<&SchemaError> {
+pub(crate) fn schema_error(error: &DataFusionError) -> Option<&SchemaError> {
     match error {
         DataFusionError::SchemaError(error, _) => Some(error),
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => schema_error(inner),
@@ -326,7 +335,6 @@ fn explain(
     error: &DataFusionError,
     query: &Query,
     catalog: &Catalog,
-    state: &SessionState,
     text: &str,
     span: Option<datafusion::common::Span>,
 ) -> SqlError {
@@ -357,7 +365,7 @@ fn explain(
         return table_not_found(&name, query, catalog, text);
     }
     if let Some(name) = between(&message, "Invalid function '", "'") {
-        return unresolved_routine(name, query, state, text);
+        return unresolved_routine(name, query, text);
     }
     if message.contains("must appear in the GROUP BY clause")
         && let Some(shown) = between(&message, "column \"", "\"")
@@ -417,6 +425,10 @@ fn place_path(error: SqlError, query: &Query, text: &str) -> SqlError {
 }
 
 fn unresolved_column(shown: String, name: &str, valid: &[datafusion::common::Column]) -> SqlError {
+    if valid.iter().any(|c| duplicate::stripped(&c.name).is_some_and(|n| n.eq_ignore_ascii_case(name))) {
+        let message = format!("Reference `{name}` is ambiguous, could be more than one column.");
+        return SqlError::new("AMBIGUOUS_REFERENCE", message);
+    }
     let shown = shown.split('.').map(|p| format!("`{p}`")).collect::<Vec<_>>().join(".");
     let names: Vec<String> = valid.iter().map(|c| c.name.clone()).filter(|n| !n.contains(super::token::MARK)).collect();
     let near = nearest(name, names.iter().map(String::as_str));
@@ -449,13 +461,12 @@ fn table_not_found(name: &str, query: &Query, catalog: &Catalog, text: &str) -> 
     place(table_missing(name, catalog), query, name, text)
 }
 
-fn unresolved_routine(name: &str, query: &Query, state: &SessionState, text: &str) -> SqlError {
+fn unresolved_routine(name: &str, query: &Query, text: &str) -> SqlError {
     let message = format!(
         "Cannot resolve routine `{name}` on search path [`system`.`builtin`, `system`.`session`, `spark_catalog`.`default`]. SQLSTATE: 42883"
     );
-    let names = function_names(state);
     let error = SqlError::new("UNRESOLVED_ROUTINE", message);
-    let error = match did_you_mean(name, names.iter().map(String::as_str)) {
+    let error = match did_you_mean(name, catalog::NAMES.iter().copied().filter(|n| *n != name)) {
         Some(near) => error.hint(format!("Did you mean {near}?")),
         None => error,
     };
@@ -463,21 +474,27 @@ fn unresolved_routine(name: &str, query: &Query, state: &SessionState, text: &st
 }
 
 /// All functions that a query may call.
-pub(crate) fn function_names(state: &SessionState) -> Vec<String> {
-    let mut names: Vec<String> = state
-        .scalar_functions()
-        .keys()
-        .chain(state.aggregate_functions().keys())
-        .chain(state.window_functions().keys())
-        .chain(state.higher_order_functions().keys())
-        .filter(|n| !n.starts_with("__"))
-        .cloned()
-        .collect();
-    let more = ["window", "explode", "posexplode", "inline", "struct", "count_if", "first", "last", "any_value"];
-    names.extend(more.iter().map(|n| (*n).to_owned()));
-    names.sort();
-    names.dedup();
-    names
+pub fn function_names() -> Vec<String> {
+    catalog::NAMES.iter().map(|n| (*n).to_owned()).collect()
+}
+
+/// Fails for a call of what is no function of Spark, or none that Caudal has.
+fn check_calls(called: &impl Visit, query: &Query, text: &str) -> Result<(), SqlError> {
+    let mut unknown = None;
+    let _ = ast::visit_expressions(called, |expr| {
+        if let ast::Expr::Function(function) = expr {
+            let name = super::ast::function_name(&function.name);
+            if !catalog::is_callable(&name) {
+                unknown = Some(name);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    match unknown {
+        Some(name) => Err(unresolved_routine(&name, query, text)),
+        None => Ok(()),
+    }
 }
 
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {

@@ -1,11 +1,14 @@
 //! The rows of a statement, as they come.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 
+use super::duplicate;
 use super::error::SqlError;
 use super::resolve;
 
@@ -15,8 +18,15 @@ pub struct RowStream {
 }
 
 impl RowStream {
+    /// The rows of a plan, with the names of columns that are shown.
     pub(super) fn new(stream: SendableRecordBatchStream) -> Self {
-        RowStream { stream }
+        let Some(schema) = duplicate::shown_schema(&stream.schema()) else { return RowStream { stream } };
+        let shown = Arc::clone(&schema);
+        let rows = stream.map(move |batch| {
+            let columns = batch?.columns().to_vec();
+            Ok(RecordBatch::try_new(Arc::clone(&shown), columns)?)
+        });
+        RowStream { stream: Box::pin(RecordBatchStreamAdapter::new(schema, rows)) }
     }
 
     /// Rows that are there.
@@ -64,7 +74,7 @@ impl RowStream {
 
 /// What the rows of a batch take, of buffers that they may share with others.
 fn size_bytes(batch: &RecordBatch) -> usize {
-    let column = |column: &std::sync::Arc<dyn Array>| {
+    let column = |column: &Arc<dyn Array>| {
         column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
     };
     batch.columns().iter().map(column).sum()

@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::catalog::{Catalog, CatalogSchema, Details, Entry, Managed, OpenSource, Table, is_streaming};
 use super::connect;
+use super::duplicate;
 use super::error::SqlError;
 use super::memory::{self, MEMORY_LIMIT};
 use super::objects::{describe, text_rows};
@@ -146,7 +147,7 @@ impl SqlSession {
     /// Names that a shell may complete: tables and functions.
     pub fn completions(&self) -> Vec<String> {
         let mut names = self.catalog.names();
-        names.extend(resolve::function_names(&self.state()));
+        names.extend(resolve::function_names());
         names
     }
 
@@ -173,7 +174,12 @@ impl SqlSession {
                 .into_iter()
                 .for_each(|w| self.warn(w));
         }
-        resolve::plan(&self.state(), &self.catalog, query, text).await
+        let plan = resolve::plan(&self.state(), &self.catalog, query, text).await?;
+        if is_streaming(&plan) {
+            // What a stream writes is named by its columns.
+            duplicate::check_unique(plan.schema().as_arrow())?;
+        }
+        Ok(plan)
     }
 
     /// Runs a plan to its end. Fails for a plan over streams.
@@ -226,7 +232,8 @@ impl SqlSession {
             Kind::Use => Ok(StatementResult::Done(String::new())),
             Kind::DescribeQuery(query) => {
                 let plan = self.plan_query(query, text).await?;
-                describe(plan.schema().as_arrow())
+                let schema = plan.schema().as_arrow();
+                describe(duplicate::shown_schema(schema).as_deref().unwrap_or(schema))
             }
             Kind::Set { key, value } => self.set_statement(key.as_deref(), value.as_deref()),
             Kind::Reset { key } => {
@@ -396,6 +403,7 @@ impl SqlSession {
         if let Some(columns) = &table.schema {
             plan = renamed(plan, &table.name, columns)?;
         }
+        duplicate::check_unique(plan.schema().as_arrow())?;
         let shown = query.query.to_string();
         let view = Table::View { plan: Box::new(plan), text: shown };
         self.register(table, view, None, None);
@@ -493,6 +501,9 @@ fn session_state(
     let planners = builder.expr_planners().get_or_insert_default();
     planners.insert(0, Arc::new(datafusion_spark::planner::SparkFunctionPlanner));
     planners.insert(0, Arc::new(SparkExpressions));
+    if let Some(functions) = builder.table_functions() {
+        functions.retain(|name, _| name == "range");
+    }
     let mut state = builder.build();
     state.catalog_list().register_catalog("spark_catalog".to_owned(), Arc::new(spark));
     function::register_all(&mut state)?;

@@ -10,6 +10,7 @@ mod runtime;
 mod show;
 mod sql;
 mod sql_files;
+mod sql_functions;
 mod sql_large;
 mod sql_streaming;
 mod sql_tables;

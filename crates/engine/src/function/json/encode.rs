@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringArray, StringBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
 use arrow::datatypes::DataType;
 use datafusion::common::{Result, exec_err, plan_err};
 use serde_json::Value;
@@ -38,36 +38,6 @@ pub(super) fn to_json(call: &Call) -> Result<ArrayRef> {
         builder.append_value(&text);
     }
     Ok(Arc::new(builder.finish()))
-}
-
-/// The value at a path such as `$.a.b[1]`, as text; null when there is none.
-pub(super) fn get_json_object(call: &Call) -> Result<ArrayRef> {
-    let texts = arrow::compute::cast(call.arg(0)?, &DataType::Utf8)?;
-    let Some(path) = call.text(1) else { return exec_err!("the path of get_json_object must be a constant") };
-    let steps = parse_path(&path);
-    let result: StringArray = texts
-        .as_string::<i32>()
-        .iter()
-        .map(|text| {
-            let value: Value = serde_json::from_str(text?).ok()?;
-            let found = steps.as_ref()?.iter().try_fold(&value, |v, step| match step.parse::<usize>() {
-                Ok(index) if v.is_array() => v.get(index),
-                _ => v.get(step.as_str()),
-            })?;
-            match found {
-                Value::Null => None,
-                Value::String(s) => Some(s.clone()),
-                other => Some(other.to_string()),
-            }
-        })
-        .collect();
-    Ok(Arc::new(result))
-}
-
-fn parse_path(path: &str) -> Option<Vec<String>> {
-    let rest = path.strip_prefix('$')?;
-    let steps = rest.split(['.', '[']).map(|s| s.trim_end_matches(']').trim_matches('\'').to_owned());
-    Some(steps.filter(|s| !s.is_empty()).collect())
 }
 
 /// The schema of a JSON text, as `schema_of_json` prints it.

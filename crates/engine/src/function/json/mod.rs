@@ -16,6 +16,7 @@ use super::udf::{Arguments, Call, Function};
 mod column;
 pub(crate) mod decode;
 mod encode;
+mod path;
 mod scan;
 
 use decode::{JsonOptions, decode};
@@ -47,7 +48,7 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
             arity: (2, 2),
             coerce: None,
             returns: |_| Ok(DataType::Utf8),
-            run: encode::get_json_object,
+            run: path::get_json_object,
         }
         .udf(),
         Function {
