@@ -35,17 +35,22 @@ def answer(spark, sql):
 
 
 def regenerate(spark, text):
-    """The file with every expectation replaced."""
+    """The file with every expectation replaced, how many queries Spark answered, and what is ours by intent.
+
+    What is ours are the lines of the comments that say so; what differs, the lines of the queries.
+    """
     out, lines, i, ours = [], text.split("\n"), 0, False
+    compared, intended, different = 0, [], []
     while i < len(lines):
         line = lines[i]
         out.append(line)
         i += 1
         if line.startswith("# ours"):
             ours = True
+            intended.append((i, line.removeprefix("# ours").lstrip(" :")))
         if line not in ("query", "statement"):
             continue
-        sql = []
+        sql, at = [], i
         while i < len(lines) and lines[i] not in ("", "----"):
             sql.append(lines[i])
             i += 1
@@ -61,9 +66,15 @@ def regenerate(spark, text):
                 answer(spark, "\n".join(sql) + "\n")
         else:
             out.append("----")
-            out.extend(expected if ours else answer(spark, "\n".join(sql) + "\n").split("\n"))
+            if not ours:
+                answered = answer(spark, "\n".join(sql) + "\n").split("\n")
+                compared += 1
+                if answered != expected:
+                    different.append((at, " ".join(sql), answered))
+                expected = answered
+            out.extend(expected)
         ours = False
-    return "\n".join(out)
+    return "\n".join(out), compared, intended, different
 
 
 def main():
@@ -71,21 +82,28 @@ def main():
     check = "--check" in sys.argv
     files = [Path(a) for a in arguments] or sorted(FILES.glob("*.slt"))
     builder = SparkSession.builder.master("local[2]").config("spark.sql.session.timeZone", "UTC")
-    builder = builder.config("spark.ui.enabled", "false").config("spark.sql.shuffle.partitions", "2")
+    builder = builder.config("spark.ui.enabled", "false").config("spark.ui.showConsoleProgress", "false").config("spark.sql.shuffle.partitions", "2")
     spark = builder.config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
     spark.sparkContext.setLogLevel("OFF")
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
-    different = 0
+    compared, differing, ours = 0, 0, []
     for file in files:
         text = file.read_text()
-        written = regenerate(spark.newSession(), text)
-        if written != text:
-            different += 1
-            print(f"{file.name}: differs" if check else f"{file.name}: rewritten")
-            if not check:
-                file.write_text(written)
+        written, queries, intended, different = regenerate(spark.newSession(), text)
+        compared += queries
+        differing += len(different)
+        ours.extend(f"{file.name}:{line}: {why}" for line, why in intended)
+        for line, sql, answered in different:
+            print(f"{file.name}:{line}: {'differs' if check else 'rewritten'}: {sql}")
+            if check:
+                print("  Spark answers:", *answered, sep="\n    ")
+        if written != text and not check:
+            file.write_text(written)
     spark.stop()
-    sys.exit(1 if check and different else 0)
+    print(f"{compared} queries of {len(files)} files compared with Apache Spark, {differing} differ")
+    if ours:
+        print(f"{len(ours)} are ours by intent:", *ours, sep="\n  ")
+    sys.exit(1 if check and (differing or not compared) else 0)
 
 
 if __name__ == "__main__":
