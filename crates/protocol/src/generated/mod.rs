@@ -79,6 +79,8 @@ macro_rules! for_each_message {
         $check::<$crate::generated::messages::ListConfigResourcesResponse>();
         $check::<$crate::generated::messages::DescribeAclsRequest>();
         $check::<$crate::generated::messages::DescribeAclsResponse>();
+        $check::<$crate::generated::messages::ConsumerGroupHeartbeatRequest>();
+        $check::<$crate::generated::messages::ConsumerGroupHeartbeatResponse>();
         $check::<$crate::generated::messages::ConsumerGroupDescribeRequest>();
         $check::<$crate::generated::messages::ConsumerGroupDescribeResponse>();
         $check::<$crate::generated::messages::RequestHeader>();
@@ -120,6 +122,20 @@ macro_rules! for_each_message {
         $check::<$crate::generated::group::OffsetCommitValue>();
         $check::<$crate::generated::group::GroupMetadataKey>();
         $check::<$crate::generated::group::GroupMetadataValue>();
+        $check::<$crate::generated::group::ConsumerGroupMetadataKey>();
+        $check::<$crate::generated::group::ConsumerGroupMetadataValue>();
+        $check::<$crate::generated::group::ConsumerGroupPartitionMetadataKey>();
+        $check::<$crate::generated::group::ConsumerGroupPartitionMetadataValue>();
+        $check::<$crate::generated::group::ConsumerGroupMemberMetadataKey>();
+        $check::<$crate::generated::group::ConsumerGroupMemberMetadataValue>();
+        $check::<$crate::generated::group::ConsumerGroupTargetAssignmentMetadataKey>();
+        $check::<$crate::generated::group::ConsumerGroupTargetAssignmentMetadataValue>();
+        $check::<$crate::generated::group::ConsumerGroupTargetAssignmentMemberKey>();
+        $check::<$crate::generated::group::ConsumerGroupTargetAssignmentMemberValue>();
+        $check::<$crate::generated::group::ConsumerGroupCurrentMemberAssignmentKey>();
+        $check::<$crate::generated::group::ConsumerGroupCurrentMemberAssignmentValue>();
+        $check::<$crate::generated::group::ConsumerGroupRegularExpressionKey>();
+        $check::<$crate::generated::group::ConsumerGroupRegularExpressionValue>();
         $check::<$crate::generated::producer::ProducerSnapshot>();
     };
 }
