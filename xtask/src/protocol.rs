@@ -472,7 +472,9 @@ impl Emitter<'_> {
             for f in fields {
                 let Some((tag, tagged)) = f.tag else { continue };
                 let guard = Self::range(tagged, self.schema.valid).map_or(String::new(), |r| format!(" if {r}"));
-                let _ = writeln!(out, "{tag}{guard} => m.{} = {},", snake(&f.name), self.read_field(f, "true"));
+                // A nullable struct in a tag begins with a varint, 0 for none, and not with a signed byte as elsewhere.
+                let read = self.read_field(f, "true").replace("r.i8()? < 0", "r.uvarint()? == 0");
+                let _ = writeln!(out, "{tag}{guard} => m.{} = {read},", snake(&f.name));
             }
             out.push_str("_ => r.skip(),\n} Ok(()) })?; }\n");
         }
@@ -567,11 +569,9 @@ impl Emitter<'_> {
                     if let Some(range) = Self::range(versions, self.schema.valid) {
                         condition = format!("{range} && {condition}");
                     }
-                    let _ = writeln!(
-                        out,
-                        "if {condition} {{ let w = tags.field({tag}); {} }}",
-                        self.write_field(f, "true")
-                    );
+                    let write = self.write_field(f, "true");
+                    let write = write.replace("w.i8(-1)", "w.uvarint(0)").replace("w.i8(1); ", "w.uvarint(1); ");
+                    let _ = writeln!(out, "if {condition} {{ let w = tags.field({tag}); {write} }}");
                 }
                 out.push_str("w.put_tags(tags);\n");
             }

@@ -142,7 +142,8 @@ impl Broker {
         let metadata = Metadata::new(metadata_log, replicas.clone(), registrar);
         metadata.register().await?;
         let offsets = Arc::new(OffsetsTopic::new(topics.clone()));
-        let groups = Arc::new(GroupService::new(config.groups.clone(), offsets.clone()));
+        let images = metadata.images();
+        let groups = Arc::new(GroupService::new(config.groups.clone(), offsets.clone(), Arc::new(images)));
         let ctx = Arc::new(Context {
             bound: listener.bound.clone(),
             cluster_id: meta.cluster_id,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use caudal_cluster::config::{Properties, StaticConfig, StaticConfigError};
 
 use crate::group::GroupConfig;
+use crate::group::consumer::config::{check_consumer_groups, consumer_config};
 
 /// A broker's settings, checked and typed. Names in the comments are Kafka's; the whole list is the table in
 /// `caudal_cluster::config`.
@@ -159,6 +160,8 @@ impl BrokerConfig {
         }
         let node_id = i32::try_from(values.int("node.id")).ok().filter(|id| *id >= 0).unwrap_or(1);
         check_quorum(&values, node_id).map_err(|(key, reason)| refuse(key, values.get(key).unwrap_or(""), reason))?;
+        check_consumer_groups(&values)
+            .map_err(|(key, reason)| refuse(key, values.value(key).unwrap_or_default(), reason))?;
         let mut config = BrokerConfig::with(values, listen, PathBuf::from(dirs));
         config.node_id = node_id;
         config.listener_names = listener_names;
@@ -221,6 +224,7 @@ fn group_config(values: &StaticConfig) -> GroupConfig {
         max_size: size("group.max.size"),
         metadata_max_bytes: size("offset.metadata.max.bytes"),
         offsets_retention_ms: values.int("offsets.retention.minutes").saturating_mul(60_000),
+        consumer: consumer_config(values),
     }
 }
 

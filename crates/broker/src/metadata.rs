@@ -78,6 +78,12 @@ impl Metadata {
         self.shared.image.read().clone()
     }
 
+    /// Tells the current image for as long as somebody asks.
+    pub fn images(&self) -> impl Fn() -> Arc<MetadataImage> + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || shared.image.read().clone()
+    }
+
     /// Elects this node, registers it and makes it lead its partitions; in memory only where the disk is full.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::context::Context;
 
 /// All operations on a group that an unsecured broker allows: READ, DELETE, DESCRIBE and the two for configurations, as
 /// a bit for each code of Kafka's `AclOperation`.
-const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
+pub(super) const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 pub async fn handle(
     ctx: &Context,
@@ -27,7 +27,10 @@ pub async fn handle(
             group_id: id.clone(),
             group_state: "Dead".to_owned(),
             error_code: if version >= 6 { ErrorCode::GroupIdNotFound.code() } else { 0 },
-            error_message: (version >= 6).then(|| format!("Group {id} not found.")),
+            error_message: (version >= 6).then(|| match ctx.groups.view(|c| c.is_consumer_group(id)) {
+                true => format!("Group {id} is not a classic group."),
+                false => format!("Group {id} not found."),
+            }),
             ..Default::default()
         });
         if request.include_authorized_operations && version >= 3 {

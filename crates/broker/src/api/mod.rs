@@ -22,6 +22,8 @@ use crate::server::{ConnectionInfo, Response};
 
 pub mod alter_configs;
 pub mod api_versions;
+pub mod consumer_group_describe;
+pub mod consumer_group_heartbeat;
 pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_groups;
@@ -178,6 +180,8 @@ serve! {
     DescribeCluster 0..=2 => describe_cluster(describe_cluster_request::DescribeClusterRequest);
     ListConfigResources 0..=1 => list_config_resources(list_config_resources_request::ListConfigResourcesRequest);
     DescribeTopicPartitions 0..=0 => describe_topic_partitions(describe_topic_partitions_request::DescribeTopicPartitionsRequest);
+    ConsumerGroupHeartbeat 0..=1 => consumer_group_heartbeat(consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest);
+    ConsumerGroupDescribe 0..=1 => consumer_group_describe(consumer_group_describe_request::ConsumerGroupDescribeRequest);
     DescribeProducers 0..=0 => describe_producers(describe_producers_request::DescribeProducersRequest);
 }
 

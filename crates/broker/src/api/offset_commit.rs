@@ -41,7 +41,7 @@ pub async fn handle(
         instance_id: request.group_instance_id.as_deref(),
         generation: request.generation_id_or_member_epoch,
     };
-    let stored = if ready.is_error() { ready } else { ctx.groups.commit(who, accepted).await };
+    let stored = if ready.is_error() { ready } else { ctx.groups.commit(who, version, accepted).await };
     let topics = verdicts.into_iter().map(|(topic, partitions)| OffsetCommitResponseTopic {
         partitions: partitions
             .into_iter()

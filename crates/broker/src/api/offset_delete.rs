@@ -1,10 +1,8 @@
 //! OffsetDelete (47), version 0: single committed offsets, unless a member of the group subscribes to the topic.
 
-use bytes::Bytes;
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
-use caudal_protocol::messages::{ConsumerProtocolSubscription, OffsetDeleteRequest, OffsetDeleteResponse};
-use caudal_protocol::wire::{Message, Reader};
+use caudal_protocol::messages::{OffsetDeleteRequest, OffsetDeleteResponse};
 
 use super::RequestHeader;
 use crate::context::Context;
@@ -16,18 +14,17 @@ pub async fn handle(
     _version: i16,
 ) -> OffsetDeleteResponse {
     let mut error = ctx.groups.readiness(&request.group_id);
-    if !error.is_error() && !ctx.groups.view(|c| c.exists(&request.group_id)) {
-        error = ErrorCode::GroupIdNotFound;
+    if !error.is_error() {
+        error = ctx.groups.view(|c| c.check_offset_delete(&request.group_id));
     }
     if error.is_error() {
         return OffsetDeleteResponse { error_code: error.code(), ..Default::default() };
     }
-    let subscribed = subscribed_topics(&ctx.groups.view(|c| c.subscriptions(&request.group_id)));
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for p in topic.partitions {
-            let in_use = subscribed.as_ref().is_none_or(|topics| topics.contains(&topic.name));
+            let in_use = ctx.groups.view(|c| c.is_subscribed_to(&request.group_id, &topic.name));
             let error = if in_use {
                 ErrorCode::GroupSubscribedToTopic
             } else if !ctx.has_partition(&topic.name, p.partition_index) {
@@ -44,15 +41,4 @@ pub async fn handle(
         topics.push(OffsetDeleteResponseTopic { name: topic.name, partitions });
     }
     OffsetDeleteResponse { topics, ..Default::default() }
-}
-
-/// The topics that members say they read. `None`: somebody's subscription cannot be read, so any topic may be in use.
-fn subscribed_topics(subscriptions: &[(String, Bytes)]) -> Option<Vec<String>> {
-    let mut topics = Vec::new();
-    for (_, metadata) in subscriptions {
-        let mut r = Reader::new(metadata.clone());
-        let version = r.i16().ok()?.min(ConsumerProtocolSubscription::MAX_VERSION);
-        topics.extend(ConsumerProtocolSubscription::decode(&mut r, version).ok()?.topics);
-    }
-    Some(topics)
 }

@@ -52,7 +52,10 @@ fn classic_topic(topic: OffsetFetchResponseTopics, version: i16, error_code: i16
 }
 
 fn fetch(ctx: &Context, group: OffsetFetchRequestGroup, version: i16) -> OffsetFetchResponseGroup {
-    let error = ctx.groups.readiness(&group.group_id);
+    let mut error = ctx.groups.readiness(&group.group_id);
+    if !error.is_error() {
+        error = ctx.groups.view(|c| c.check_fetch(&group.group_id, group.member_id.as_deref(), group.member_epoch));
+    }
     let mut answer =
         OffsetFetchResponseGroup { group_id: group.group_id.clone(), error_code: error.code(), ..Default::default() };
     if error.is_error() {

@@ -2,7 +2,9 @@
 //! rebalances. Pure: time comes in, records and answers go out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
+use caudal_cluster::MetadataImage;
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use caudal_protocol::messages::leave_group_request::MemberIdentity;
@@ -10,6 +12,9 @@ use caudal_protocol::messages::leave_group_response::MemberResponse;
 use caudal_protocol::messages::list_groups_response::ListedGroup;
 use caudal_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupRequest, SyncGroupResponse};
 
+use super::consumer::classic::CONSUMER;
+use super::consumer::coordinator::CONSUMER_TYPE;
+use super::consumer::{Clock, ConsumerConfig, ConsumerGroup};
 use super::machine::{Group, Joiner, State};
 use super::record::{CommittedOffset, GroupRecord};
 use super::{Outcome, Reply, Waiter};
@@ -27,6 +32,8 @@ pub struct GroupConfig {
     pub metadata_max_bytes: usize,
     /// `offsets.retention.minutes`, in milliseconds.
     pub offsets_retention_ms: i64,
+    /// `group.consumer.*`.
+    pub consumer: ConsumerConfig,
 }
 
 impl Default for GroupConfig {
@@ -37,18 +44,29 @@ impl Default for GroupConfig {
             max_size: i32::MAX as usize,
             metadata_max_bytes: 4096,
             offsets_retention_ms: 7 * 24 * 3_600_000,
+            consumer: ConsumerConfig::default(),
         }
     }
 }
 
-type Offsets = BTreeMap<String, BTreeMap<i32, CommittedOffset>>;
+pub(super) type Offsets = BTreeMap<String, BTreeMap<i32, CommittedOffset>>;
+
+/// The name that ListGroups shows for the type.
+const CLASSIC_TYPE: &str = "classic";
 
 /// Groups, offsets and their configuration. `now_ms` is a monotonic clock, `wall_ms` milliseconds since 1970.
 #[derive(Debug)]
 pub struct Coordinator {
     pub config: GroupConfig,
-    groups: HashMap<String, Group>,
-    offsets: HashMap<String, Offsets>,
+    /// Groups of the classic protocol.
+    pub(super) groups: HashMap<String, Group>,
+    /// Groups of the consumer protocol; none of them is among the classic ones.
+    pub(super) consumers: HashMap<String, ConsumerGroup>,
+    pub(super) offsets: HashMap<String, Offsets>,
+    /// The metadata as it was last looked at.
+    pub(super) image: Arc<MetadataImage>,
+    /// Offset of the last image with new topics.
+    pub(super) new_topics_at: i64,
     /// When to look at which group: no later than its next deadline. Heartbeats put deadlines off without telling.
     deadlines: BTreeSet<(i64, String)>,
     /// The entry of each group in `deadlines`.
@@ -70,6 +88,9 @@ impl Coordinator {
         Coordinator {
             config,
             groups: HashMap::new(),
+            consumers: HashMap::new(),
+            image: Arc::new(MetadataImage::empty()),
+            new_topics_at: -1,
             offsets: HashMap::new(),
             deadlines: BTreeSet::new(),
             scheduled: HashMap::new(),
@@ -78,11 +99,12 @@ impl Coordinator {
 
     /// Puts a group's next deadline in its place; to be called whenever the group changed. Forgets a group that nobody ever
     /// was in.
-    fn reschedule(&mut self, id: &str) {
+    pub(super) fn reschedule(&mut self, id: &str) {
         if self.groups.get(id).is_some_and(Group::is_void) {
             self.groups.remove(id);
         }
-        let next = self.groups.get(id).and_then(Group::next_deadline_ms);
+        let of_consumers = self.consumers.get(id).and_then(ConsumerGroup::next_deadline_ms);
+        let next = self.groups.get(id).and_then(Group::next_deadline_ms).or(of_consumers);
         let known = self.scheduled.get(id).copied();
         if next == known {
             return;
@@ -103,6 +125,7 @@ impl Coordinator {
             GroupRecord::Offset { group, topic, partition, value } => self.put_offset(&group, &topic, partition, value),
             GroupRecord::Group { group, value: Some(value) } => {
                 let loaded = Group::from_record(&group, &value, now_ms);
+                self.consumers.remove(&group);
                 self.groups.insert(group.clone(), loaded);
                 self.reschedule(&group);
             }
@@ -110,6 +133,7 @@ impl Coordinator {
                 self.groups.remove(&group);
                 self.reschedule(&group);
             }
+            GroupRecord::Consumer { group, record } => self.replay_consumer(&group, &record),
         }
     }
 
@@ -120,6 +144,7 @@ impl Coordinator {
             self.groups.remove(&id);
             self.reschedule(&id);
         }
+        self.consumers.retain(|id, _| !which(id));
         self.offsets.retain(|id, _| !which(id));
     }
 
@@ -129,6 +154,7 @@ impl Coordinator {
         match record {
             GroupRecord::Offset { group, topic, partition, value } => self.put_offset(&group, &topic, partition, value),
             GroupRecord::Group { value: Some(_), .. } => {}
+            GroupRecord::Consumer { group, record } => self.stored_consumer(&group, &record),
             GroupRecord::Group { group, value: None } => {
                 // Somebody may have joined meanwhile; that is stored behind the deletion.
                 if self.groups.get(&group).is_some_and(|g| g.state == State::Empty && g.pending.is_empty()) {
@@ -162,6 +188,9 @@ impl Coordinator {
             group.not_stored(now_ms, wall_ms, &self.config, &mut out);
             self.reschedule(id);
         }
+        if let Some(group) = self.consumers.get_mut(id) {
+            group.not_stored();
+        }
         out
     }
 
@@ -179,7 +208,11 @@ impl Coordinator {
                 })
             })
         });
-        groups.chain(offsets).collect()
+        let consumers = self.consumers.iter().flat_map(|(id, group)| {
+            let records = group.live_records().into_iter();
+            records.map(|record| GroupRecord::Consumer { group: id.clone(), record })
+        });
+        groups.chain(consumers).chain(offsets).collect()
     }
 
     fn put_offset(&mut self, group: &str, topic: &str, partition: i32, value: Option<CommittedOffset>) {
@@ -213,11 +246,12 @@ impl Coordinator {
     pub fn join(&mut self, now_ms: i64, wall_ms: i64, request: &JoinGroupRequest, joiner: Joiner) -> Outcome {
         let mut out = Outcome::default();
         let (lowest, highest) = self.config.session_timeout_ms;
+        let is_classic = !self.consumers.get(&request.group_id).is_some_and(|group| !group.is_empty());
         let error = if request.group_id.is_empty() {
             ErrorCode::InvalidGroupId
         } else if request.session_timeout_ms < lowest || request.session_timeout_ms > highest {
             ErrorCode::InvalidSessionTimeout
-        } else if !request.member_id.is_empty() && !self.groups.contains_key(&request.group_id) {
+        } else if is_classic && !request.member_id.is_empty() && !self.groups.contains_key(&request.group_id) {
             ErrorCode::UnknownMemberId
         } else {
             ErrorCode::None
@@ -233,6 +267,10 @@ impl Coordinator {
             out.reply(joiner.waiter, Reply::Join(reply));
             return out;
         }
+        if self.join_consumer(Clock { now_ms, wall_ms }, request, &joiner, &mut out) {
+            self.reschedule(&request.group_id);
+            return out;
+        }
         let group =
             self.groups.entry(request.group_id.clone()).or_insert_with(|| Group::new(&request.group_id, wall_ms));
         group.join(now_ms, wall_ms, &self.config, request, joiner, &mut out);
@@ -243,6 +281,11 @@ impl Coordinator {
     /// SyncGroup.
     pub fn sync(&mut self, now_ms: i64, wall_ms: i64, request: &SyncGroupRequest, waiter: Waiter) -> Outcome {
         let mut out = Outcome::default();
+        if let Some(response) = self.sync_consumer(Clock { now_ms, wall_ms }, request) {
+            out.reply(waiter, Reply::Sync(response));
+            self.reschedule(&request.group_id);
+            return out;
+        }
         match self.groups.get_mut(&request.group_id) {
             Some(group) => {
                 group.sync(now_ms, wall_ms, waiter, request, &mut out);
@@ -269,6 +312,11 @@ impl Coordinator {
         instance: Option<&str>,
         generation: i32,
     ) -> ErrorCode {
+        if let Some(consumers) = self.consumers.get_mut(group) {
+            let error = consumers.classic_heartbeat(now_ms, member, instance, generation);
+            self.reschedule(group);
+            return error;
+        }
         match self.groups.get_mut(group) {
             _ if group.is_empty() => ErrorCode::InvalidGroupId,
             Some(g) => g.heartbeat(now_ms, member, instance, generation),
@@ -285,6 +333,10 @@ impl Coordinator {
         members: &[MemberIdentity],
     ) -> (Vec<MemberResponse>, Outcome) {
         let mut out = Outcome::default();
+        if let Some(answers) = self.leave_consumer(Clock { now_ms, wall_ms }, group, members, &mut out) {
+            self.reschedule(group);
+            return (answers, out);
+        }
         let answers = members
             .iter()
             .map(|m| {
@@ -307,6 +359,9 @@ impl Coordinator {
 
     /// Whether a commit is allowed. Kafka's rules: outsiders only while the group is empty, members only in their generation.
     pub fn check_commit(&mut self, now_ms: i64, who: Committer<'_>) -> ErrorCode {
+        if let Some(error) = self.check_consumer_commit(who) {
+            return error;
+        }
         let Some(group) = self.groups.get_mut(who.group) else {
             return if who.generation < 0 { ErrorCode::None } else { ErrorCode::IllegalGeneration };
         };
@@ -355,6 +410,9 @@ impl Coordinator {
 
     /// DescribeGroups for one id. `None`: there is no such group.
     pub fn describe(&self, id: &str) -> Option<DescribedGroup> {
+        if self.consumers.contains_key(id) {
+            return None;
+        }
         let Some(group) = self.groups.get(id) else {
             // Offsets without members: a group that only ever committed.
             return self.offsets.contains_key(id).then(|| DescribedGroup {
@@ -387,20 +445,22 @@ impl Coordinator {
     pub fn list(&self, states: &[String], types: &[String]) -> Vec<ListedGroup> {
         let wanted =
             |filter: &[String], name: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(name));
-        if !wanted(types, "classic") {
-            return Vec::new();
-        }
-        let only_offsets =
-            self.offsets.keys().filter(|id| !self.groups.contains_key(*id)).map(|id| (id, "", State::Empty));
-        let groups = self.groups.values().map(|g| (&g.id, g.protocol_type.as_deref().unwrap_or_default(), g.state));
+        let empty = State::Empty.name();
+        let only_offsets = self.offsets.keys().filter(|id| !self.has_group(id)).map(|id| (id, "", empty, CLASSIC_TYPE));
+        let groups = self.groups.values().map(|g| {
+            let protocol_type = g.protocol_type.as_deref().unwrap_or_default();
+            (&g.id, protocol_type, g.state.name(), CLASSIC_TYPE)
+        });
+        let consumers = self.consumers.values().map(|g| (&g.id, "consumer", g.state().name(), CONSUMER_TYPE));
         let mut list: Vec<ListedGroup> = groups
             .chain(only_offsets)
-            .filter(|(_, _, state)| wanted(states, state.name()))
-            .map(|(id, protocol_type, state)| ListedGroup {
+            .chain(consumers)
+            .filter(|(_, _, state, kind)| wanted(states, state) && wanted(types, kind))
+            .map(|(id, protocol_type, state, kind)| ListedGroup {
                 group_id: id.clone(),
                 protocol_type: protocol_type.to_owned(),
-                group_state: state.name().to_owned(),
-                group_type: "classic".to_owned(),
+                group_state: state.to_owned(),
+                group_type: kind.to_owned(),
             })
             .collect();
         list.sort_by(|a, b| a.group_id.cmp(&b.group_id));
@@ -409,6 +469,11 @@ impl Coordinator {
 
     /// DeleteGroups for one id: the error, and the tombstones to store.
     pub fn delete(&self, id: &str) -> (ErrorCode, Vec<GroupRecord>) {
+        if let Some((error, of_group)) = self.delete_consumer(id) {
+            let mut records = if error.is_error() { Vec::new() } else { self.tombstones(id, |_, _, _| true) };
+            records.extend(of_group);
+            return (error, records);
+        }
         let group = self.groups.get(id);
         if group.is_none() && !self.offsets.contains_key(id) {
             return (ErrorCode::GroupIdNotFound, Vec::new());
@@ -441,17 +506,33 @@ impl Coordinator {
     /// Whether members of the group may be reading; then single offsets cannot be deleted.
     pub fn has_members(&self, group: &str) -> bool {
         self.groups.get(group).is_some_and(|g| !g.is_empty())
+            || self.consumers.get(group).is_some_and(|g| !g.is_empty())
     }
 
-    /// The topics that members of a group subscribe to, where the group speaks the consumer protocol.
-    pub fn subscriptions(&self, group: &str) -> Vec<(String, bytes::Bytes)> {
-        let Some(group) = self.groups.get(group) else { return Vec::new() };
-        let protocol = group.protocol_name.clone().unwrap_or_default();
-        group.members.values().map(|m| (m.id.clone(), m.metadata(&protocol))).collect()
+    /// Whether single offsets of a group may be deleted at all: not while members of a protocol of their own are in it.
+    pub fn check_offset_delete(&self, group: &str) -> ErrorCode {
+        if !self.exists(group) {
+            return ErrorCode::GroupIdNotFound;
+        }
+        let in_use = self.groups.get(group).filter(|g| !g.is_empty());
+        let is_consumers = in_use.is_none_or(|g| g.protocol_type.as_deref() == Some(CONSUMER));
+        if is_consumers { ErrorCode::None } else { ErrorCode::NonEmptyGroup }
+    }
+
+    /// Whether members of a group read a topic, or may: their subscriptions cannot be read.
+    pub fn is_subscribed_to(&self, group: &str, topic: &str) -> bool {
+        let classic = self.groups.get(group).filter(|g| !g.is_empty());
+        self.is_subscribed(group, topic)
+            || classic.is_some_and(|g| g.subscribed_topics().is_none_or(|topics| topics.contains(topic)))
     }
 
     pub fn exists(&self, group: &str) -> bool {
-        self.groups.contains_key(group) || self.offsets.contains_key(group)
+        self.has_group(group) || self.offsets.contains_key(group)
+    }
+
+    /// Whether there is more to a group than offsets.
+    fn has_group(&self, group: &str) -> bool {
+        self.groups.contains_key(group) || self.consumers.contains_key(group)
     }
 
     /// OffsetDelete: what to store to forget a single offset.
@@ -468,21 +549,41 @@ impl Coordinator {
     /// What to store to forget offsets of groups that have had no members for the retention time (KIP-211), and groups that
     /// have neither members nor offsets, as console consumers leave them.
     pub fn expire_offsets(&self, wall_ms: i64) -> Vec<GroupRecord> {
-        let retention_ms = self.config.offsets_retention_ms;
-        let only_offsets = self.offsets.keys().filter(|id| !self.groups.contains_key(*id)).map(|id| (id, None));
-        let empty = self.groups.iter().filter(|(_, g)| g.is_empty()).map(|(id, g)| (id, Some(g)));
+        let ids: BTreeSet<&String> =
+            self.offsets.keys().chain(self.groups.keys()).chain(self.consumers.keys()).collect();
         let mut records = Vec::new();
-        for (id, group) in only_offsets.chain(empty) {
-            let since = group.map_or(i64::MIN, |g| g.state_since_ms);
-            let by_use = |v: &CommittedOffset| v.commit_timestamp_ms.max(since).saturating_add(retention_ms);
-            let gone = self.tombstones(id, |_, _, v| v.expire_timestamp_ms.unwrap_or_else(|| by_use(v)) <= wall_ms);
+        for id in ids {
+            let gone = self.expired(id, wall_ms);
             let all = gone.len() == self.offsets(id).map(|(_, partitions)| partitions.len()).sum::<usize>();
             records.extend(gone);
-            if all && group.is_some_and(|g| g.pending.is_empty()) {
+            if all && self.groups.get(id).is_some_and(|g| g.is_empty() && g.pending.is_empty()) {
                 records.push(GroupRecord::Group { group: id.clone(), value: None });
+            }
+            if let Some((ErrorCode::None, tombstones)) = self.delete_consumer(id).filter(|_| all) {
+                records.extend(tombstones);
             }
         }
         records
+    }
+
+    /// Tombstones for the offsets of a group that nobody has used for the retention time, counted from when its last member
+    /// left or they were committed, whichever was later. While there are members, that is only said of topics that they do
+    /// not subscribe to.
+    fn expired(&self, id: &str, wall_ms: i64) -> Vec<GroupRecord> {
+        let (mut since, mut used) = (i64::MIN, BTreeSet::new());
+        if let Some(group) = self.groups.get(id) {
+            if group.is_empty() {
+                since = group.state_since_ms;
+            } else if let Some(topics) = group.subscribed_topics().filter(|_| group.state == State::Stable) {
+                used = topics;
+            } else {
+                return Vec::new();
+            }
+        }
+        let retention_ms = self.config.offsets_retention_ms;
+        let by_use = |v: &CommittedOffset| v.commit_timestamp_ms.max(since).saturating_add(retention_ms);
+        let is_over = |v: &CommittedOffset| v.expire_timestamp_ms.unwrap_or_else(|| by_use(v)) <= wall_ms;
+        self.tombstones(id, |topic, _, v| is_over(v) && !used.contains(topic) && !self.is_subscribed(id, topic))
     }
 
     /// When [`Coordinator::tick`] has to be called next, if ever.
@@ -498,6 +599,7 @@ impl Coordinator {
         let due: Vec<String> =
             self.deadlines.iter().take_while(|(due, _)| *due <= now_ms).map(|(_, id)| id.clone()).collect();
         for id in due {
+            self.tick_consumer(Clock { now_ms, wall_ms }, heard_ms, &id, &mut out);
             if let Some(group) = self.groups.get_mut(&id)
                 && group.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms)
             {

@@ -9,6 +9,7 @@ use caudal_protocol::messages::join_group_response::JoinGroupResponseMember;
 use caudal_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupRequest, SyncGroupResponse};
 use caudal_protocol::records::group::GroupMetadataValue;
 
+use super::consumer::classic::{CONSUMER, read_subscription};
 use super::member::Member;
 use super::record::{GroupRecord, stored_member};
 use super::{Outcome, Reply, Waiter};
@@ -154,13 +155,24 @@ impl Group {
         group
     }
 
-    fn add(&mut self, member: Member) {
+    pub(super) fn add(&mut self, member: Member) {
         if let Some(instance) = &member.instance_id {
             self.statics.insert(instance.clone(), member.id.clone());
         }
         self.pending.remove(&member.id);
         self.leader.get_or_insert_with(|| member.id.clone());
         self.members.insert(member.id.clone(), member);
+    }
+
+    /// The topics that its members say they read. `None`: it is no group of consumers, or somebody's subscription cannot be
+    /// read, so that any topic may be in use.
+    pub fn subscribed_topics(&self) -> Option<BTreeSet<String>> {
+        let protocol = self.protocol_name.as_deref().filter(|_| self.protocol_type.as_deref() == Some(CONSUMER))?;
+        let mut topics = BTreeSet::new();
+        for member in self.members.values() {
+            topics.extend(read_subscription(member.metadata(protocol)).ok()?.topics);
+        }
+        Some(topics)
     }
 
     /// What is persisted of the group now.
@@ -430,7 +442,13 @@ impl Group {
         })
     }
 
-    fn prepare_rebalance(&mut self, now_ms: i64, wall_ms: i64, config: &super::GroupConfig, out: &mut Outcome) {
+    pub(super) fn prepare_rebalance(
+        &mut self,
+        now_ms: i64,
+        wall_ms: i64,
+        config: &super::GroupConfig,
+        out: &mut Outcome,
+    ) {
         match self.state {
             State::PreparingRebalance => {}
             State::Empty => {
@@ -472,7 +490,7 @@ impl Group {
         }
     }
 
-    fn choose_protocol(&self) -> Option<String> {
+    pub(super) fn choose_protocol(&self) -> Option<String> {
         let first = self.members.values().next()?;
         let wishes = || first.protocols.iter().map(|p| p.name.as_str());
         let common = common_to(self.members.values(), wishes().collect());
@@ -605,6 +623,18 @@ impl Group {
             }
         }
         self.prepare_rebalance(now_ms, wall_ms, config, out);
+    }
+
+    /// The group comes to its end: whoever waits for it is told.
+    pub(super) fn answer_all(self, error: ErrorCode, out: &mut Outcome) {
+        for member in self.members.into_values() {
+            if let Some(waiter) = member.waiting_join {
+                out.reply(waiter, join_error(error, &member.id));
+            }
+            if let Some(waiter) = member.waiting_sync {
+                out.reply(waiter, sync_error(error));
+            }
+        }
     }
 
     /// A record of the group could not be stored: what is on disk is brought in line by the next generation.

@@ -1,9 +1,11 @@
-//! The classic group protocol (KIP-62, KIP-345, KIP-394) and committed offsets, kept in `__consumer_offsets`.
+//! Groups and committed offsets, kept in `__consumer_offsets`: the classic protocol (KIP-62, KIP-345, KIP-394) here, the
+//! consumer protocol (KIP-848) in [`consumer`].
 //!
-//! [`machine`] is one group as a pure state machine: calls in, [`Outcome`] out. [`coordinator`] holds all groups,
+//! [`machine`] is one classic group as a pure state machine: calls in, [`Outcome`] out. [`coordinator`] holds all groups,
 //! their offsets and timers, still pure. [`record`] is what is persisted; the coordinator's state is a fold over it.
 //! [`service`] is the only part that knows about logs, time and tasks.
 
+pub mod consumer;
 pub mod coordinator;
 pub mod machine;
 pub mod member;
@@ -15,7 +17,7 @@ mod service_tests;
 #[cfg(test)]
 mod tests;
 
-use caudal_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
+use caudal_protocol::messages::{ConsumerGroupHeartbeatResponse, JoinGroupResponse, SyncGroupResponse};
 
 pub use coordinator::{Coordinator, GroupConfig};
 pub use record::GroupRecord;
@@ -28,6 +30,7 @@ pub type Waiter = u64;
 pub enum Reply {
     Join(JoinGroupResponse),
     Sync(SyncGroupResponse),
+    Consumer(Box<ConsumerGroupHeartbeatResponse>),
 }
 
 /// What a step asks its caller to do: store `records`, then hand out `replies`.
@@ -39,6 +42,8 @@ pub struct Outcome {
     pub replies: Vec<(Waiter, Reply)>,
     /// The group and generation whose assignment is among the records: [`Coordinator::assignment_stored`] is to be told.
     pub assigned: Option<(String, i32)>,
+    /// Regular expressions to match with all topics: [`Coordinator::regexes_resolved`] is to be told.
+    pub regexes: Option<consumer::RegexJob>,
 }
 
 impl Outcome {

@@ -59,7 +59,7 @@ impl Undecided {
     fn overtake(&mut self, newer: &GroupRecord) {
         let place = |record: &GroupRecord| match record {
             GroupRecord::Offset { group, topic, partition, .. } => Some((group.clone(), topic.clone(), *partition)),
-            GroupRecord::Group { .. } => None,
+            GroupRecord::Group { .. } | GroupRecord::Consumer { .. } => None,
         };
         if !self.0.is_empty() {
             let newer = place(newer);

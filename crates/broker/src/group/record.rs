@@ -5,6 +5,8 @@ use caudal_protocol::records::group::group_metadata_value::MemberMetadata;
 use caudal_protocol::records::group::{GroupMetadataKey, GroupMetadataValue, OffsetCommitKey, OffsetCommitValue};
 use caudal_protocol::wire::{DecodeError, EncodeError, Message, Reader};
 
+use super::consumer::ConsumerRecord;
+
 /// The version of offsets with an expiry of their own; it has no leader epoch.
 const EXPIRING_VERSION: i16 = 1;
 /// Version in which values are written: what Kafka 4.x writes, without tagged extensions.
@@ -30,8 +32,21 @@ pub struct CommittedOffset {
 /// One persisted change; no value is a tombstone.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GroupRecord {
-    Offset { group: String, topic: String, partition: i32, value: Option<CommittedOffset> },
-    Group { group: String, value: Option<GroupMetadataValue> },
+    Offset {
+        group: String,
+        topic: String,
+        partition: i32,
+        value: Option<CommittedOffset>,
+    },
+    Group {
+        group: String,
+        value: Option<GroupMetadataValue>,
+    },
+    /// Of a group of the consumer protocol.
+    Consumer {
+        group: String,
+        record: ConsumerRecord,
+    },
 }
 
 /// A record whose bytes are not understood.
@@ -46,7 +61,9 @@ pub enum GroupRecordError {
 impl GroupRecord {
     pub fn group(&self) -> &str {
         match self {
-            GroupRecord::Offset { group, .. } | GroupRecord::Group { group, .. } => group,
+            GroupRecord::Offset { group, .. }
+            | GroupRecord::Group { group, .. }
+            | GroupRecord::Consumer { group, .. } => group,
         }
     }
 
@@ -69,10 +86,11 @@ impl GroupRecord {
             GroupRecord::Group { group, value } => {
                 pair(&GroupMetadataKey { group: group.clone() }, value.as_ref(), VALUE_VERSION)
             }
+            GroupRecord::Consumer { group, record } => record.encode(group),
         }
     }
 
-    /// Reads a stored record; `None` for a type that belongs to another protocol (KIP-848, share groups).
+    /// Reads a stored record; `None` for a type that belongs to another protocol (share and streams groups).
     pub fn decode(key: Bytes, value: Option<Bytes>) -> Result<Option<GroupRecord>, GroupRecordError> {
         let mut key = Reader::new(key);
         match key.i16()? {
@@ -91,12 +109,15 @@ impl GroupRecord {
                 let key = GroupMetadataKey::decode(&mut key, 0)?;
                 Ok(Some(GroupRecord::Group { group: key.group, value: read_value(value)? }))
             }
-            _ => Ok(None),
+            other => {
+                let found = ConsumerRecord::decode(other, &mut key, value)?;
+                Ok(found.map(|(group, record)| GroupRecord::Consumer { group, record }))
+            }
         }
     }
 }
 
-fn pair<K: Message, V: Message>(
+pub(super) fn pair<K: Message, V: Message>(
     key: &K,
     value: Option<&V>,
     version: i16,
@@ -116,7 +137,7 @@ fn framed(prefix: i16, body: &Bytes) -> Bytes {
     out.freeze()
 }
 
-fn read_value<V: Message>(value: Option<Bytes>) -> Result<Option<V>, DecodeError> {
+pub(super) fn read_value<V: Message>(value: Option<Bytes>) -> Result<Option<V>, DecodeError> {
     let Some(value) = value else { return Ok(None) };
     let mut r = Reader::new(value);
     let version = r.i16()?;

@@ -5,13 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use caudal_protocol::ErrorCode;
+use caudal_cluster::MetadataImage;
 use caudal_protocol::messages::leave_group_request::MemberIdentity;
 use caudal_protocol::messages::leave_group_response::MemberResponse;
-use caudal_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupRequest, SyncGroupResponse};
+use caudal_protocol::messages::{
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, JoinGroupRequest, JoinGroupResponse,
+    SyncGroupRequest, SyncGroupResponse,
+};
+use caudal_protocol::{ErrorCode, Uuid};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::consumer::heartbeat::Client;
+use super::consumer::{Clock, RegexJob};
 use super::coordinator::Committer;
 use super::machine::Joiner;
 use super::record::{CommittedOffset, partition_for};
@@ -33,6 +39,7 @@ pub trait OffsetsLog: Send + Sync {
 enum Sender {
     Join(oneshot::Sender<JoinGroupResponse>),
     Sync(oneshot::Sender<SyncGroupResponse>),
+    Consumer(oneshot::Sender<ConsumerGroupHeartbeatResponse>),
 }
 
 impl Sender {
@@ -56,8 +63,22 @@ impl Sender {
                 }
                 let _ = tx.send(r);
             }
+            (Sender::Consumer(tx), Reply::Consumer(mut r)) => {
+                if error.is_error() {
+                    *r = consumer_error(error);
+                }
+                let _ = tx.send(*r);
+            }
             _ => tracing::error!("a group request was answered with the response of another kind"),
         }
+    }
+}
+
+fn consumer_error(error: ErrorCode) -> ConsumerGroupHeartbeatResponse {
+    ConsumerGroupHeartbeatResponse {
+        error_code: error.code(),
+        error_message: Some(error.message().to_owned()),
+        ..Default::default()
     }
 }
 
@@ -78,6 +99,8 @@ struct Inner {
     /// What was decided on and is not known to be stored, by partition and in the log's order.
     unsettled: HashMap<i32, VecDeque<(u64, Vec<GroupRecord>)>>,
     next_ticket: u64,
+    /// Regular expressions that are to be matched with all topics.
+    regexes: Vec<RegexJob>,
     /// When the timer will look again by itself.
     armed_ms: Option<i64>,
 }
@@ -106,10 +129,15 @@ struct Core {
     started: Instant,
 }
 
+/// The metadata of the cluster as it is now.
+pub type Images = Arc<dyn Fn() -> Arc<MetadataImage> + Send + Sync>;
+
 /// The group coordinator of this broker.
+#[derive(Clone)]
 pub struct GroupService {
     core: Arc<Core>,
     log: Arc<dyn OffsetsLog>,
+    images: Images,
 }
 
 /// What a failed append means to a member, as Kafka's coordinator has it: one that looks for the coordinator again finds
@@ -134,7 +162,8 @@ impl Core {
 
     /// Hands out an outcome's replies, once its records are stored if there are any.
     fn settle(self: &Arc<Core>, inner: &mut Inner, partitions: Option<i32>, outcome: Outcome) {
-        let Outcome { records, replies, assigned } = outcome;
+        let Outcome { records, replies, assigned, regexes } = outcome;
+        inner.regexes.extend(regexes);
         let replies: Vec<(Sender, Reply)> =
             replies.into_iter().filter_map(|(w, r)| inner.waiting.remove(&w).map(|s| (s, r))).collect();
         let deliver = move |error: ErrorCode| replies.into_iter().for_each(|(sender, reply)| sender.send(reply, error));
@@ -263,7 +292,7 @@ impl Inner {
 }
 
 impl GroupService {
-    pub fn new(config: GroupConfig, log: Arc<dyn OffsetsLog>) -> GroupService {
+    pub fn new(config: GroupConfig, log: Arc<dyn OffsetsLog>, images: Images) -> GroupService {
         let inner = Inner {
             coordinator: Coordinator::new(config),
             waiting: HashMap::new(),
@@ -272,6 +301,7 @@ impl GroupService {
             unreadable: BTreeSet::new(),
             unsettled: HashMap::new(),
             next_ticket: 0,
+            regexes: Vec::new(),
             armed_ms: None,
         };
         let core = Core {
@@ -280,7 +310,7 @@ impl GroupService {
             timer: Notify::new(),
             started: Instant::now(),
         };
-        GroupService { core: Arc::new(core), log }
+        GroupService { core: Arc::new(core), log, images }
     }
 
     fn now_ms(&self) -> i64 {
@@ -289,8 +319,11 @@ impl GroupService {
 
     /// Changes something with the lock held, then appends what was decided without it.
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        let image = (self.images)();
         let mut inner = self.core.inner.lock();
+        inner.coordinator.follow(image);
         let result = work(&mut inner);
+        let regexes = std::mem::take(&mut inner.regexes);
         let next_ms = inner.coordinator.next_deadline_ms();
         let earlier = next_ms.is_some_and(|next| inner.armed_ms.is_none_or(|armed| next < armed));
         drop(inner);
@@ -298,7 +331,29 @@ impl GroupService {
             self.core.timer.notify_one();
         }
         self.append_outgoing();
+        regexes.into_iter().for_each(|job| self.resolve(job));
         result
+    }
+
+    /// Matches regular expressions with all topics, while the coordinator goes on.
+    fn resolve(&self, job: RegexJob) {
+        let service = self.clone();
+        let run = move || {
+            let found = job.run(&(service.images)(), wall_ms());
+            let partitions = service.log.partitions();
+            service.with(|inner| {
+                let outcome = inner.coordinator.regexes_resolved(service.clock(), &job, found);
+                service.core.settle(inner, partitions, outcome);
+            });
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(run)),
+            Err(_) => run(),
+        }
+    }
+
+    fn clock(&self) -> Clock {
+        Clock { now_ms: self.now_ms(), wall_ms: wall_ms() }
     }
 
     /// Appends what is on its way, partition by partition in the order of the decisions.
@@ -325,6 +380,8 @@ impl GroupService {
         if !unreadable.is_empty() {
             inner.coordinator.forget(|group| unreadable.contains(&partition_for(group, partitions)));
         }
+        inner.coordinator.follow((self.images)());
+        inner.coordinator.start_consumer_clocks(self.now_ms());
         inner.unreadable = unreadable;
         inner.loaded = true;
         drop(inner);
@@ -395,7 +452,27 @@ impl GroupService {
     }
 
     pub fn heartbeat(&self, group: &str, member: &str, instance: Option<&str>, generation: i32) -> ErrorCode {
-        self.core.inner.lock().coordinator.heartbeat(self.now_ms(), group, member, instance, generation)
+        self.with(|inner| inner.coordinator.heartbeat(self.now_ms(), group, member, instance, generation))
+    }
+
+    /// ConsumerGroupHeartbeat: answers when what it changed is stored.
+    pub async fn consumer_heartbeat(
+        &self,
+        request: &ConsumerGroupHeartbeatRequest,
+        client_id: &str,
+        client_host: &str,
+        version: i16,
+    ) -> ConsumerGroupHeartbeatResponse {
+        let (tx, rx) = oneshot::channel();
+        let partitions = self.log.partitions();
+        self.with(|inner| {
+            let waiter = inner.wait(Sender::Consumer(tx));
+            let fresh_member_id = Uuid::random().to_string();
+            let client = Client { id: client_id, host: client_host, fresh_member_id: &fresh_member_id };
+            let outcome = inner.coordinator.consumer_heartbeat(self.clock(), request, client, (waiter, version));
+            self.core.settle(inner, partitions, outcome);
+        });
+        rx.await.unwrap_or_else(|_| consumer_error(ErrorCode::NotCoordinator))
     }
 
     pub fn leave(&self, group: &str, members: &[MemberIdentity]) -> Vec<MemberResponse> {
@@ -407,10 +484,15 @@ impl GroupService {
         })
     }
 
-    /// Commits offsets, all or none: returns the error once they are durable.
-    pub async fn commit(&self, who: Committer<'_>, offsets: Vec<(String, i32, CommittedOffset)>) -> ErrorCode {
+    /// Commits offsets, all or none: returns the error once they are durable. `version`: that of OffsetCommit.
+    pub async fn commit(
+        &self,
+        who: Committer<'_>,
+        version: i16,
+        offsets: Vec<(String, i32, CommittedOffset)>,
+    ) -> ErrorCode {
         let change = |coordinator: &mut Coordinator| {
-            let error = coordinator.check_commit(self.now_ms(), who);
+            let error = coordinator.check_commit_of(self.now_ms(), who, version, &offsets);
             let records = if error.is_error() { Vec::new() } else { coordinator.commit(who.group, offsets) };
             (error, records)
         };
@@ -558,7 +640,7 @@ mod tests {
     async fn a_heartbeat_that_waits_while_the_process_is_held_up_counts() {
         let config =
             GroupConfig { session_timeout_ms: (1, 60_000), initial_rebalance_delay_ms: 0, ..GroupConfig::default() };
-        let service = Arc::new(GroupService::new(config, Arc::new(NoLog)));
+        let service = Arc::new(GroupService::new(config, Arc::new(NoLog), Arc::new(Default::default)));
         service.loaded(BTreeSet::new());
         let timers = service.clone();
         let timers = tokio::spawn(async move { timers.run_timers(Duration::from_secs(3600), wall_ms).await });

@@ -51,7 +51,7 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(Arc<GroupService>, Arc<SlowLog>
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let log = Arc::new(SlowLog::default());
     let config = GroupConfig { initial_rebalance_delay_ms: 0, ..GroupConfig::default() };
-    let service = Arc::new(GroupService::new(config, log.clone()));
+    let service = Arc::new(GroupService::new(config, log.clone(), Arc::new(Default::default)));
     service.loaded(Default::default());
     runtime.block_on(test(service, log));
 }
@@ -67,7 +67,7 @@ fn commit(service: &Arc<GroupService>, offset: i64) -> JoinHandle<ErrorCode> {
             commit_timestamp_ms: 1,
             expire_timestamp_ms: None,
         };
-        service.commit(who, vec![("t".into(), 0, value)]).await
+        service.commit(who, 8, vec![("t".into(), 0, value)]).await
     })
 }
 

@@ -69,6 +69,7 @@ impl World {
             match reply {
                 Reply::Join(r) => drop(self.joins.insert(waiter, r)),
                 Reply::Sync(r) => drop(self.syncs.insert(waiter, r)),
+                Reply::Consumer(_) => panic!("nobody sent a heartbeat of the consumer protocol"),
             }
         }
         outcome.assigned

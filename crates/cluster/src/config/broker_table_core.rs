@@ -47,23 +47,37 @@ config_table! {
     "fetch.max.bytes" Int "57671680" AtLeast(1024) Medium fixed acts
         "Most bytes that one fetch is answered with.";
     "fetch.purgatory.purge.interval.requests" Int "1000" Any Medium fixed idle "";
-    "group.consumer.assignment.interval.ms" Int "1000" AtLeast(0) Medium dynamic idle "";
-    "group.consumer.assignors" List "uniform,range" Any Medium fixed idle "";
-    "group.consumer.heartbeat.interval.ms" Int "5000" AtLeast(1) Medium fixed idle "";
-    "group.consumer.max.assignment.interval.ms" Int "15000" AtLeast(0) Medium fixed idle "";
-    "group.consumer.max.heartbeat.interval.ms" Int "15000" AtLeast(1) Medium fixed idle "";
-    "group.consumer.max.session.timeout.ms" Int "60000" AtLeast(1) Medium fixed idle "";
-    "group.consumer.max.size" Int "2147483647" AtLeast(1) Medium fixed idle "";
-    "group.consumer.migration.policy" String "bidirectional" OneOfNoCase(&["DISABLED", "DOWNGRADE", "UPGRADE", "BIDIRECTIONAL"]) Medium fixed idle "";
-    "group.consumer.min.assignment.interval.ms" Int "0" AtLeast(0) Medium fixed idle "";
-    "group.consumer.min.heartbeat.interval.ms" Int "5000" AtLeast(1) Medium fixed idle "";
-    "group.consumer.min.session.timeout.ms" Int "45000" AtLeast(1) Medium fixed idle "";
-    "group.consumer.regex.refresh.interval.ms" Int "600000" AtLeast(10000) Medium internal idle "";
-    "group.consumer.session.timeout.ms" Int "45000" AtLeast(1) Medium fixed idle "";
+    "group.consumer.assignment.interval.ms" Int "1000" AtLeast(0) Medium dynamic acts
+        "Milliseconds between two assignments of a consumer group at the least.";
+    "group.consumer.assignors" List "uniform,range" Any Medium fixed acts
+        "Assignors of consumer groups (KIP-848), the default one first: uniform and range.";
+    "group.consumer.heartbeat.interval.ms" Int "5000" AtLeast(1) Medium fixed acts
+        "Milliseconds between the heartbeats of a member of a consumer group.";
+    "group.consumer.max.assignment.interval.ms" Int "15000" AtLeast(0) Medium fixed acts
+        "Highest consumer.assignment.interval.ms that a group may have.";
+    "group.consumer.max.heartbeat.interval.ms" Int "15000" AtLeast(1) Medium fixed acts
+        "Highest consumer.heartbeat.interval.ms that a group may have.";
+    "group.consumer.max.session.timeout.ms" Int "60000" AtLeast(1) Medium fixed acts
+        "Highest consumer.session.timeout.ms that a group may have.";
+    "group.consumer.max.size" Int "2147483647" AtLeast(1) Medium fixed acts
+        "Members that a consumer group may have.";
+    "group.consumer.migration.policy" String "bidirectional" OneOfNoCase(&["DISABLED", "DOWNGRADE", "UPGRADE", "BIDIRECTIONAL"]) Medium fixed acts
+        "Whether groups change from the classic to the consumer protocol and back while they are in use.";
+    "group.consumer.min.assignment.interval.ms" Int "0" AtLeast(0) Medium fixed acts
+        "Lowest consumer.assignment.interval.ms that a group may have.";
+    "group.consumer.min.heartbeat.interval.ms" Int "5000" AtLeast(1) Medium fixed acts
+        "Lowest consumer.heartbeat.interval.ms that a group may have.";
+    "group.consumer.min.session.timeout.ms" Int "45000" AtLeast(1) Medium fixed acts
+        "Lowest consumer.session.timeout.ms that a group may have.";
+    "group.consumer.regex.refresh.interval.ms" Int "600000" AtLeast(10000) Medium internal acts
+        "Milliseconds after which the topics of a subscription by expression are looked for again at the latest.";
+    "group.consumer.session.timeout.ms" Int "45000" AtLeast(1) Medium fixed acts
+        "Milliseconds after which a silent member of a consumer group is taken for gone.";
     "group.coordinator.append.linger.ms" Int "-1" AtLeast(-1) Medium fixed idle "";
     "group.coordinator.background.threads" Int "2" AtLeast(1) High fixed idle "";
     "group.coordinator.cached.buffer.max.bytes" Int "1048588" AtLeast(524288) Medium dynamic idle "";
-    "group.coordinator.rebalance.protocols" List "classic,consumer,streams" ListOf(&["consumer", "classic", "share", "streams"]) Medium fixed idle "";
+    "group.coordinator.rebalance.protocols" List "classic,consumer,streams" ListOf(&["consumer", "classic", "share", "streams"]) Medium fixed acts
+        "Whether consumer groups (KIP-848) are served; share and streams groups are not, whatever it says.";
     "group.coordinator.threads" Int "4" AtLeast(1) High fixed idle "";
     "group.initial.rebalance.delay.ms" Int "3000" Any Medium fixed acts
         "Milliseconds that a new group waits for further members before its first rebalance.";

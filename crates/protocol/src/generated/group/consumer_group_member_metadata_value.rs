@@ -72,7 +72,7 @@ impl ConsumerGroupMemberMetadataValue {
                 match tag {
                     0 => {
                         m.classic_member_metadata =
-                            if r.i8()? < 0 { None } else { Some(ClassicMemberMetadata::read(r, version)?) }
+                            if r.uvarint()? == 0 { None } else { Some(ClassicMemberMetadata::read(r, version)?) }
                     }
                     _ => r.skip(),
                 }
@@ -128,10 +128,10 @@ impl ConsumerGroupMemberMetadataValue {
                 let w = tags.field(0);
                 match &self.classic_member_metadata {
                     None => {
-                        w.i8(-1);
+                        w.uvarint(0);
                     }
                     Some(value) => {
-                        w.i8(1);
+                        w.uvarint(1);
                         value.write(w, version)?;
                     }
                 }
