@@ -147,8 +147,27 @@ fn split_at_quote(text: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use caudal_protocol::records::metadata::{PartitionRecord, TopicRecord};
+
     use super::super::testing::image;
     use super::*;
+
+    /// The topic and the hash that Apache Kafka 4.3.1 stored with a group that read it.
+    #[test]
+    fn the_hash_is_kafkas() {
+        let mut image = MetadataImage::empty();
+        let topic_id = "eDs8dqFEQjypgjoN7D9p8w".parse().unwrap();
+        image.apply(&TopicRecord { name: "tt".into(), topic_id }.into()).unwrap();
+        for partition_id in 0..6 {
+            let record = PartitionRecord { partition_id, topic_id, replicas: vec![1], ..Default::default() };
+            image.apply(&record.into()).unwrap();
+        }
+        let hash =
+            |names: &[&str]| metadata_hash(&image, names.iter().map(|n| n.to_string()).collect::<Vec<_>>().iter());
+        assert_eq!(hash(&["tt"]), -7_253_337_966_131_904_113);
+        assert_eq!(hash(&["tt", "missing"]), hash(&["tt"]));
+        assert_eq!(hash(&["missing"]), 0);
+    }
 
     #[test]
     fn whole_names_match() {
