@@ -11,6 +11,9 @@
 
 pub mod assignor;
 pub mod classic;
+pub mod classic;
+#[cfg(test)]
+mod classic_tests;
 pub mod config;
 pub mod coordinator;
 pub mod group;

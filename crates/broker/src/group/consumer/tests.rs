@@ -26,6 +26,8 @@ pub struct World {
     pub records: Vec<GroupRecord>,
     pub jobs: Vec<RegexJob>,
     pub next_waiter: u64,
+    /// Answers that have come, by the number of the request.
+    pub replies: BTreeMap<u64, Reply>,
 }
 
 impl World {
@@ -44,6 +46,7 @@ impl World {
             records: Vec::new(),
             jobs: Vec::new(),
             next_waiter: 0,
+            replies: BTreeMap::new(),
         }
     }
 
@@ -51,18 +54,17 @@ impl World {
         Clock { now_ms: self.now_ms, wall_ms: self.now_ms }
     }
 
-    /// Stores at once what is to be stored; the replies.
-    pub fn take(&mut self, outcome: Outcome) -> Vec<Reply> {
+    /// Stores at once what is to be stored.
+    pub fn take(&mut self, outcome: Outcome) {
         outcome.records.iter().for_each(|record| self.coordinator.apply_stored(record.clone()));
         self.records.extend(outcome.records);
         self.jobs.extend(outcome.regexes);
-        let mut replies: Vec<Reply> = outcome.replies.into_iter().map(|(_, reply)| reply).collect();
+        self.replies.extend(outcome.replies);
         if let Some(assigned) = outcome.assigned {
             let clock = self.clock();
             let after = self.coordinator.assignment_stored(clock.now_ms, clock.wall_ms, &assigned, ErrorCode::None);
-            replies.extend(self.take(after));
+            self.take(after);
         }
-        replies
     }
 
     fn decide(&mut self, request: &ConsumerGroupHeartbeatRequest) -> (Outcome, ConsumerGroupHeartbeatResponse) {
@@ -137,8 +139,10 @@ impl Consumer {
         Consumer { id: id.into(), topics: Some(topics), ..Consumer::default() }
     }
 
-    /// All that a member says of itself.
+    /// All that a member says of itself. What it reads it says as soon as it has done what it was told: before that it may
+    /// come to read it at any time.
     pub fn full(&self) -> ConsumerGroupHeartbeatRequest {
+        let settled = self.epoch == 0 || self.owned == self.told;
         let owned = |(topic_id, partitions): (&_, &BTreeSet<i32>)| TopicPartitions {
             topic_id: *topic_id,
             partitions: partitions.iter().copied().collect(),
@@ -151,7 +155,7 @@ impl Consumer {
             rebalance_timeout_ms: 60_000,
             subscribed_topic_names: self.topics.clone(),
             subscribed_topic_regex: self.regex.clone(),
-            topic_partitions: Some(self.owned.iter().map(owned).collect()),
+            topic_partitions: settled.then(|| self.owned.iter().map(owned).collect()),
             ..ConsumerGroupHeartbeatRequest::default()
         }
     }
