@@ -1,7 +1,7 @@
-//! DescribeConfigs (32), versions 1-4: configs of topics and of this broker, with where each value comes from.
+//! DescribeConfigs (32), versions 1-4: configs of topics, of groups and of this broker, with where each value comes from.
 
 use caudal_cluster::MetadataImage;
-use caudal_cluster::config::{self, ConfigDef, ConfigSource, Resolved, TOPIC_CONFIGS, Update};
+use caudal_cluster::config::{self, ConfigDef, ConfigSource, GROUP_CONFIGS, Resolved, TOPIC_CONFIGS, Update};
 use caudal_cluster::controller::{ApiError, check_topic_name};
 use caudal_cluster::image::{ConfigResource, ConfigResourceType};
 use caudal_protocol::ErrorCode;
@@ -75,7 +75,8 @@ fn describe(
             Err(invalid("Client metrics subscription name must not be empty".to_owned()))
         }
         Some(ConfigResourceType::Group) if name.is_empty() => Err(invalid("Group name must not be empty".to_owned())),
-        Some(ConfigResourceType::ClientMetrics | ConfigResourceType::Group) => Ok(Vec::new()),
+        Some(ConfigResourceType::Group) => Ok(group(ctx, image, name, extras)),
+        Some(ConfigResourceType::ClientMetrics) => Ok(Vec::new()),
         None => Err(invalid(format!("Unsupported resource type: {}", resource.resource_type))),
     }
 }
@@ -109,6 +110,15 @@ fn topic(
         entry(resolved, false, extras)
     };
     Ok(listed.map(resolve).collect())
+}
+
+fn group(ctx: &Context, image: &MetadataImage, name: &str, extras: Extras) -> Vec<DescribeConfigsResourceResult> {
+    let resource = ConfigResource { kind: ConfigResourceType::Group, name: name.to_owned() };
+    let own = image.configs(&resource);
+    let resolve = |def: &'static ConfigDef| {
+        entry(ctx.config.properties.resolve_group(image, ctx.node_id(), own, def), false, extras)
+    };
+    GROUP_CONFIGS.iter().map(resolve).collect()
 }
 
 fn broker(ctx: &Context, image: &MetadataImage, extras: Extras) -> Vec<DescribeConfigsResourceResult> {

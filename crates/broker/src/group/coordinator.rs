@@ -246,7 +246,7 @@ impl Coordinator {
     pub fn join(&mut self, now_ms: i64, wall_ms: i64, request: &JoinGroupRequest, joiner: Joiner) -> Outcome {
         let mut out = Outcome::default();
         let (lowest, highest) = self.config.session_timeout_ms;
-        let is_classic = !self.consumers.get(&request.group_id).is_some_and(|group| !group.is_empty());
+        let is_classic = self.consumers.get(&request.group_id).is_none_or(ConsumerGroup::is_empty);
         let error = if request.group_id.is_empty() {
             ErrorCode::InvalidGroupId
         } else if request.session_timeout_ms < lowest || request.session_timeout_ms > highest {

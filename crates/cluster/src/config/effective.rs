@@ -13,6 +13,7 @@ pub enum ConfigSource {
     DynamicDefaultBroker,
     StaticBroker,
     Default,
+    Group,
 }
 
 impl ConfigSource {
@@ -24,6 +25,7 @@ impl ConfigSource {
             ConfigSource::DynamicDefaultBroker => 3,
             ConfigSource::StaticBroker => 4,
             ConfigSource::Default => 5,
+            ConfigSource::Group => 8,
         }
     }
 }
@@ -162,7 +164,7 @@ impl StaticConfig {
     fn values_of(&self, image: &MetadataImage, node_id: i32, name: &str, source: ConfigSource) -> Option<String> {
         let dynamic = |resource: ConfigResource| image.config(&resource, name).map(str::to_owned);
         match source {
-            ConfigSource::Topic => None,
+            ConfigSource::Topic | ConfigSource::Group => None,
             ConfigSource::DynamicBroker => dynamic(ConfigResource::broker(node_id)),
             ConfigSource::DynamicDefaultBroker => dynamic(ConfigResource::all_brokers()),
             ConfigSource::StaticBroker => self.get(name).map(str::to_owned),
@@ -207,6 +209,28 @@ impl StaticConfig {
         own: Option<&BTreeMap<String, String>>,
         def: &'static ConfigDef,
     ) -> Resolved {
+        self.resolve_own(image, node_id, own, def, ConfigSource::Topic)
+    }
+
+    /// A group config as DescribeConfigs shows it. `own`: what is set on the group.
+    pub fn resolve_group(
+        &self,
+        image: &MetadataImage,
+        node_id: i32,
+        own: Option<&BTreeMap<String, String>>,
+        def: &'static ConfigDef,
+    ) -> Resolved {
+        self.resolve_own(image, node_id, own, def, ConfigSource::Group)
+    }
+
+    fn resolve_own(
+        &self,
+        image: &MetadataImage,
+        node_id: i32,
+        own: Option<&BTreeMap<String, String>>,
+        def: &'static ConfigDef,
+        source: ConfigSource,
+    ) -> Resolved {
         let mut synonyms = match def.synonyms.first() {
             None => Vec::new(),
             Some(first) => {
@@ -221,7 +245,7 @@ impl StaticConfig {
         };
         if let (Some(_), Some(value)) = (own, &value) {
             let (name, value) = (def.name.to_owned(), value.clone());
-            synonyms.insert(0, Synonym { name, value, source: ConfigSource::Topic });
+            synonyms.insert(0, Synonym { name, value, source });
         }
         let source = synonyms.first().map_or(ConfigSource::Default, |s| s.source);
         Resolved { def, value, source, synonyms }

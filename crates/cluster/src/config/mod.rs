@@ -4,6 +4,7 @@ mod broker_table_core;
 mod broker_table_other;
 mod definition;
 mod effective;
+mod group_table;
 mod properties;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ pub use definition::{BrokerSynonym, ConfigDef, ConfigType, DefaultValue, Importa
 pub use effective::{
     ConfigSource, Resolved, StaticConfig, StaticConfigError, Synonym, TopicConfigError, check_topic_configs,
 };
+pub use group_table::{GROUP_CONFIGS, GroupConfigError, check_group_configs, group_config};
 pub use properties::{Properties, PropertiesError, Property, env_properties};
 pub use topic_table::TOPIC_CONFIGS;
 

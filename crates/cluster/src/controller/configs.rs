@@ -10,7 +10,10 @@ use caudal_protocol::messages::{
 use caudal_protocol::records::metadata::{ClearElrRecord, ConfigRecord};
 
 use super::{ApiError, Decision, Node, outcome};
-use crate::config::{ConfigDef, ConfigType, TOPIC_CONFIGS, Update, broker_config, check_topic_configs, topic_config};
+use crate::config::{
+    ConfigDef, ConfigType, TOPIC_CONFIGS, Update, broker_config, check_group_configs, check_topic_configs,
+    group_config, topic_config,
+};
 use crate::image::{ConfigResource, ConfigResourceType, MetadataImage};
 use crate::record::MetadataRecord;
 
@@ -179,6 +182,12 @@ fn target(image: &MetadataImage, node: &Node<'_>, kind: i8, name: &str) -> Resul
             Ok(id) => Err(invalid(format!("Unexpected broker id, expected {}, but received {id}", node.node_id))),
             Err(_) => Err(invalid(format!("Node id must be an integer, but it is: {name}"))),
         },
+        Some(ConfigResourceType::Group) if name.is_empty() => {
+            Err(invalid("Default group resources are not allowed.".to_owned()))
+        }
+        Some(ConfigResourceType::Group) => {
+            Ok(ConfigResource { kind: ConfigResourceType::Group, name: name.to_owned() })
+        }
         Some(other) => Err(invalid(format!("{} configs are not supported by this broker", other.name()))),
         None => Err(invalid(format!("Unknown resource type {kind}"))),
     }
@@ -187,6 +196,7 @@ fn target(image: &MetadataImage, node: &Node<'_>, kind: i8, name: &str) -> Resul
 fn definition(target: &ConfigResource, name: &str) -> Option<&'static ConfigDef> {
     match target.kind {
         ConfigResourceType::Topic => topic_config(name),
+        ConfigResourceType::Group => group_config(name),
         _ => broker_config(name),
     }
 }
@@ -248,6 +258,10 @@ fn change(
         ConfigResourceType::Topic => {
             check_topic_configs(wanted).map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
         }
+        ConfigResourceType::Group => {
+            check_group_configs(wanted, node.config)
+                .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
+        }
         _ => {
             check_broker_configs(node, target, wanted, touched)?;
             check_cleaner_configs(image, node, wanted)?;
@@ -256,8 +270,8 @@ fn change(
     let mut records = Vec::new();
     for name in touched {
         let value = wanted.get(name);
-        // A topic's record that changes nothing is left out; a broker's makes it load the value again (KAFKA-14136).
-        if value == current.get(name) && (target.kind == ConfigResourceType::Topic || value.is_none()) {
+        // A record that changes nothing is left out; a broker's makes it load the value again (KAFKA-14136).
+        if value == current.get(name) && (target.kind != ConfigResourceType::Broker || value.is_none()) {
             continue;
         }
         records.push(MetadataRecord::Config(ConfigRecord {

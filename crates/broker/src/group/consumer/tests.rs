@@ -368,20 +368,23 @@ fn subscriptions_by_expression_follow_the_topics() {
     assert!(!world.coordinator.is_subscribed("g", "foo1"));
 }
 
+type Request = ConsumerGroupHeartbeatRequest;
+type Spoil = &'static dyn Fn(&mut Request);
+
 #[test]
 fn requests_are_checked() {
     let mut world = World::with(&[("t", 1)], |config| config.max_size = 1);
     let first = Consumer::new("a", &["t"]).full();
-    let cases: [(&dyn Fn(&mut ConsumerGroupHeartbeatRequest), ErrorCode); 9] = [
-        (&|r| r.member_id = String::new(), ErrorCode::InvalidRequest),
-        (&|r| r.group_id = String::new(), ErrorCode::InvalidRequest),
-        (&|r| r.instance_id = Some(String::new()), ErrorCode::InvalidRequest),
-        (&|r| r.rebalance_timeout_ms = -1, ErrorCode::InvalidRequest),
-        (&|r| r.topic_partitions = None, ErrorCode::InvalidRequest),
-        (&|r| r.subscribed_topic_names = None, ErrorCode::InvalidRequest),
-        (&|r| r.member_epoch = -2, ErrorCode::InvalidRequest),
-        (&|r| r.member_epoch = -3, ErrorCode::InvalidRequest),
-        (&|r| r.server_assignor = Some("mine".into()), ErrorCode::UnsupportedAssignor),
+    let cases: [(Spoil, ErrorCode); 9] = [
+        (&|r: &mut Request| r.member_id = String::new(), ErrorCode::InvalidRequest),
+        (&|r: &mut Request| r.group_id = String::new(), ErrorCode::InvalidRequest),
+        (&|r: &mut Request| r.instance_id = Some(String::new()), ErrorCode::InvalidRequest),
+        (&|r: &mut Request| r.rebalance_timeout_ms = -1, ErrorCode::InvalidRequest),
+        (&|r: &mut Request| r.topic_partitions = None, ErrorCode::InvalidRequest),
+        (&|r: &mut Request| r.subscribed_topic_names = None, ErrorCode::InvalidRequest),
+        (&|r: &mut Request| r.member_epoch = -2, ErrorCode::InvalidRequest),
+        (&|r: &mut Request| r.member_epoch = -3, ErrorCode::InvalidRequest),
+        (&|r: &mut Request| r.server_assignor = Some("mine".into()), ErrorCode::UnsupportedAssignor),
     ];
     for (i, (spoil, expected)) in cases.iter().enumerate() {
         let mut request = first.clone();
