@@ -4,6 +4,7 @@
 mod admin;
 mod compaction;
 mod connection;
+mod consumer_groups;
 mod fetch;
 mod full_disk;
 mod hostile;
