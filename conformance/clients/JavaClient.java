@@ -7,6 +7,7 @@ import org.apache.kafka.clients.admin.*;
 import org.apache.kafka.clients.consumer.*;
 import org.apache.kafka.clients.producer.*;
 import org.apache.kafka.common.*;
+import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.RecordTooLargeException;
 import org.apache.kafka.common.header.internals.RecordHeader;
 import org.apache.kafka.common.serialization.*;
@@ -123,6 +124,135 @@ public class JavaClient {
         }
     }
 
+    /** Sessions of a group of the consumer protocol are the group's, not the client's. */
+    static void quick(String group) throws Exception {
+        var set = AlterConfigOp.OpType.SET;
+        List<AlterConfigOp> ops = new ArrayList<>();
+        Map.of("consumer.session.timeout.ms", "4000", "consumer.heartbeat.interval.ms", "500", "consumer.assignment.interval.ms", "0")
+            .forEach((k, v) -> ops.add(new AlterConfigOp(new ConfigEntry(k, v), set)));
+        try (Admin admin = Admin.create(base())) {
+            admin.incrementalAlterConfigs(Map.of(new ConfigResource(ConfigResource.Type.GROUP, group), ops)).all().get(30, TimeUnit.SECONDS);
+        }
+    }
+
+    static KafkaConsumer<byte[], byte[]> modern(String group, Map<String, Object> more) {
+        Map<String, Object> config = base();
+        config.putAll(Map.of("auto.offset.reset", "earliest", "enable.auto.commit", false, "group.id", group, "group.protocol", "consumer"));
+        config.putAll(more);
+        return new KafkaConsumer<>(config, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+    }
+
+    static String groupType(String group) throws Exception {
+        try (Admin admin = Admin.create(base())) {
+            for (var g : admin.listGroups().all().get(30, TimeUnit.SECONDS)) if (g.groupId().equals(group)) return g.type().get().toString();
+        }
+        return "none";
+    }
+
+    static void consumerProtocolGroups() throws Exception {
+        for (String assignor : List.of("uniform", "range")) {
+            String name = topic(6), group = "g-" + UUID.randomUUID();
+            quick(group);
+            try (var p = producer(Map.of())) {
+                for (int i = 0; i < 60; i++) p.send(new ProducerRecord<>(name, i % 6, bytes("k"), bytes("" + i)));
+            }
+            Map<String, Object> more = Map.of("group.remote.assignor", assignor);
+            List<KafkaConsumer<byte[], byte[]>> members = new ArrayList<>();
+            Set<String> seen = new HashSet<>();
+            for (int i = 0; i < 3; i++) members.add(modern(group, more));
+            for (var m : members) m.subscribe(List.of(name));
+            settle(members, 6, seen);
+            for (var m : members) check(m.assignment().size() == 2, "shares of " + assignor + ": " + m.assignment());
+            try (Admin admin = Admin.create(base())) {
+                var described = admin.describeConsumerGroups(List.of(group)).all().get(30, TimeUnit.SECONDS).get(group);
+                check(described.type() == GroupType.CONSUMER && described.partitionAssignor().equals(assignor) && described.members().size() == 3, described.toString());
+            }
+            for (var m : members) m.commitSync();
+            members.remove(2).close();
+            settle(members, 6, seen);
+            var dead = members.remove(1);
+            dead.close(CloseOptions.groupMembershipOperation(CloseOptions.GroupMembershipOperation.REMAIN_IN_GROUP).withTimeout(Duration.ZERO));
+            settle(members, 6, seen);
+            // What the first one read alone was read again by those who took over.
+            var last = members.get(0);
+            long end = System.nanoTime() + 30_000_000_000L;
+            while (!last.assignment().stream().allMatch(tp -> last.position(tp) == 10)) {
+                check(System.nanoTime() < end, "not read to the end");
+                last.poll(Duration.ofMillis(100)).forEach(r -> seen.add(r.partition() + ":" + r.offset()));
+            }
+            check(seen.size() == 60, "seen " + seen.size());
+            last.commitSync();
+            last.close();
+            try (Admin admin = Admin.create(base())) {
+                var offsets = admin.listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get(30, TimeUnit.SECONDS);
+                check(offsets.size() == 6 && offsets.values().stream().allMatch(o -> o.offset() == 10), offsets.toString());
+                admin.deleteConsumerGroups(List.of(group)).all().get(30, TimeUnit.SECONDS);
+            }
+            check(groupType(group).equals("none"), "deleted");
+        }
+    }
+
+    static void staticMembersOfTheConsumerProtocol() throws Exception {
+        String name = topic(4), group = "g-" + UUID.randomUUID();
+        quick(group);
+        List<KafkaConsumer<byte[], byte[]>> members = new ArrayList<>();
+        for (int i = 0; i < 2; i++) {
+            members.add(modern(group, Map.of("group.instance.id", "i" + i)));
+            members.get(i).subscribe(List.of(name));
+        }
+        Set<String> seen = new HashSet<>();
+        settle(members, 4, seen);
+        Set<TopicPartition> had = members.get(1).assignment();
+        members.remove(1).close();
+        var back = modern(group, Map.of("group.instance.id", "i1"));
+        back.subscribe(List.of(name));
+        members.add(back);
+        settle(members, 4, seen);
+        check(back.assignment().equals(had), "had " + had + ", has " + back.assignment());
+        for (var m : members) m.close();
+    }
+
+    static void subscriptionByExpression() throws Exception {
+        String prefix = "java-x" + UUID.randomUUID().toString().substring(0, 6), group = "g-" + UUID.randomUUID();
+        quick(group);
+        try (Admin admin = Admin.create(base()); var c = modern(group, Map.of())) {
+            admin.createTopics(List.of(new NewTopic(prefix + "-1", 2, (short) 1))).all().get(30, TimeUnit.SECONDS);
+            c.subscribe(new SubscriptionPattern(prefix + "-[0-9]"));
+            settle(List.of(c), 2, new HashSet<>());
+            admin.createTopics(List.of(new NewTopic(prefix + "-2", 1, (short) 1), new NewTopic(prefix + "-x", 1, (short) 1))).all().get(30, TimeUnit.SECONDS);
+            settle(List.of(c), 3, new HashSet<>());
+        }
+    }
+
+    /** Members of both protocols in one group, which changes over to the new one and back while it is in use. */
+    static void groupsChangeOver() throws Exception {
+        String name = topic(6), group = "g-" + UUID.randomUUID();
+        quick(group);
+        Map<String, Object> classic = Map.of("partition.assignment.strategy", "org.apache.kafka.clients.consumer.CooperativeStickyAssignor");
+        List<KafkaConsumer<byte[], byte[]>> members = new ArrayList<>();
+        Set<String> seen = new HashSet<>();
+        for (int i = 0; i < 2; i++) members.add(consumer(group, classic));
+        for (var m : members) m.subscribe(List.of(name));
+        settle(members, 6, seen);
+        check(groupType(group).equals("Classic"), groupType(group));
+        try (var p = producer(Map.of())) {
+            for (int i = 0; i < 60; i++) p.send(new ProducerRecord<>(name, i % 6, bytes("k"), bytes("" + i)));
+        }
+        members.add(modern(group, Map.of()));
+        members.get(2).subscribe(List.of(name));
+        settle(members, 6, seen);
+        check(groupType(group).equals("Consumer"), groupType(group));
+        for (var m : members) {
+            check(m.assignment().size() == 2, "shares: " + m.assignment());
+            m.commitSync();
+        }
+        members.remove(2).close();
+        check(groupType(group).equals("Classic"), groupType(group));
+        settle(members, 6, seen);
+        check(seen.size() == 60, "seen " + seen.size());
+        for (var m : members) m.close();
+    }
+
     static void settle(List<KafkaConsumer<byte[], byte[]>> members, int partitions, Set<String> seen) {
         long end = System.nanoTime() + 60_000_000_000L;
         while (true) {
@@ -183,6 +313,11 @@ public class JavaClient {
         cases.put("replay", JavaClient::replay);
         cases.put("administration", JavaClient::administration);
         cases.put("groupsMoveAndResume", JavaClient::groupsMoveAndResume);
+        cases.put("consumerProtocolGroups", JavaClient::consumerProtocolGroups);
+        cases.put("staticMembersOfTheConsumerProtocol", JavaClient::staticMembersOfTheConsumerProtocol);
+        cases.put("subscriptionByExpression", JavaClient::subscriptionByExpression);
+        cases.put("groupsChangeOver", JavaClient::groupsChangeOver);
+        if (args.length > 1) cases.keySet().removeIf(name -> !name.contains(args[1]));
         int failed = 0;
         for (var c : cases.entrySet()) {
             try {

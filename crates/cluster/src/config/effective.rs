@@ -220,7 +220,12 @@ impl StaticConfig {
         own: Option<&BTreeMap<String, String>>,
         def: &'static ConfigDef,
     ) -> Resolved {
-        self.resolve_own(image, node_id, own, def, ConfigSource::Group)
+        let mut resolved = self.resolve_own(image, node_id, own, def, ConfigSource::Group);
+        if let (true, Some(default)) = (def.synonyms.is_empty(), def.default_value()) {
+            let (name, value) = (def.name.to_owned(), default.to_owned());
+            resolved.synonyms.push(Synonym { name, value, source: ConfigSource::Default });
+        }
+        resolved
     }
 
     fn resolve_own(
