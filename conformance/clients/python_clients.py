@@ -222,6 +222,51 @@ def confluent_group_with_static_members():
 
 
 @test
+def confluent_consumer_protocol():
+    """KIP-848: three share, one leaves, one gives all back; then the admin client describes the group and deletes it."""
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+    name, group = topic(6), f"g-{uuid.uuid4()}"
+    admin = AdminClient({"bootstrap.servers": BOOTSTRAP})
+    quick = {"consumer.session.timeout.ms": "4000", "consumer.heartbeat.interval.ms": "500", "consumer.assignment.interval.ms": "0"}
+    entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in quick.items()]
+    for f in admin.incremental_alter_configs([ConfigResource(ResourceType.GROUP, group, incremental_configs=entries)]).values():
+        f.result(20)
+    producer = confluent_kafka.Producer({"bootstrap.servers": BOOTSTRAP})
+    for i in range(60):
+        producer.produce(name, str(i).encode(), partition=i % 6)
+    producer.flush(20)
+    seen, members = set(), []
+
+    def read():
+        for m in members:
+            r = m.poll(0.05)
+            if r is not None and not r.error():
+                seen.add((r.partition(), r.offset()))
+
+    def settled():
+        read()
+        parts = [sorted(p.partition for p in m.assignment()) for m in members]
+        return sorted(sum(parts, [])) == list(range(6)) and max(map(len, parts)) - min(map(len, parts)) <= 1
+
+    for _ in range(3):
+        members.append(confluent_kafka.Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": group, "group.protocol": "consumer", "auto.offset.reset": "earliest",
+                                                 "enable.auto.commit": False}))
+        members[-1].subscribe([name])
+    until("three members settle", settled)
+    members.pop().close()
+    until("two members settle", settled)
+    members.pop().unsubscribe()
+    until("one member settles", settled)
+    until("all read", lambda: read() or len(seen) == 60)
+    until("read to the end", lambda: read() or all(p.offset == 10 for p in members[0].position(members[0].assignment())))
+    members[0].commit(asynchronous=False)
+    described = admin.describe_consumer_groups([group])[group].result(20)
+    assert str(described.type).endswith("CONSUMER") and str(described.state).endswith("STABLE"), (described.type, described.state)
+    members.pop().close()
+    admin.delete_consumer_groups([group])[group].result(20)
+
+
+@test
 def auto_commit_and_replay():
     name, group = topic(), f"g-{uuid.uuid4()}"
     producer = kafka.KafkaProducer(bootstrap_servers=BOOTSTRAP)

@@ -372,6 +372,26 @@ fn offsets_expire_once_the_group_is_empty() {
 }
 
 #[test]
+fn offsets_that_an_administrator_committed_are_kept_as_long_as_any() {
+    let mut world = World::new(0);
+    let value = |at_ms| CommittedOffset {
+        offset: 1,
+        leader_epoch: 0,
+        metadata: String::new(),
+        commit_timestamp_ms: at_ms,
+        expire_timestamp_ms: None,
+    };
+    let retention_ms = world.coordinator.config.offsets_retention_ms;
+    let records = world.coordinator.commit("admin", vec![("t".into(), 0, value(1_000))]);
+    world.apply(records);
+    assert_eq!(world.expire(1_000 + retention_ms - 1), 0);
+    assert!(world.coordinator.exists("admin"));
+    assert_eq!(world.coordinator.list(&[], &[]).len(), 1);
+    assert_eq!(world.expire(1_000 + retention_ms), 1);
+    assert!(!world.coordinator.exists("admin"));
+}
+
+#[test]
 fn groups_without_members_and_offsets_go_at_the_next_look() {
     let mut w = World::pair();
     w.leave("m1");
