@@ -11,7 +11,6 @@
 
 pub mod assignor;
 pub mod classic;
-pub mod classic;
 #[cfg(test)]
 mod classic_tests;
 pub mod config;
