@@ -49,6 +49,13 @@ const GROUPS: &[(&str, &str, &[&str])] = &[
             "DescribeAcls",
             "ConsumerGroupHeartbeat",
             "ConsumerGroupDescribe",
+            "AddPartitionsToTxn",
+            "AddOffsetsToTxn",
+            "EndTxn",
+            "WriteTxnMarkers",
+            "TxnOffsetCommit",
+            "DescribeTransactions",
+            "ListTransactions",
             "RequestHeader",
             "ResponseHeader",
             "ConsumerProtocolSubscription",
@@ -123,6 +130,7 @@ const GROUPS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("kafka-storage", "producer", &["ProducerSnapshot"]),
+    ("kafka-transaction-coordinator", "transaction", &["TransactionLogKey", "TransactionLogValue"]),
 ];
 
 /// Regenerates the code from the jars in `libs`, or with `check` compares it with what is committed.
@@ -131,7 +139,7 @@ pub fn run(libs: &Path, check: bool) -> Result<(), String> {
     let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
     let mut root = String::from(HEADER);
     let mut every = String::new();
-    for group in ["messages", "control", "metadata", "group", "producer"] {
+    for group in ["messages", "control", "metadata", "group", "producer", "transaction"] {
         let mut index = String::from(HEADER);
         for (jar, module, names) in GROUPS.iter().filter(|(_, module, _)| *module == group) {
             let schemas = read_jar(libs, jar)?;

@@ -28,6 +28,8 @@ use crate::registration::{self, Registrar};
 use crate::replicas::Replicas;
 use crate::server::{self, BindError, RequestMemory, Serving};
 use crate::topics::Topics;
+use crate::transaction::service::TransactionService;
+use crate::transaction::{STATE_TOPIC, timers};
 
 /// How often recovery points are written: what lies behind them is scanned after a crash.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -80,6 +82,8 @@ pub enum StartError {
     Metadata(String),
     #[error("{0}")]
     Groups(String),
+    #[error("{0}")]
+    Transactions(String),
     #[error("failed to start the log cleaner: {0}")]
     Cleaner(std::io::Error),
 }
@@ -144,6 +148,10 @@ impl Broker {
         let offsets = Arc::new(OffsetsTopic::new(topics.clone()));
         let images = metadata.images();
         let groups = Arc::new(GroupService::new(config.groups.clone(), offsets.clone(), Arc::new(images)));
+        let features = metadata.features();
+        let version = Box::new(move || features.level("transaction.version"));
+        let transactions =
+            TransactionService::new(config.transactions.clone(), topics.clone(), groups.clone(), version);
         let ctx = Arc::new(Context {
             bound: listener.bound.clone(),
             cluster_id: meta.cluster_id,
@@ -152,6 +160,7 @@ impl Broker {
             topics,
             replicas,
             groups,
+            transactions: Arc::new(transactions),
             fetch_sessions: Sessions::new(config.fetch_sessions),
             request_memory: RequestMemory::new(config.limits.queued_max_bytes),
             producer_ids: ProducerIds::default(),
@@ -159,6 +168,7 @@ impl Broker {
             config,
         });
         load_groups(&ctx.groups, offsets).await?;
+        load_transactions(&ctx.transactions).await?;
         let (stop, stopped) = watch::channel(false);
         let tasks = background(&ctx, &stopped, deletions);
         let serving = listener.serve(&ctx, &stopped);
@@ -326,6 +336,19 @@ async fn load_groups(groups: &Arc<GroupService>, offsets: Arc<OffsetsTopic>) -> 
     loaded.await.map_err(|e| StartError::Groups(format!("failed to load the groups: {e}")))
 }
 
+async fn load_transactions(transactions: &Arc<TransactionService>) -> Result<(), StartError> {
+    let transactions = transactions.clone();
+    let loaded = tokio::task::spawn_blocking(move || {
+        for (partition, reason) in transactions.load() {
+            tracing::error!(
+                "the transactional ids in {STATE_TOPIC}-{partition} are not served, as it cannot be read: {reason}. Restore \
+                 the partition's directory from a backup and restart"
+            );
+        }
+    });
+    loaded.await.map_err(|e| StartError::Transactions(format!("failed to load the transactions: {e}")))
+}
+
 /// What runs beside the requests. Nothing here ticks faster than once a second.
 fn background(
     ctx: &Arc<Context>,
@@ -369,7 +392,9 @@ fn background(
         ctx.replicas.log_dir.flush_overdue();
         ctx.replicas.log_dir.remove_doomed();
     });
-    vec![group_timers, forget_topics, retention, checkpoints, catch_up, upkeep]
+    let markers = tokio::spawn(ctx.transactions.clone().carry_out());
+    let transaction_timers = tokio::spawn(timers::run(ctx.clone()));
+    vec![group_timers, forget_topics, retention, checkpoints, catch_up, upkeep, markers, transaction_timers]
 }
 
 /// Runs blocking work again and again, the first time after one interval.

@@ -9,6 +9,7 @@ use caudal_cluster::config::{Properties, StaticConfig, StaticConfigError};
 
 use crate::group::GroupConfig;
 use crate::group::consumer::config::{check_consumer_groups, consumer_config};
+use crate::transaction::TransactionConfig;
 
 /// A broker's settings, checked and typed. Names in the comments are Kafka's; the whole list is the table in
 /// `caudal_cluster::config`.
@@ -39,6 +40,7 @@ pub struct BrokerConfig {
     pub retention_check_interval: Duration,
     pub limits: ConnectionLimits,
     pub groups: GroupConfig,
+    pub transactions: TransactionConfig,
     /// All broker configs that were set; topics inherit from them.
     pub properties: Arc<StaticConfig>,
 }
@@ -210,6 +212,12 @@ impl BrokerConfig {
                 max_in_flight_bytes: MAX_IN_FLIGHT_BYTES,
             },
             groups: group_config(&values),
+            transactions: TransactionConfig {
+                max_timeout_ms: values.int("transaction.max.timeout.ms"),
+                id_expiration_ms: values.int("transactional.id.expiration.ms"),
+                abort_interval: millis("transaction.abort.timed.out.transaction.cleanup.interval.ms"),
+                remove_interval: millis("transaction.remove.expired.transaction.cleanup.interval.ms"),
+            },
             properties: Arc::new(values),
         }
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use caudal_cluster::config::broker_config;
 use caudal_cluster::controller::{Decision, Node, auto_create_request, create_topics};
 use caudal_protocol::{ErrorCode, Uuid};
 use tokio::sync::Semaphore;
@@ -10,13 +11,13 @@ use tokio::sync::Semaphore;
 use crate::api::RequestHeader;
 use crate::config::BrokerConfig;
 use crate::fetch::session::Sessions;
-use crate::group::offsets_log::OFFSETS_TOPIC;
 use crate::group::service::GroupService;
 use crate::metadata::Metadata;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::Replicas;
 use crate::server::RequestMemory;
 use crate::topics::Topics;
+use crate::transaction::service::TransactionService;
 
 /// The parts of a running broker that requests work on.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub struct Context {
     pub topics: Arc<Topics>,
     pub replicas: Arc<Replicas>,
     pub groups: Arc<GroupService>,
+    pub transactions: Arc<TransactionService>,
     pub fetch_sessions: Sessions,
     /// What large requests may take of the memory.
     pub request_memory: RequestMemory,
@@ -113,17 +115,17 @@ impl Context {
         })
     }
 
-    /// Makes sure that `__consumer_offsets` exists.
-    pub async fn ensure_offsets_topic(&self) -> ErrorCode {
-        if self.topics.view().by_name(OFFSETS_TOPIC).is_some() {
+    /// Makes sure that one of the topics that coordinators keep their state in exists.
+    pub async fn ensure_internal_topic(&self, name: &str) -> ErrorCode {
+        if self.topics.view().by_name(name).is_some() {
             return ErrorCode::None;
         }
         let created = self.metadata.change(|image| {
             let unchanged = Decision { records: Vec::new(), response: ErrorCode::None };
-            if image.topic(OFFSETS_TOPIC).is_some() {
+            if image.topic(name).is_some() {
                 return unchanged;
             }
-            let Some(mut request) = auto_create_request(&self.config.properties, OFFSETS_TOPIC) else {
+            let Some(mut request) = auto_create_request(&self.config.properties, name) else {
                 return unchanged;
             };
             // One broker is all there can be; Kafka's default of three replicas would never be met.
@@ -133,9 +135,20 @@ impl Context {
             Decision { records, response: ErrorCode::from_code(error) }
         });
         created.await.unwrap_or_else(|error| {
-            tracing::debug!("failed to create {OFFSETS_TOPIC}: {error}");
+            tracing::debug!("failed to create {name}: {error}");
             error.code
         })
+    }
+
+    /// The cluster's `transaction.version`.
+    pub fn transaction_version(&self) -> i16 {
+        self.metadata.features().level("transaction.version")
+    }
+
+    /// A broker config of type boolean as it is in effect now.
+    pub fn is_broker_flag_set(&self, name: &str) -> bool {
+        let resolve = |def| self.config.properties.resolve_broker(&self.metadata.image(), self.node_id(), def).value;
+        broker_config(name).and_then(resolve).is_some_and(|value| value == "true")
     }
 
     /// What the controller's decisions look at beside the image.

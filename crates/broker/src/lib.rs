@@ -17,6 +17,7 @@ mod registration;
 pub mod replicas;
 pub mod server;
 pub mod topics;
+pub mod transaction;
 
 mod broker;
 

@@ -84,6 +84,11 @@ impl Metadata {
         move || shared.image.read().clone()
     }
 
+    /// The feature levels of the cluster, for those who do not know the rest.
+    pub fn features(&self) -> Features {
+        Features(self.shared.clone())
+    }
+
     /// Elects this node, registers it and makes it lead its partitions; in memory only where the disk is full.
     ///
     /// # Errors
@@ -178,6 +183,17 @@ impl Metadata {
         if self.shared.replicas.is_missing_some(&image) {
             self.shared.replicas.follow(Some(&image), &image);
         }
+    }
+}
+
+/// The feature levels of the current image.
+#[derive(Debug, Clone)]
+pub struct Features(Arc<Shared>);
+
+impl Features {
+    /// The level of a feature; 0 when it is off.
+    pub fn level(&self, name: &str) -> i16 {
+        self.0.image.read().features().get(name).copied().unwrap_or(0)
     }
 }
 

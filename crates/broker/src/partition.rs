@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
-use caudal_storage::{AppendCost, AppendError, AppendInfo, AppendOrigin, FlushError, Log, LogDir, LogSlice, ReadError};
+use caudal_storage::{
+    AppendCost, AppendError, AppendInfo, AppendOrigin, FlushError, Log, LogDir, LogSlice, ReadError, Verification,
+};
+use parking_lot::Mutex;
+use tokio::runtime::RuntimeFlavor;
 use tokio::sync::oneshot;
 
 use crate::fetch::waiters::{Waitable, Waiters};
+use crate::transaction::service::Marking;
 
 /// A partition of a topic on this broker.
 #[derive(Debug)]
@@ -40,6 +45,16 @@ impl Durable {
             None => Ok(()),
             Some(receiver) => receiver.await.map_err(|_| None)?.map_err(Some),
         }
+    }
+}
+
+/// Does what blocks where it is called, for the sake of the order, and lets another thread carry the sockets meanwhile.
+fn off_the_network<T>(work: impl FnOnce() -> T) -> T {
+    let runtime = tokio::runtime::Handle::try_current();
+    match runtime.map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        // There is no other thread, or this is none of them.
+        _ => work(),
     }
 }
 
@@ -83,9 +98,15 @@ impl Partition {
         &self,
         batches: &[u8],
         origin: AppendOrigin,
+        verification: Verification,
         on_durable: impl FnOnce(Result<(), FlushError>) + Send + 'static,
     ) -> Result<AppendInfo, AppendError> {
-        let info = self.log.append(batches, self.leader_epoch(), origin)?;
+        let info = self.log.append_verified(batches, self.leader_epoch(), origin, verification)?;
+        self.when_durable(&info, on_durable);
+        Ok(info)
+    }
+
+    fn when_durable(&self, info: &AppendInfo, on_durable: impl FnOnce(Result<(), FlushError>) + Send + 'static) {
         if self.flush_before_ack {
             // Not the partition: the flusher's threads must not be what keeps its log directory open.
             let waiters = self.waiters.clone();
@@ -98,7 +119,66 @@ impl Partition {
             self.waiters.wake();
             on_durable(Ok(()));
         }
-        Ok(info)
+    }
+
+    /// Appends what a coordinator of this broker wrote; tells once how that ended.
+    pub fn append_then(
+        &self,
+        batch: &[u8],
+        origin: AppendOrigin,
+        verification: Verification,
+        done: impl FnOnce(ErrorCode) + Send + 'static,
+    ) {
+        let cost = self.append_cost(batch, origin);
+        self.tell(cost, done, |on_durable| self.append(batch, origin, verification, on_durable));
+    }
+
+    /// Ends a producer's transaction here; tells once how that ended.
+    pub fn append_marker(&self, marking: Marking, done: impl FnOnce(ErrorCode) + Send + 'static) {
+        let Marking { producer, marker, version } = marking;
+        let cost = self.log.marker_cost(producer, marker, self.leader_epoch());
+        self.tell(cost, done, |on_durable| {
+            let info = self.log.append_marker(producer, marker, version, self.leader_epoch())?;
+            self.when_durable(&info, on_durable);
+            Ok(info)
+        });
+    }
+
+    fn tell(
+        &self,
+        cost: AppendCost,
+        done: impl FnOnce(ErrorCode) + Send + 'static,
+        append: impl FnOnce(Box<dyn FnOnce(Result<(), FlushError>) + Send>) -> Result<AppendInfo, AppendError>,
+    ) {
+        let waiting = Arc::new(Mutex::new(Some(done)));
+        let take = waiting.clone();
+        let on_durable = move |result: Result<(), FlushError>| {
+            let done = take.lock().take();
+            if let Some(done) = done {
+                done(result.map_or_else(|error| error.error_code(), |()| ErrorCode::None));
+            }
+        };
+        let append = || append(Box::new(on_durable));
+        let appended = match cost {
+            AppendCost::Quick => append(),
+            AppendCost::Syncs | AppendCost::Unfolds => off_the_network(append),
+        };
+        if let Err(error) = appended {
+            let code = error.error_code();
+            match (code, &error) {
+                // That the disk is full was logged once when it was noticed.
+                (ErrorCode::KafkaStorageError | ErrorCode::UnknownServerError, _)
+                    if !matches!(error, AppendError::DiskFull { .. }) =>
+                {
+                    tracing::error!(partition = %self.name, "{error}");
+                }
+                _ => tracing::debug!(partition = %self.name, "{error}"),
+            }
+            let done = waiting.lock().take();
+            if let Some(done) = done {
+                done(code);
+            }
+        }
     }
 
     /// What appending these batches would cost now; see [`Log::append_cost`].
@@ -106,18 +186,29 @@ impl Partition {
         self.log.append_cost(batches, self.leader_epoch(), origin)
     }
 
+    /// See [`Log::start_verification`].
+    pub fn start_verification(&self, producer: (i64, i16), sequence: i32, bumps_epoch: bool) -> Option<Verification> {
+        let start = || self.log.start_verification(producer, sequence, bumps_epoch);
+        // Whoever keeps it busy keeps this waiting.
+        if self.log.is_busy() { off_the_network(start) } else { start() }
+    }
+
     /// As [`Partition::append`], with a value to wait on.
     ///
     /// # Errors
     /// See [`AppendError`]; nothing was appended then.
-    pub fn append_client(&self, batches: &[u8]) -> Result<(AppendInfo, Durable), AppendError> {
+    pub fn append_client(
+        &self,
+        batches: &[u8],
+        verification: Verification,
+    ) -> Result<(AppendInfo, Durable), AppendError> {
         if !self.flush_before_ack {
-            let info = self.append(batches, AppendOrigin::Client, |_| {})?;
+            let info = self.append(batches, AppendOrigin::Client, verification, |_| {})?;
             return Ok((info, Durable(None)));
         }
         let (done, receiver) = oneshot::channel();
         // Nobody waits for acks=0.
-        let info = self.append(batches, AppendOrigin::Client, move |result| _ = done.send(result))?;
+        let info = self.append(batches, AppendOrigin::Client, verification, move |result| _ = done.send(result))?;
         Ok((info, Durable(Some(receiver))))
     }
 

@@ -23,5 +23,5 @@ pub use uuid::Uuid;
 
 /// Records with a schema of their own that Kafka persists.
 pub mod records {
-    pub use crate::generated::{control, group, metadata, producer};
+    pub use crate::generated::{control, group, metadata, producer, transaction};
 }

@@ -60,6 +60,14 @@ pub enum AppendError {
     InvalidProducerEpoch { producer_id: i64, epoch: i16, current_epoch: i16 },
     #[error("failed to append for producer {producer_id}: a transaction is open, but the batch is not part of one")]
     InvalidTransactionState { producer_id: i64 },
+    #[error("failed to append for producer {producer_id}: the batch is not part of an open transaction")]
+    NotInTransaction { producer_id: i64 },
+    #[error(
+        "failed to end the transaction of producer {producer_id}: coordinator epoch {epoch} is older than the last seen {current_epoch}"
+    )]
+    CoordinatorFenced { producer_id: i64, epoch: i32, current_epoch: i32 },
+    #[error("failed to end the transaction of producer {producer_id}: {reason}")]
+    Marker { producer_id: i64, reason: String },
     #[error(
         "failed to append to {log}: the disk of {dir} is full. Free space there: writes are taken again as soon as there is some"
     )]
@@ -91,7 +99,11 @@ impl AppendError {
             AppendError::InvalidRecord { .. } | AppendError::KeyMissing { .. } => ErrorCode::InvalidRecord,
             AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
             AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
-            AppendError::InvalidTransactionState { .. } => ErrorCode::InvalidTxnState,
+            AppendError::InvalidTransactionState { .. } | AppendError::NotInTransaction { .. } => {
+                ErrorCode::InvalidTxnState
+            }
+            AppendError::CoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
+            AppendError::Marker { .. } => ErrorCode::UnknownServerError,
             AppendError::DiskFull { .. }
             | AppendError::Exhausted { .. }
             | AppendError::Io { .. }

@@ -26,9 +26,9 @@ pub use error::{AppendError, FlushError, Offline, OpenError, ReadError};
 pub use flusher::{DurableCallback, Flusher};
 pub use leader_epoch::{UNDEFINED_EPOCH, UNDEFINED_OFFSET};
 pub use log::{
-    AbortedTransaction, AppendCost, AppendInfo, AppendOrigin, Log, LogRecovery, LogSlice, TimestampedOffset,
+    AbortedTransaction, AppendCost, AppendInfo, AppendOrigin, EndMarker, Log, LogRecovery, LogSlice, TimestampedOffset,
     TransactionMarker, wall_clock_ms,
 };
 pub use log_dir::{LogDir, LogDirConfig, RecoveryReport, TopicLog};
-pub use producer_state::ActiveProducer;
+pub use producer_state::{ActiveProducer, Verification};
 pub use segment::{CorruptRange, MissingRange};

@@ -13,7 +13,7 @@ use caudal_protocol::wire::{Message, Reader, Writer};
 
 use crate::disk::{self, Disk};
 use crate::error::AppendError;
-use crate::log::AppendOrigin;
+use crate::log::{AbortedTransaction, AppendOrigin, EndMarker, TransactionMarker};
 
 /// Kafka's clients have at most five requests in flight per connection.
 const BATCHES_KEPT: usize = 5;
@@ -97,6 +97,55 @@ pub(crate) struct EndedTransaction {
     pub last_offset: i64,
     /// With the transaction ended.
     pub last_stable_offset: i64,
+    pub marker: TransactionMarker,
+}
+
+impl EndedTransaction {
+    /// What the transaction index says of it.
+    pub fn aborted(&self) -> Option<AbortedTransaction> {
+        let EndedTransaction { producer_id, first_offset, last_offset, last_stable_offset, marker } = *self;
+        let aborted = AbortedTransaction { producer_id, first_offset, last_offset, last_stable_offset };
+        (marker == TransactionMarker::Abort).then_some(aborted)
+    }
+}
+
+/// What whoever appends knows of the transaction that a batch belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verification {
+    /// Nothing: the batch is taken when the transaction has batches here already.
+    None,
+    /// The coordinator said that the partition is part of it, after this guard was given out; good until the next marker.
+    Guard(u64),
+    /// Nobody has to know (`transaction.partition.verification.enable=false`).
+    Off,
+}
+
+/// A producer whose transaction the coordinator is being asked about.
+#[derive(Clone, Copy, Debug)]
+struct Verifying {
+    guard: u64,
+    epoch: i16,
+    /// Of the batches that wait: none that follows may come before it.
+    lowest_sequence: i32,
+    bumps_epoch: bool,
+    since_ms: i64,
+}
+
+/// Which batch tells what is known of a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastBatch {
+    /// The last offset of its last batch of records; `None` where only markers are known.
+    offset: Option<i64>,
+    epoch: i16,
+}
+
+impl LastBatch {
+    pub fn is(&self, header: &BatchHeader) -> bool {
+        match self.offset {
+            Some(offset) => header.last_offset() == offset,
+            None => header.is_control() && header.producer_epoch == self.epoch,
+        }
+    }
 }
 
 /// A producer as DescribeProducers shows it.
@@ -115,6 +164,8 @@ pub(crate) struct ProducerState {
     producers: HashMap<i64, ProducerEntry>,
     /// First offsets of open transactions.
     open_transactions: BTreeSet<i64>,
+    verifying: HashMap<i64, Verifying>,
+    next_guard: u64,
 }
 
 impl ProducerState {
@@ -134,9 +185,12 @@ impl ProducerState {
         self.producers.iter().map(describe).collect()
     }
 
-    /// The last batch of records of each producer, by its last offset; `None` where only markers are known.
-    pub fn last_data_offsets(&self) -> HashMap<i64, Option<i64>> {
-        let last = |entry: &ProducerEntry| entry.batches.back().map(|batch| batch.last_offset);
+    /// The last batch of each producer.
+    pub fn last_batches(&self) -> HashMap<i64, LastBatch> {
+        let last = |entry: &ProducerEntry| LastBatch {
+            offset: entry.batches.back().map(|batch| batch.last_offset),
+            epoch: entry.epoch,
+        };
         self.producers.iter().map(|(&producer_id, entry)| (producer_id, last(entry))).collect()
     }
 
@@ -156,46 +210,134 @@ impl ProducerState {
             .copied()
     }
 
-    /// Whether the batch may follow what its producer wrote before.
-    pub fn check(&self, header: &BatchHeader, origin: AppendOrigin) -> Result<(), AppendError> {
-        let producer_id = header.producer_id;
-        let Some(entry) = self.producers.get(&producer_id) else { return Ok(()) };
-        if header.producer_epoch < entry.epoch {
-            return Err(AppendError::InvalidProducerEpoch {
-                producer_id,
-                epoch: header.producer_epoch,
-                current_epoch: entry.epoch,
-            });
+    /// See [`Log::start_verification`](crate::Log::start_verification).
+    pub fn start_verification(
+        &mut self,
+        (producer_id, epoch): (i64, i16),
+        sequence: i32,
+        bumps_epoch: bool,
+        now_ms: i64,
+    ) -> Option<Verification> {
+        if self.has_open_transaction(producer_id, epoch) {
+            return None;
         }
-        if origin != AppendOrigin::Client || header.is_control() {
+        let guard = self.next_guard;
+        let begun = Verifying { guard, epoch, lowest_sequence: sequence, bumps_epoch, since_ms: now_ms };
+        let known = self.verifying.entry(producer_id).or_insert_with(|| {
+            self.next_guard += 1;
+            begun
+        });
+        if epoch > known.epoch {
+            (known.epoch, known.lowest_sequence) = (epoch, sequence);
+        } else if epoch == known.epoch {
+            known.lowest_sequence = known.lowest_sequence.min(sequence);
+        }
+        Some(Verification::Guard(known.guard))
+    }
+
+    fn has_open_transaction(&self, producer_id: i64, epoch: i16) -> bool {
+        let entry = self.producers.get(&producer_id);
+        entry.is_some_and(|entry| entry.transaction_first_offset.is_some() && entry.epoch == epoch)
+    }
+
+    /// Whether the batch may follow what its producer wrote before.
+    pub fn check(
+        &self,
+        header: &BatchHeader,
+        origin: AppendOrigin,
+        verification: Verification,
+    ) -> Result<(), AppendError> {
+        let (producer_id, epoch) = (header.producer_id, header.producer_epoch);
+        let entry = self.producers.get(&producer_id);
+        let current_epoch = entry.map_or(NO_PRODUCER_EPOCH, |entry| entry.epoch);
+        if epoch < current_epoch {
+            return Err(AppendError::InvalidProducerEpoch { producer_id, epoch, current_epoch });
+        }
+        if header.is_control() {
             return Ok(());
         }
-        let last = entry.last_sequence();
-        let next = header.base_sequence;
-        let in_order = if header.producer_epoch != entry.epoch {
-            next == 0
-        } else {
-            // Where only markers are known, the last is -1 and the producer begins at 0, as in Kafka.
-            i64::from(next) == i64::from(last) + 1 || (next == 0 && last == i32::MAX)
-        };
-        if !in_order {
-            return Err(AppendError::OutOfOrderSequence { producer_id, sequence: next, last_sequence: last });
+        let verifying = self.verifying.get(&producer_id);
+        if header.is_transactional() && !self.has_open_transaction(producer_id, epoch) {
+            let verified = match verification {
+                Verification::Off => true,
+                Verification::None => false,
+                Verification::Guard(guard) => verifying.is_some_and(|verifying| verifying.guard == guard),
+            };
+            if !verified {
+                return Err(AppendError::NotInTransaction { producer_id });
+            }
         }
-        if entry.transaction_first_offset.is_some() && !header.is_transactional() {
+        if origin == AppendOrigin::Client {
+            self.check_sequence(header, verifying)?;
+        }
+        if entry.is_some_and(|entry| entry.transaction_first_offset.is_some()) && !header.is_transactional() {
             return Err(AppendError::InvalidTransactionState { producer_id });
         }
         Ok(())
     }
 
-    /// Takes note of a batch that was appended. `header` carries its final offsets. Returns the transaction that it ended.
-    pub fn update(&mut self, header: &BatchHeader) -> Option<EndedTransaction> {
-        if !header.has_producer_id() {
+    fn check_sequence(&self, header: &BatchHeader, verifying: Option<&Verifying>) -> Result<(), AppendError> {
+        let (producer_id, sequence) = (header.producer_id, header.base_sequence);
+        let entry = self.producers.get(&producer_id);
+        let last_sequence = entry.map_or(NO_SEQUENCE, ProducerEntry::last_sequence);
+        let out_of_order = Err(AppendError::OutOfOrderSequence { producer_id, sequence, last_sequence });
+        if let Some(verifying) = verifying {
+            let knows_none = entry.is_none_or(|entry| entry.batches.is_empty());
+            if (verifying.bumps_epoch && sequence != 0 && knows_none) || sequence > verifying.lowest_sequence {
+                return out_of_order;
+            }
+        }
+        let Some(entry) = entry else { return Ok(()) };
+        let in_order = if header.producer_epoch != entry.epoch {
+            sequence == 0
+        } else {
+            // Where only markers are known, the last is -1 and the producer begins at 0, as in Kafka.
+            i64::from(sequence) == i64::from(last_sequence) + 1 || (sequence == 0 && last_sequence == i32::MAX)
+        };
+        if in_order { Ok(()) } else { out_of_order }
+    }
+
+    /// Whether a marker may be written: see [`Log::append_marker`](crate::Log::append_marker).
+    pub fn check_marker(
+        &self,
+        (producer_id, epoch): (i64, i16),
+        coordinator_epoch: i32,
+        transaction_version: i16,
+    ) -> Result<(), AppendError> {
+        let Some(entry) = self.producers.get(&producer_id) else { return Ok(()) };
+        let (current_epoch, current) = (entry.epoch, entry.coordinator_epoch);
+        let is_new = if transaction_version >= 2 {
+            // The same marker again, after a restart of the coordinator or a lost answer; and epochs that cannot grow.
+            let again = epoch == current_epoch && (entry.transaction_first_offset.is_none() || epoch == i16::MAX);
+            epoch > current_epoch || again
+        } else {
+            epoch >= current_epoch
+        };
+        if !is_new {
+            return Err(AppendError::InvalidProducerEpoch { producer_id, epoch, current_epoch });
+        }
+        if current > coordinator_epoch {
+            let current_epoch = current;
+            return Err(AppendError::CoordinatorFenced { producer_id, epoch: coordinator_epoch, current_epoch });
+        }
+        Ok(())
+    }
+
+    /// Takes note of a batch that was appended. `header` carries its final offsets; `marker` is what a control batch holds.
+    /// Returns the transaction that it ended.
+    pub fn update(&mut self, header: &BatchHeader, marker: Option<EndMarker>) -> Option<EndedTransaction> {
+        // A control batch without its record is what compaction left of a transaction.
+        if !header.has_producer_id() || (header.is_control() && marker.is_none()) {
             return None;
+        }
+        if header.is_transactional() && !self.verifying.is_empty() {
+            self.end_verification(header);
         }
         let entry = self.producers.entry(header.producer_id).or_insert_with(ProducerEntry::new);
         entry.set_epoch(header.producer_epoch);
         entry.last_timestamp_ms = header.max_timestamp_ms;
-        if header.is_control() {
+        if let Some(EndMarker { marker, coordinator_epoch }) = marker {
+            entry.coordinator_epoch = coordinator_epoch;
             let first_offset = entry.transaction_first_offset.take()?;
             self.open_transactions.remove(&first_offset);
             let last_offset = header.last_offset();
@@ -204,6 +346,7 @@ impl ProducerState {
                 first_offset,
                 last_offset,
                 last_stable_offset: self.first_unstable_offset().unwrap_or(last_offset + 1),
+                marker,
             });
         }
         if entry.batches.len() == BATCHES_KEPT {
@@ -215,6 +358,17 @@ impl ProducerState {
             self.open_transactions.insert(header.base_offset);
         }
         None
+    }
+
+    /// The transaction has begun here, or is over. The guard of the next one stays where the marker of the one before comes
+    /// late (with epochs of their own).
+    fn end_verification(&mut self, header: &BatchHeader) {
+        let next_begins = |verifying: &Verifying| {
+            verifying.bumps_epoch && header.is_control() && verifying.epoch == header.producer_epoch
+        };
+        if self.verifying.get(&header.producer_id).is_some_and(|verifying| !next_begins(verifying)) {
+            self.verifying.remove(&header.producer_id);
+        }
     }
 
     /// Puts batches that were appended in front of those that are known, as far as they are of the same epoch. False when
@@ -242,6 +396,7 @@ impl ProducerState {
         self.producers.retain(|_, entry| {
             entry.transaction_first_offset.is_some() || entry.last_timestamp_ms >= expired_before_ms
         });
+        self.verifying.retain(|_, verifying| verifying.since_ms >= expired_before_ms);
     }
 
     /// Reads a snapshot. `InvalidData` when its CRC or its version does not fit.
@@ -348,28 +503,31 @@ mod tests {
         for n in 0..7 {
             let batch = header(1, 0, n * 2, 2, i64::from(n) * 2);
             assert_eq!(state.duplicate_of(&batch), None);
-            state.check(&batch, AppendOrigin::Client).unwrap();
-            state.update(&batch);
+            state.check(&batch, AppendOrigin::Client, Verification::None).unwrap();
+            state.update(&batch, None);
         }
         assert_eq!(state.duplicate_of(&header(1, 0, 8, 2, 99)).map(|batch| batch.first_offset()), Some(8));
         assert_eq!(state.duplicate_of(&header(1, 0, 2, 2, 99)), None, "only the last five are kept");
-        let gap = state.check(&header(1, 0, 15, 1, 99), AppendOrigin::Client);
+        let gap = state.check(&header(1, 0, 15, 1, 99), AppendOrigin::Client, Verification::None);
         assert!(matches!(gap, Err(AppendError::OutOfOrderSequence { sequence: 15, last_sequence: 13, .. })), "{gap:?}");
-        state.check(&header(1, 0, 15, 1, 99), AppendOrigin::Replication).unwrap();
-        assert!(state.check(&header(1, 1, 3, 1, 99), AppendOrigin::Client).is_err(), "a new epoch begins at 0");
-        state.update(&header(1, 1, 0, 1, 99));
-        let old = state.check(&header(1, 0, 14, 1, 99), AppendOrigin::Client);
+        state.check(&header(1, 0, 15, 1, 99), AppendOrigin::Replication, Verification::None).unwrap();
+        assert!(
+            state.check(&header(1, 1, 3, 1, 99), AppendOrigin::Client, Verification::None).is_err(),
+            "a new epoch begins at 0"
+        );
+        state.update(&header(1, 1, 0, 1, 99), None);
+        let old = state.check(&header(1, 0, 14, 1, 99), AppendOrigin::Client, Verification::None);
         assert!(matches!(old, Err(AppendError::InvalidProducerEpoch { .. })), "{old:?}");
     }
 
     #[test]
     fn sequences_wrap() {
         let mut state = ProducerState::default();
-        state.update(&header(1, 0, i32::MAX - 1, 2, 0));
+        state.update(&header(1, 0, i32::MAX - 1, 2, 0), None);
         let wrapped = header(1, 0, 0, 3, 2);
-        state.check(&wrapped, AppendOrigin::Client).unwrap();
+        state.check(&wrapped, AppendOrigin::Client, Verification::None).unwrap();
         let over = header(2, 0, i32::MAX, 2, 5);
-        state.update(&over);
+        state.update(&over, None);
         assert_eq!(state.duplicate_of(&over).map(|batch| batch.first_sequence()), Some(i32::MAX));
     }
 
@@ -378,8 +536,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = snapshot_path(dir.path(), 7);
         let mut state = ProducerState::default();
-        state.update(&header(1, 0, 0, 2, 0));
-        state.update(&header(9, 3, 0, 1, 2));
+        state.update(&header(1, 0, 0, 2, 0), None);
+        state.update(&header(9, 3, 0, 1, 2), None);
         state.write_snapshot(&disk::RealDisk, &path).unwrap();
         let read = ProducerState::read_snapshot(&disk::RealDisk, &path).unwrap();
         assert_eq!(read.producers, state.producers);

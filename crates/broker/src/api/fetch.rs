@@ -4,9 +4,8 @@
 //! whole however large it is, so that a consumer always gets on. Nothing at or above the high watermark is served; with
 //! fsync before acknowledgement (the default) that is what is durable. Sessions: KIP-227, see [`crate::fetch::session`].
 //!
-//! Readers of committed records get those below the last stable offset, with the aborted transactions among them: they are
-//! there when Apache Kafka wrote the directory; this broker takes no transactions yet. A fetch that says it comes from a
-//! replica is refused, since this broker has none.
+//! Readers of committed records get those below the last stable offset, with the aborted transactions among them. A fetch
+//! that says it comes from a replica is refused, since this broker has none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,14 +144,15 @@ fn read_one(
         producer_id: t.producer_id,
         first_offset: t.first_offset,
     };
-    let aborted_transactions = committed_only.then(|| {
-        let aborted_there = partition.log.aborted_transactions(wanted.offset, end_offset);
-        aborted_there.into_iter().map(aborted).collect()
-    });
+    let mut aborted_transactions = committed_only.then(Vec::new);
     let mut records = Records::Bytes(Bytes::new());
     if wanted.offset < end_offset && (max_bytes > 0 || first) {
         let slice = partition.read(wanted.offset, max_bytes, end_offset, first)?;
         if slice.len > 0 {
+            if let Some(aborted_transactions) = &mut aborted_transactions {
+                let among = partition.log.aborted_in(&slice, wanted.offset, end_offset);
+                aborted_transactions.extend(among.into_iter().map(aborted));
+            }
             records = Records::External { id: ranges.len(), len: slice.len };
             ranges.push(FileRange { file: slice.file, position: slice.position, len: slice.len });
         }

@@ -1,6 +1,7 @@
-//! FindCoordinator (10), versions 0-6: this broker, for every group. Creates `__consumer_offsets` when it is first asked.
+//! FindCoordinator (10), versions 0-6: this broker, for every group and every transactional id (key type 1). Creates
+//! `__consumer_offsets` or `__transaction_state` when it is first asked.
 //!
-//! Transactions (key type 1) and share groups (2) are not served yet and say so.
+//! Share groups (2) are not served yet and say so.
 
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::find_coordinator_response::Coordinator;
@@ -8,6 +9,8 @@ use caudal_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse}
 
 use super::{RequestHeader, once};
 use crate::context::Context;
+use crate::group::offsets_log::OFFSETS_TOPIC;
+use crate::transaction::STATE_TOPIC;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
@@ -46,13 +49,17 @@ async fn find(ctx: &Context, header: &RequestHeader, key: &str, key_type: i8) ->
         error_code: error.code(),
         error_message: Some(message.unwrap_or(error.message()).to_owned()),
     };
-    if key_type != GROUP {
-        let what = if key_type == TRANSACTION { "a transactional.id" } else { "a share group" };
-        super::warn_not_served(header, what, key);
-        let message = "This broker coordinates consumer groups only: transactions and share groups are not served yet.";
-        return refuse(ErrorCode::InvalidRequest, Some(message));
-    }
-    let ready = ctx.ensure_offsets_topic().await;
+    let topic = match key_type {
+        GROUP => OFFSETS_TOPIC,
+        TRANSACTION => STATE_TOPIC,
+        _ => {
+            super::warn_not_served(header, "share groups", key);
+            let message =
+                "This broker coordinates groups of consumers and transactions: share groups are not served yet.";
+            return refuse(ErrorCode::InvalidRequest, Some(message));
+        }
+    };
+    let ready = ctx.ensure_internal_topic(topic).await;
     if ready.is_error() {
         return refuse(ready, None);
     }

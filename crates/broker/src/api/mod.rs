@@ -20,6 +20,8 @@ use crate::clock;
 use crate::context::Context;
 use crate::server::{ConnectionInfo, Response};
 
+pub mod add_offsets_to_txn;
+pub mod add_partitions_to_txn;
 pub mod alter_configs;
 pub mod api_versions;
 pub mod consumer_group_describe;
@@ -37,7 +39,9 @@ pub mod describe_log_dirs;
 pub mod describe_producers;
 pub mod describe_quorum;
 pub mod describe_topic_partitions;
+pub mod describe_transactions;
 pub mod elect_leaders;
+pub mod end_txn;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod header;
@@ -50,6 +54,7 @@ pub mod list_config_resources;
 pub mod list_groups;
 pub mod list_offsets;
 pub mod list_partition_reassignments;
+pub mod list_transactions;
 pub mod metadata;
 pub mod offset_commit;
 pub mod offset_delete;
@@ -57,6 +62,8 @@ pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod sync_group;
+pub mod txn_offset_commit;
+pub mod write_txn_markers;
 
 pub use header::RequestHeader;
 
@@ -183,6 +190,13 @@ serve! {
     ConsumerGroupHeartbeat 0..=1 => consumer_group_heartbeat(consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest);
     ConsumerGroupDescribe 0..=1 => consumer_group_describe(consumer_group_describe_request::ConsumerGroupDescribeRequest);
     DescribeProducers 0..=0 => describe_producers(describe_producers_request::DescribeProducersRequest);
+    AddPartitionsToTxn 0..=5 => add_partitions_to_txn(add_partitions_to_txn_request::AddPartitionsToTxnRequest);
+    AddOffsetsToTxn 0..=4 => add_offsets_to_txn(add_offsets_to_txn_request::AddOffsetsToTxnRequest);
+    EndTxn 0..=5 => end_txn(end_txn_request::EndTxnRequest);
+    WriteTxnMarkers 1..=2 => write_txn_markers(write_txn_markers_request::WriteTxnMarkersRequest);
+    TxnOffsetCommit 0..=5 => txn_offset_commit(txn_offset_commit_request::TxnOffsetCommitRequest);
+    DescribeTransactions 0..=0 => describe_transactions(describe_transactions_request::DescribeTransactionsRequest);
+    ListTransactions 0..=2 => list_transactions(list_transactions_request::ListTransactionsRequest);
 }
 
 /// Whether a frame (without its length) asks for something that waits for others: for records, or for the other members of a
@@ -241,8 +255,13 @@ fn warn_not_served(header: &RequestHeader, what: &str, name: &str) {
         let name: String = name.chars().take(MAX_NAME_CHARS).collect();
         let client = header.client_id.as_deref().unwrap_or_default();
         let peer = header.connection.peer;
-        tracing::warn!(client, %peer, "refused {what}, {name:?}: transactions and share groups are not served yet");
+        tracing::warn!(client, %peer, "refused {name:?}: {what} are not served yet");
     }
+}
+
+/// Clients of old versions know that they are fenced by another code.
+fn fenced_error(error: ErrorCode, is_old: bool) -> ErrorCode {
+    if error == ErrorCode::ProducerFenced && is_old { ErrorCode::InvalidProducerEpoch } else { error }
 }
 
 /// What a request lists, each thing once. Where the answer to an entry is much larger than the entry, one that is repeated all

@@ -1,5 +1,6 @@
 //! OffsetFetch (9), versions 1-10: one group up to version 7, several after that (KIP-709), topic ids from 10 on.
-//! A partition without a committed offset is answered with offset -1.
+//! A partition without a committed offset is answered with offset -1, and with UNSTABLE_OFFSET_COMMIT where a transaction is
+//! about to commit one and only stable offsets are wanted (KIP-447).
 
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
@@ -20,7 +21,8 @@ pub async fn handle(
 ) -> OffsetFetchResponse {
     if version >= 8 {
         let groups = once(request.groups, |group| group.group_id.clone());
-        let groups = groups.into_iter().map(|g| fetch(ctx, g, version)).collect();
+        let stable = request.require_stable;
+        let groups = groups.into_iter().map(|g| fetch(ctx, g, version, stable)).collect();
         return OffsetFetchResponse { groups, ..Default::default() };
     }
     let topics = request.topics.map(|topics| {
@@ -29,8 +31,8 @@ pub async fn handle(
         };
         topics.into_iter().map(convert).collect()
     });
-    let group =
-        fetch(ctx, OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() }, version);
+    let group = OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() };
+    let group = fetch(ctx, group, version, request.require_stable);
     let mut answer = OffsetFetchResponse { error_code: group.error_code, ..Default::default() };
     answer.topics = group.topics.into_iter().map(|t| classic_topic(t, version, group.error_code)).collect();
     if version < 2 {
@@ -51,7 +53,7 @@ fn classic_topic(topic: OffsetFetchResponseTopics, version: i16, error_code: i16
     OffsetFetchResponseTopic { name: topic.name, partitions: partitions.collect() }
 }
 
-fn fetch(ctx: &Context, group: OffsetFetchRequestGroup, version: i16) -> OffsetFetchResponseGroup {
+fn fetch(ctx: &Context, group: OffsetFetchRequestGroup, version: i16, stable: bool) -> OffsetFetchResponseGroup {
     let mut error = ctx.groups.readiness(&group.group_id);
     if !error.is_error() {
         error = ctx.groups.view(|c| c.check_fetch(&group.group_id, group.member_id.as_deref(), group.member_epoch));
@@ -65,7 +67,7 @@ fn fetch(ctx: &Context, group: OffsetFetchRequestGroup, version: i16) -> OffsetF
         return answer;
     }
     let Some(topics) = group.topics else {
-        answer.topics = all(ctx, &group.group_id, version);
+        answer.topics = all(ctx, &group.group_id, version, stable);
         return answer;
     };
     for topic in topics {
@@ -75,7 +77,9 @@ fn fetch(ctx: &Context, group: OffsetFetchRequestGroup, version: i16) -> OffsetF
             None => shown.partitions.iter_mut().for_each(|p| p.error_code = ErrorCode::UnknownTopicId.code()),
             Some(name) => ctx.groups.view(|c| {
                 for p in &mut shown.partitions {
-                    if let Some(found) = c.offset(&group.group_id, &name, p.partition_index) {
+                    if stable && c.is_unstable(&group.group_id, &name, p.partition_index) {
+                        p.error_code = ErrorCode::UnstableOffsetCommit.code();
+                    } else if let Some(found) = c.offset(&group.group_id, &name, p.partition_index) {
                         p.committed_offset = found.offset;
                         p.committed_leader_epoch = found.leader_epoch;
                         p.metadata = Some(found.metadata.clone());
@@ -99,19 +103,28 @@ fn unknown(name: &str, topic: &OffsetFetchRequestTopics) -> OffsetFetchResponseT
     OffsetFetchResponseTopics { name: name.to_owned(), topic_id: topic.topic_id, partitions: partitions.collect() }
 }
 
-fn all(ctx: &Context, group: &str, version: i16) -> Vec<OffsetFetchResponseTopics> {
+fn all(ctx: &Context, group: &str, version: i16, stable: bool) -> Vec<OffsetFetchResponseTopics> {
     let found: Vec<OffsetFetchResponseTopics> = ctx.groups.view(|c| {
         c.offsets(group)
             .map(|(topic, partitions)| OffsetFetchResponseTopics {
                 name: topic.clone(),
                 partitions: partitions
                     .iter()
-                    .map(|(p, v)| OffsetFetchResponsePartitions {
-                        partition_index: *p,
-                        committed_offset: v.offset,
-                        committed_leader_epoch: v.leader_epoch,
-                        metadata: Some(v.metadata.clone()),
-                        error_code: 0,
+                    .map(|(p, v)| match stable && c.is_unstable(group, topic, *p) {
+                        true => OffsetFetchResponsePartitions {
+                            partition_index: *p,
+                            committed_offset: -1,
+                            committed_leader_epoch: -1,
+                            metadata: Some(String::new()),
+                            error_code: ErrorCode::UnstableOffsetCommit.code(),
+                        },
+                        false => OffsetFetchResponsePartitions {
+                            partition_index: *p,
+                            committed_offset: v.offset,
+                            committed_leader_epoch: v.leader_epoch,
+                            metadata: Some(v.metadata.clone()),
+                            error_code: 0,
+                        },
                     })
                     .collect(),
                 ..Default::default()

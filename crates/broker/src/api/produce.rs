@@ -9,12 +9,14 @@
 //! (Kafka decompresses every batch) if they begin as their codec has it: where a client compressed nonsense, readers get an
 //! error with its offset.
 //!
-//! Not served yet: transactions. A transactional batch is refused with INVALID_TXN_STATE.
+//! The first batch of a transaction in a partition waits until the coordinator knows that the partition is part of it, see
+//! [`crate::transaction::participation`]; meanwhile later requests of that connection that name a transactional id wait too,
+//! so that batches keep their order.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use caudal_protocol::ErrorCode;
 use caudal_protocol::batch::{BatchError, BatchHeader};
 use caudal_protocol::compression::Codec;
 use caudal_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest};
@@ -22,7 +24,8 @@ use caudal_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
 use caudal_protocol::wire::{DecodeError, EncodeError, Reader, Records, Writer};
-use caudal_storage::{AppendCost, AppendError, AppendOrigin};
+use caudal_protocol::{ErrorCode, TopicPartition};
+use caudal_storage::{AppendCost, AppendError, AppendOrigin, Verification};
 
 use super::header::HeaderStart;
 use super::{Refused, RequestHeader, Work, encode, header};
@@ -30,6 +33,7 @@ use crate::context::Context;
 use crate::partition::{Durable, Partition};
 use crate::server::Response;
 use crate::topics::Topic;
+use crate::transaction::participation::{Client, Participant};
 
 /// The first version that is really served.
 pub const MIN_VERSION: i16 = 3;
@@ -57,20 +61,23 @@ impl From<ErrorCode> for Rejection {
 }
 
 /// Appends before its first suspension, or keeps the requests behind it from being started: those of a connection take effect
-/// in the order they came.
+/// in the order they came. Those with a transactional id keep their order among themselves only.
 pub async fn handle(
     ctx: &Arc<Context>,
     header: &RequestHeader,
     request: ProduceRequest,
 ) -> Result<Option<Response>, Refused> {
     let acks = request.acks;
-    let (mut response, waiting) = match cost_of(ctx, header.version, &request) {
-        AppendCost::Quick => append_all(ctx, header.version, request),
-        cost => {
-            let _others_wait = header.connection.hold();
-            let (on, version) = (ctx.clone(), header.version);
-            ctx.blocking(cost == AppendCost::Unfolds, move || append_all(&on, version, request)).await
-        }
+    let version = header.version;
+    let (mut response, waiting) = if request.transactional_id.is_some() {
+        let _in_order = header.connection.transactional.lock().await;
+        let verdicts = verify(ctx, version, &request).await;
+        let cost = cost_of(ctx, version, &request);
+        append_at(cost, ctx, version, request, Some(verdicts)).await
+    } else {
+        let cost = cost_of(ctx, version, &request);
+        let _others_wait = (cost != AppendCost::Quick).then(|| header.connection.hold());
+        append_at(cost, ctx, version, request, None).await
     };
     if acks == 0 {
         return match first_error(&response) {
@@ -99,7 +106,80 @@ fn first_error(response: &ProduceResponse) -> Option<ErrorCode> {
 
 type Waiting = Vec<(usize, usize, Durable)>;
 
-fn append_all(ctx: &Context, version: i16, request: ProduceRequest) -> (ProduceResponse, Waiting) {
+/// Whether transactional batches may be appended, by partition; those that are not listed are in the transaction already.
+type Verdicts = BTreeMap<TopicPartition, Result<Verification, ErrorCode>>;
+
+/// Has the partitions of transactional batches join the transaction.
+async fn verify(ctx: &Context, version: i16, request: &ProduceRequest) -> Verdicts {
+    let Some(id) = request.transactional_id.as_deref() else { return Verdicts::new() };
+    let view = ctx.topics.view();
+    let mut verdicts = Verdicts::new();
+    let mut wanted = BTreeSet::new();
+    let mut who: Option<Participant<'_>> = None;
+    for topic in &request.topic_data {
+        let found = if version >= 13 { view.by_id(&topic.topic_id) } else { view.by_name(&topic.name) };
+        for part in &topic.partition_data {
+            let (Some(partition), Some(Records::Bytes(records))) =
+                (found.and_then(|topic| topic.partition(part.index)), &part.records)
+            else {
+                continue;
+            };
+            let header = match BatchHeader::parse(records) {
+                Ok(header) if header.is_transactional() && header.has_producer_id() => header,
+                _ => continue,
+            };
+            let producer = (header.producer_id, header.producer_epoch);
+            let participant = *who.get_or_insert(Participant { id, producer, client: Client::of_produce(version) });
+            if participant.producer != producer {
+                verdicts.insert(partition.name.clone(), Err(ErrorCode::InvalidProducerIdMapping));
+            } else if let Some(guard) = participant.begin(ctx, partition, header.base_sequence) {
+                verdicts.insert(partition.name.clone(), Ok(guard));
+                if guard != Verification::Off {
+                    wanted.insert(partition.name.clone());
+                }
+            }
+        }
+    }
+    if let Some(participant) = who {
+        let refused = participant.join(ctx, &wanted).await;
+        let code = |error| verification_error(error, participant.client);
+        verdicts.extend(refused.into_iter().map(|(partition, error)| (partition, Err(code(error)))));
+    }
+    verdicts
+}
+
+/// What producers retry without asking for metadata first.
+fn verification_error(error: ErrorCode, client: Client) -> ErrorCode {
+    match error {
+        ErrorCode::CoordinatorLoadInProgress | ErrorCode::CoordinatorNotAvailable | ErrorCode::NotCoordinator => {
+            ErrorCode::NotEnoughReplicas
+        }
+        ErrorCode::ConcurrentTransactions if client != Client::Joins => ErrorCode::NotEnoughReplicas,
+        other => other,
+    }
+}
+
+/// Appends where that does not hold up the network.
+async fn append_at(
+    cost: AppendCost,
+    ctx: &Arc<Context>,
+    version: i16,
+    request: ProduceRequest,
+    verdicts: Option<Verdicts>,
+) -> (ProduceResponse, Waiting) {
+    if cost == AppendCost::Quick {
+        return append_all(ctx, version, request, verdicts.as_ref());
+    }
+    let on = ctx.clone();
+    ctx.blocking(cost == AppendCost::Unfolds, move || append_all(&on, version, request, verdicts.as_ref())).await
+}
+
+fn append_all(
+    ctx: &Context,
+    version: i16,
+    request: ProduceRequest,
+    verdicts: Option<&Verdicts>,
+) -> (ProduceResponse, Waiting) {
     let view = ctx.topics.view();
     let refuse_all = check_request(&request);
     let mut waiting = Vec::new();
@@ -112,9 +192,8 @@ fn append_all(ctx: &Context, version: i16, request: ProduceRequest) -> (ProduceR
             let index = part.index;
             let appended = match &refuse_all {
                 Some(refusal) => Err(refusal()),
-                None => {
-                    find(topic, index, unknown).and_then(|partition| append(partition, part, version, request.acks))
-                }
+                None => find(topic, index, unknown)
+                    .and_then(|partition| append(partition, part, (version, request.acks), verdicts)),
             };
             answers.push(match appended {
                 Ok((answer, durable)) => {
@@ -151,9 +230,6 @@ fn check_request(request: &ProduceRequest) -> Option<fn() -> Rejection> {
     if !(-1..=1).contains(&request.acks) {
         return Some(|| Rejection::from(ErrorCode::InvalidRequiredAcks));
     }
-    if request.transactional_id.is_some() {
-        return Some(|| Rejection::new(ErrorCode::InvalidTxnState, "transactions are not served by this broker yet"));
-    }
     None
 }
 
@@ -165,8 +241,8 @@ fn find(topic: Option<&Arc<Topic>>, index: i32, unknown: ErrorCode) -> Result<&A
 fn append(
     partition: &Arc<Partition>,
     part: PartitionProduceData,
-    version: i16,
-    acks: i16,
+    (version, acks): (i16, i16),
+    verdicts: Option<&Verdicts>,
 ) -> Result<(PartitionProduceResponse, Durable), Rejection> {
     if acks == ACKS_ALL && partition.is_short_of_replicas() {
         return Err(ErrorCode::NotEnoughReplicas.into());
@@ -175,8 +251,14 @@ fn append(
         Some(Records::Bytes(records)) => records,
         _ => Bytes::new(),
     };
-    check_records(&records, version)?;
-    let (info, durable) = partition.append_client(&records).map_err(|e| rejection_of(partition, &e))?;
+    if check_records(&records, version)?.is_transactional() && verdicts.is_none() {
+        return Err(ErrorCode::TransactionalIdAuthorizationFailed.into());
+    }
+    let verification = match verdicts.and_then(|verdicts| verdicts.get(&partition.name)) {
+        Some(verdict) => verdict.map_err(not_in_transaction)?,
+        None => Verification::None,
+    };
+    let (info, durable) = partition.append_client(&records, verification).map_err(|e| rejection_of(partition, &e))?;
     let answer = PartitionProduceResponse {
         index: part.index,
         base_offset: info.base_offset,
@@ -187,8 +269,18 @@ fn append(
     Ok((answer, durable))
 }
 
+fn not_in_transaction(error: ErrorCode) -> Rejection {
+    match error {
+        ErrorCode::InvalidTxnState => Rejection::new(error, "Partition was not added to the transaction"),
+        ErrorCode::NotEnoughReplicas => {
+            Rejection::new(error, "Unable to verify the partition has been added to the transaction.")
+        }
+        other => other.into(),
+    }
+}
+
 /// What the request's version asks of the records; the batch itself is checked by the log.
-fn check_records(records: &[u8], version: i16) -> Result<(), Rejection> {
+fn check_records(records: &[u8], version: i16) -> Result<BatchHeader, Rejection> {
     let invalid = |message: String| Err(Rejection::new(ErrorCode::InvalidRecord, message));
     let header = match BatchHeader::parse(records) {
         Ok(header) => header,
@@ -210,10 +302,7 @@ fn check_records(records: &[u8], version: i16) -> Result<(), Rejection> {
     if header.is_control() {
         return invalid("a client must not write control records".to_owned());
     }
-    if header.is_transactional() {
-        return Err(Rejection::new(ErrorCode::InvalidTxnState, "transactions are not served by this broker yet"));
-    }
-    Ok(())
+    Ok(header)
 }
 
 fn rejected(index: i32, rejection: Rejection) -> PartitionProduceResponse {

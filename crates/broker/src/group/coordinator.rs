@@ -17,6 +17,7 @@ use super::consumer::coordinator::CONSUMER_TYPE;
 use super::consumer::{Clock, ConsumerConfig, ConsumerGroup};
 use super::machine::{Group, Joiner, State};
 use super::record::{CommittedOffset, GroupRecord};
+use super::transactional::PendingOffsets;
 use super::{Outcome, Reply, Waiter};
 
 /// The broker's `group.*` and `offsets.*` properties that matter here.
@@ -63,6 +64,8 @@ pub struct Coordinator {
     /// Groups of the consumer protocol; none of them is among the classic ones.
     pub(super) consumers: HashMap<String, ConsumerGroup>,
     pub(super) offsets: HashMap<String, Offsets>,
+    /// Offsets of open transactions.
+    pub(super) pending: PendingOffsets,
     /// The metadata as it was last looked at.
     pub(super) image: Arc<MetadataImage>,
     /// Offset of the last image with new topics.
@@ -92,6 +95,7 @@ impl Coordinator {
             image: Arc::new(MetadataImage::empty()),
             new_topics_at: -1,
             offsets: HashMap::new(),
+            pending: PendingOffsets::default(),
             deadlines: BTreeSet::new(),
             scheduled: HashMap::new(),
         }
@@ -122,7 +126,11 @@ impl Coordinator {
     /// Applies one stored record while loading.
     pub fn replay(&mut self, record: GroupRecord, now_ms: i64) {
         match record {
-            GroupRecord::Offset { group, topic, partition, value } => self.put_offset(&group, &topic, partition, value),
+            GroupRecord::Offset { group, topic, partition, value } => {
+                self.pending.overtake(&group, &topic, partition, value.is_none());
+                self.put_offset(&group, &topic, partition, value);
+            }
+            GroupRecord::Transaction(change) => self.apply_transaction(change),
             GroupRecord::Group { group, value: Some(value) } => {
                 let loaded = Group::from_record(&group, &value, now_ms);
                 self.consumers.remove(&group);
@@ -146,13 +154,18 @@ impl Coordinator {
         }
         self.consumers.retain(|id, _| !which(id));
         self.offsets.retain(|id, _| !which(id));
+        self.pending.forget(which);
     }
 
     /// Takes note of a record that was decided on and is now stored: commits and deletions take effect here. What members
     /// do takes effect at once.
     pub fn apply_stored(&mut self, record: GroupRecord) {
         match record {
-            GroupRecord::Offset { group, topic, partition, value } => self.put_offset(&group, &topic, partition, value),
+            GroupRecord::Offset { group, topic, partition, value } => {
+                self.pending.overtake(&group, &topic, partition, value.is_none());
+                self.put_offset(&group, &topic, partition, value);
+            }
+            GroupRecord::Transaction(change) => self.apply_transaction(change),
             GroupRecord::Group { value: Some(_), .. } => {}
             GroupRecord::Consumer { group, record } => self.stored_consumer(&group, &record),
             GroupRecord::Group { group, value: None } => {
@@ -215,7 +228,7 @@ impl Coordinator {
         groups.chain(consumers).chain(offsets).collect()
     }
 
-    fn put_offset(&mut self, group: &str, topic: &str, partition: i32, value: Option<CommittedOffset>) {
+    pub(super) fn put_offset(&mut self, group: &str, topic: &str, partition: i32, value: Option<CommittedOffset>) {
         match value {
             Some(value) => {
                 let topics = self.offsets.entry(group.to_owned()).or_default();
@@ -403,6 +416,11 @@ impl Coordinator {
         self.offsets.get(group)?.get(topic)?.get(&partition)
     }
 
+    /// Whether an open transaction has an offset for a partition, which may become the committed one.
+    pub fn is_unstable(&self, group: &str, topic: &str, partition: i32) -> bool {
+        self.pending.contains(group, topic, partition)
+    }
+
     /// All committed offsets of a group, by topic and partition.
     pub fn offsets(&self, group: &str) -> impl Iterator<Item = (&String, &BTreeMap<i32, CommittedOffset>)> {
         self.offsets.get(group).into_iter().flatten()
@@ -554,7 +572,8 @@ impl Coordinator {
         let mut records = Vec::new();
         for id in ids {
             let gone = self.expired(id, wall_ms);
-            let all = gone.len() == self.offsets(id).map(|(_, partitions)| partitions.len()).sum::<usize>();
+            let all = gone.len() == self.offsets(id).map(|(_, partitions)| partitions.len()).sum::<usize>()
+                && !self.pending.contains_group(id);
             records.extend(gone);
             if all && self.groups.get(id).is_some_and(|g| g.is_empty() && g.pending.is_empty()) {
                 records.push(GroupRecord::Group { group: id.clone(), value: None });
@@ -583,7 +602,10 @@ impl Coordinator {
         let retention_ms = self.config.offsets_retention_ms;
         let by_use = |v: &CommittedOffset| v.commit_timestamp_ms.max(since).saturating_add(retention_ms);
         let is_over = |v: &CommittedOffset| v.expire_timestamp_ms.unwrap_or_else(|| by_use(v)) <= wall_ms;
-        self.tombstones(id, |topic, _, v| is_over(v) && !used.contains(topic) && !self.is_subscribed(id, topic))
+        self.tombstones(id, |topic, partition, v| {
+            let is_used = used.contains(topic) || self.is_subscribed(id, topic);
+            is_over(v) && !is_used && !self.pending.contains(id, topic, partition)
+        })
     }
 
     /// When [`Coordinator::tick`] has to be called next, if ever.

@@ -16,6 +16,7 @@ pub mod service;
 mod service_tests;
 #[cfg(test)]
 mod tests;
+pub mod transactional;
 
 use caudal_protocol::messages::{ConsumerGroupHeartbeatResponse, JoinGroupResponse, SyncGroupResponse};
 

@@ -6,6 +6,7 @@ use caudal_protocol::records::group::{GroupMetadataKey, GroupMetadataValue, Offs
 use caudal_protocol::wire::{DecodeError, EncodeError, Message, Reader};
 
 use super::consumer::ConsumerRecord;
+use super::transactional::TransactionChange;
 
 /// The version of offsets with an expiry of their own; it has no leader epoch.
 const EXPIRING_VERSION: i16 = 1;
@@ -47,6 +48,8 @@ pub enum GroupRecord {
         group: String,
         record: ConsumerRecord,
     },
+    /// Stored as part of a transactional batch, or as its marker.
+    Transaction(TransactionChange),
 }
 
 /// A record whose bytes are not understood.
@@ -56,6 +59,8 @@ pub enum GroupRecordError {
     Decode(#[from] DecodeError),
     #[error("failed to encode a record of __consumer_offsets: {0}")]
     Encode(#[from] EncodeError),
+    #[error("failed to encode a record of __consumer_offsets: it belongs to a transaction")]
+    InTransaction,
 }
 
 impl GroupRecord {
@@ -63,7 +68,9 @@ impl GroupRecord {
         match self {
             GroupRecord::Offset { group, .. }
             | GroupRecord::Group { group, .. }
-            | GroupRecord::Consumer { group, .. } => group,
+            | GroupRecord::Consumer { group, .. }
+            | GroupRecord::Transaction(TransactionChange::Offset { group, .. }) => group,
+            GroupRecord::Transaction(TransactionChange::Over { .. }) => "",
         }
     }
 
@@ -87,6 +94,8 @@ impl GroupRecord {
                 pair(&GroupMetadataKey { group: group.clone() }, value.as_ref(), VALUE_VERSION)
             }
             GroupRecord::Consumer { group, record } => record.encode(group),
+            // The transaction's producer writes these.
+            GroupRecord::Transaction(_) => Err(GroupRecordError::InTransaction),
         }
     }
 

@@ -21,6 +21,7 @@ use super::consumer::{Clock, RegexJob};
 use super::coordinator::Committer;
 use super::machine::Joiner;
 use super::record::{CommittedOffset, partition_for};
+use super::transactional::TransactionalWrite;
 use super::{Coordinator, GroupConfig, GroupRecord, Outcome, Reply, Waiter};
 use crate::clock::wall_ms;
 
@@ -34,6 +35,11 @@ pub trait OffsetsLog: Send + Sync {
 
     /// Appends records in this order as one batch and calls `stored` once they are durable.
     fn append(&self, partition: i32, records: Vec<(Bytes, Option<Bytes>)>, stored: Stored);
+
+    /// Appends what a transaction writes, or refuses it, and calls `stored` once it is durable.
+    fn append_in_transaction(&self, _partition: i32, _write: TransactionalWrite, stored: Stored) {
+        stored(ErrorCode::NotCoordinator);
+    }
 }
 
 enum Sender {
@@ -89,8 +95,8 @@ const LISTEN_LATE_MS: i64 = 300;
 /// A machine that is too busy for that over so many tries in a row does not keep the dead in their groups for ever.
 const LISTEN_MOST: u32 = 50;
 
-struct Inner {
-    coordinator: Coordinator,
+pub(super) struct Inner {
+    pub(super) coordinator: Coordinator,
     waiting: HashMap<Waiter, Sender>,
     next_waiter: Waiter,
     loaded: bool,
@@ -105,10 +111,16 @@ struct Inner {
     armed_ms: Option<i64>,
 }
 
+/// What is written into a partition at once.
+pub(super) enum Writing {
+    Records(Vec<(Bytes, Option<Bytes>)>),
+    InTransaction(TransactionalWrite),
+}
+
 /// Records on their way to a partition.
 struct Outgoing {
     /// Or why they cannot even be written.
-    pairs: Result<Vec<(Bytes, Option<Bytes>)>, ErrorCode>,
+    writing: Result<Writing, ErrorCode>,
     stored: Stored,
 }
 
@@ -120,7 +132,7 @@ struct Outbox {
 }
 
 /// What the callbacks of the log need. Not the log itself: its threads must not be what keeps it open.
-struct Core {
+pub(super) struct Core {
     inner: Mutex<Inner>,
     /// Decided under the lock of `inner`, in this order, and appended without it.
     outboxes: Mutex<HashMap<i32, Outbox>>,
@@ -135,8 +147,8 @@ pub type Images = Arc<dyn Fn() -> Arc<MetadataImage> + Send + Sync>;
 /// The group coordinator of this broker.
 #[derive(Clone)]
 pub struct GroupService {
-    core: Arc<Core>,
-    log: Arc<dyn OffsetsLog>,
+    pub(super) core: Arc<Core>,
+    pub(super) log: Arc<dyn OffsetsLog>,
     images: Images,
 }
 
@@ -215,22 +227,16 @@ impl Core {
             by_partition.entry(partition).or_default().push(record);
         }
         let pending = Arc::new(Mutex::new((by_partition.len(), ErrorCode::None, Some(done))));
-        let mut outboxes = self.outboxes.lock();
         for (partition, records) in by_partition {
-            let pairs = match partitions {
+            let writing = match partitions {
                 None => Err(ErrorCode::CoordinatorNotAvailable),
                 Some(_) => records.iter().map(GroupRecord::encode).collect::<Result<Vec<_>, _>>().map_err(|error| {
                     tracing::error!(partition, %error, "the records of a group cannot be stored");
                     ErrorCode::UnknownServerError
                 }),
             };
-            let ticket = inner.next_ticket;
-            inner.next_ticket += 1;
-            inner.unsettled.entry(partition).or_default().push_back((ticket, records));
-            let (core, pending) = (self.clone(), pending.clone());
+            let pending = pending.clone();
             let stored = move |error: ErrorCode| {
-                let error = answered_as(error);
-                core.inner.lock().settled(partition, ticket, error);
                 let mut state = pending.lock();
                 state.0 -= 1;
                 if error.is_error() {
@@ -244,9 +250,41 @@ impl Core {
                     done(outcome);
                 }
             };
-            let outgoing = Outgoing { pairs, stored: Box::new(stored) };
-            outboxes.entry(partition).or_default().queue.push_back(outgoing);
+            self.send(inner, partition, records, writing.map(Writing::Records), Box::new(stored));
         }
+    }
+
+    /// Sends a write to a partition; `records` take effect, in the log's order, when it is stored.
+    pub(super) fn send(
+        self: &Arc<Core>,
+        inner: &mut Inner,
+        partition: i32,
+        records: Vec<GroupRecord>,
+        writing: Result<Writing, ErrorCode>,
+        done: Stored,
+    ) {
+        self.send_raw(inner, partition, records, writing, Box::new(|error| done(answered_as(error))));
+    }
+
+    /// As [`Core::send`], with the log's own error.
+    pub(super) fn send_raw(
+        self: &Arc<Core>,
+        inner: &mut Inner,
+        partition: i32,
+        records: Vec<GroupRecord>,
+        writing: Result<Writing, ErrorCode>,
+        done: Stored,
+    ) {
+        let ticket = inner.next_ticket;
+        inner.next_ticket += 1;
+        inner.unsettled.entry(partition).or_default().push_back((ticket, records));
+        let core = self.clone();
+        let stored = move |error: ErrorCode| {
+            core.inner.lock().settled(partition, ticket, error);
+            done(error);
+        };
+        let outgoing = Outgoing { writing, stored: Box::new(stored) };
+        self.outboxes.lock().entry(partition).or_default().queue.push_back(outgoing);
     }
 
     /// The next records to append, from a partition that nobody is busy with.
@@ -313,12 +351,12 @@ impl GroupService {
         GroupService { core: Arc::new(core), log, images }
     }
 
-    fn now_ms(&self) -> i64 {
+    pub(super) fn now_ms(&self) -> i64 {
         self.core.now_ms()
     }
 
     /// Changes something with the lock held, then appends what was decided without it.
-    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
         let image = (self.images)();
         let mut inner = self.core.inner.lock();
         inner.coordinator.follow(image);
@@ -358,10 +396,11 @@ impl GroupService {
 
     /// Appends what is on its way, partition by partition in the order of the decisions.
     fn append_outgoing(&self) {
-        while let Some((partition, Outgoing { pairs, stored })) = self.core.take_outgoing() {
+        while let Some((partition, Outgoing { writing, stored })) = self.core.take_outgoing() {
             let _busy = Busy { core: &self.core, partition };
-            match pairs {
-                Ok(pairs) => self.log.append(partition, pairs, stored),
+            match writing {
+                Ok(Writing::Records(pairs)) => self.log.append(partition, pairs, stored),
+                Ok(Writing::InTransaction(write)) => self.log.append_in_transaction(partition, write, stored),
                 Err(error) => stored(error),
             }
         }

@@ -35,11 +35,13 @@ pub struct ConnectionInfo {
     pub local: SocketAddr,
     /// No further request is started meanwhile.
     held: AtomicBool,
+    /// Held by the request of a transactional producer that may have to wait before it appends.
+    pub transactional: tokio::sync::Mutex<()>,
 }
 
 impl ConnectionInfo {
     pub fn new(id: u64, peer: SocketAddr, local: SocketAddr) -> ConnectionInfo {
-        ConnectionInfo { id, peer, local, held: AtomicBool::new(false) }
+        ConnectionInfo { id, peer, local, held: AtomicBool::new(false), transactional: Default::default() }
     }
 
     /// Keeps back the requests that follow until the guard is dropped, for the one that must take effect before them and has

@@ -14,3 +14,4 @@ mod produce;
 mod raw;
 mod restart;
 mod settings;
+mod transactions;

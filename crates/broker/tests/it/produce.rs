@@ -142,7 +142,11 @@ fn what_is_wrong_with_a_batch_is_said() {
         ("cut off", cut, ErrorCode::InvalidRecord),
         ("empty", BytesMut::new(), ErrorCode::InvalidRecord),
         ("control", batch_of(1, 10, |b| b.control(true)), ErrorCode::InvalidRecord),
-        ("transactional", batch_of(1, 10, |b| b.producer(5, 0, 0).transactional(true)), ErrorCode::InvalidTxnState),
+        (
+            "transactional, without an id",
+            batch_of(1, 10, |b| b.producer(5, 0, 0).transactional(true)),
+            ErrorCode::TransactionalIdAuthorizationFailed,
+        ),
     ];
     for (name, records, expected) in cases {
         let answer = produce(&mut client, "t", 0, records);

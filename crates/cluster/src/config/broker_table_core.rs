@@ -249,10 +249,14 @@ config_table! {
         "Largest request that is read, in bytes.";
     "socket.send.buffer.bytes" Int "102400" Any High fixed acts
         "Send buffer of a connection's socket, in bytes; -1: what the system gives.";
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms" Int "10000" AtLeast(1) Low fixed idle "";
-    "transaction.max.timeout.ms" Int "900000" AtLeast(1) High fixed idle "";
-    "transaction.partition.verification.enable" Boolean "true" Any Low dynamic idle "";
-    "transaction.remove.expired.transaction.cleanup.interval.ms" Int "3600000" AtLeast(1) Low fixed idle "";
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms" Int "10000" AtLeast(1) Low fixed acts
+        "How often transactions are looked for that take longer than their timeout.";
+    "transaction.max.timeout.ms" Int "900000" AtLeast(1) High fixed acts
+        "Longest transaction.timeout.ms that a producer may ask for.";
+    "transaction.partition.verification.enable" Boolean "true" Any Low dynamic acts
+        "Whether writes of clients before KIP-890 are verified to be part of a transaction.";
+    "transaction.remove.expired.transaction.cleanup.interval.ms" Int "3600000" AtLeast(1) Low fixed acts
+        "How often transactional ids are looked for that nobody uses.";
     "transaction.state.log.load.buffer.size" Int "5242880" AtLeast(1) High fixed idle "";
     "transaction.state.log.min.isr" Int "2" AtLeast(1) High fixed acts
         "min.insync.replicas of __transaction_state when it is created.";
@@ -263,7 +267,8 @@ config_table! {
     "transaction.state.log.segment.bytes" Int "104857600" AtLeast(1) High fixed acts
         "segment.bytes of __transaction_state when it is created.";
     "transaction.two.phase.commit.enable" Boolean "false" Any Low fixed idle "";
-    "transactional.id.expiration.ms" Int "604800000" AtLeast(1) High fixed idle "";
+    "transactional.id.expiration.ms" Int "604800000" AtLeast(1) High fixed acts
+        "How long a transactional id is known after its last use.";
     "unclean.leader.election.enable" Boolean "false" Any High dynamic idle
         "Default of the topics' unclean.leader.election.enable.";
     "unclean.leader.election.interval.ms" Long "300000" AtLeast(1) Medium internal idle "";

@@ -6,6 +6,7 @@ pub mod group;
 pub mod messages;
 pub mod metadata;
 pub mod producer;
+pub mod transaction;
 
 /// Calls a function for each message type.
 #[cfg(test)]
@@ -83,6 +84,20 @@ macro_rules! for_each_message {
         $check::<$crate::generated::messages::ConsumerGroupHeartbeatResponse>();
         $check::<$crate::generated::messages::ConsumerGroupDescribeRequest>();
         $check::<$crate::generated::messages::ConsumerGroupDescribeResponse>();
+        $check::<$crate::generated::messages::AddPartitionsToTxnRequest>();
+        $check::<$crate::generated::messages::AddPartitionsToTxnResponse>();
+        $check::<$crate::generated::messages::AddOffsetsToTxnRequest>();
+        $check::<$crate::generated::messages::AddOffsetsToTxnResponse>();
+        $check::<$crate::generated::messages::EndTxnRequest>();
+        $check::<$crate::generated::messages::EndTxnResponse>();
+        $check::<$crate::generated::messages::WriteTxnMarkersRequest>();
+        $check::<$crate::generated::messages::WriteTxnMarkersResponse>();
+        $check::<$crate::generated::messages::TxnOffsetCommitRequest>();
+        $check::<$crate::generated::messages::TxnOffsetCommitResponse>();
+        $check::<$crate::generated::messages::DescribeTransactionsRequest>();
+        $check::<$crate::generated::messages::DescribeTransactionsResponse>();
+        $check::<$crate::generated::messages::ListTransactionsRequest>();
+        $check::<$crate::generated::messages::ListTransactionsResponse>();
         $check::<$crate::generated::messages::RequestHeader>();
         $check::<$crate::generated::messages::ResponseHeader>();
         $check::<$crate::generated::messages::ConsumerProtocolSubscription>();
@@ -137,6 +152,8 @@ macro_rules! for_each_message {
         $check::<$crate::generated::group::ConsumerGroupRegularExpressionKey>();
         $check::<$crate::generated::group::ConsumerGroupRegularExpressionValue>();
         $check::<$crate::generated::producer::ProducerSnapshot>();
+        $check::<$crate::generated::transaction::TransactionLogKey>();
+        $check::<$crate::generated::transaction::TransactionLogValue>();
     };
 }
 #[cfg(test)]

@@ -8,6 +8,7 @@ use caudal_protocol::batch::BatchHeader;
 use crate::disk::{OpenMode, read_file};
 use crate::log::Log;
 use crate::log::replace::CLEANED;
+use crate::log::transactions::kept_entries;
 use crate::segment::{Segment, TRANSACTION_INDEX_SUFFIX, file_path};
 
 pub(super) struct Destination {
@@ -65,14 +66,14 @@ impl Destination {
         Ok(())
     }
 
-    /// Writes what is left, and the transaction indexes of the group as one.
-    pub fn finish(mut self, group: &[Arc<Segment>]) -> io::Result<Segment> {
+    /// Writes what is left, and the transaction indexes of the group as one, as far as `keep` the marker at an offset.
+    pub fn finish(mut self, group: &[Arc<Segment>], keep: impl Fn(i64) -> bool) -> io::Result<Segment> {
         self.store()?;
         let (disk, dir) = (self.log.disk(), self.log.dir());
         let mut transactions = Vec::new();
         for segment in group {
             match read_file(disk.as_ref(), &file_path(dir, segment.base_offset, TRANSACTION_INDEX_SUFFIX)) {
-                Ok(mut entries) => transactions.append(&mut entries),
+                Ok(entries) => transactions.extend(kept_entries(&entries, &keep)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }

@@ -12,10 +12,11 @@ use super::choose::{Candidate, floor};
 use super::destination::Destination;
 use super::offset_map::OffsetMap;
 use super::throttle::Throttle;
-use super::transactions::Aborted;
+use super::transactions::{Aborted, MarkerFate, Observed};
 use super::{CleanError, Cleaned, CleanerConfig, DECOMPRESSED_LIMIT};
 use crate::config::LogConfig;
 use crate::log::Log;
+use crate::producer_state::LastBatch;
 use crate::scan::BatchScan;
 use crate::segment::Segment;
 
@@ -65,6 +66,7 @@ pub(super) struct Round<'a> {
     latest: i64,
     /// Looked for when the first transaction is met.
     aborted: Option<Aborted>,
+    observed: Observed,
     report: Cleaned,
 }
 
@@ -92,6 +94,7 @@ impl<'a> Round<'a> {
             keys: OffsetMap::new(memory, tools.config.dedupe_load_factor, most_keys),
             latest: candidate.first_dirty - 1,
             aborted: None,
+            observed: Observed::default(),
             report: Cleaned::of(candidate),
         };
         let dirty = segments.get(floor(segments, candidate.first_dirty)..).unwrap_or_default();
@@ -164,7 +167,9 @@ impl<'a> Round<'a> {
     /// Writes a group of segments into one and puts it in their place.
     fn clean(&mut self, group: &[Arc<Segment>]) -> Result<(), CleanError> {
         let Some(first) = group.first() else { return Ok(()) };
-        let cleaned = self.copy(group).and_then(|destination| Ok(destination.finish(group)?));
+        let copied = self.copy(group);
+        let cleaned =
+            copied.and_then(|destination| Ok(destination.finish(group, |at| !self.observed.is_superfluous(at))?));
         let replaced = cleaned.and_then(|cleaned| Ok(self.log.replace_segments(group, cleaned)?));
         if replaced.is_err() && self.log.check_online().is_ok() {
             self.log.remove_cleaned_files(first.base_offset);
@@ -173,7 +178,7 @@ impl<'a> Round<'a> {
     }
 
     fn copy(&mut self, group: &[Arc<Segment>]) -> Result<Destination, CleanError> {
-        let producers = self.log.last_data_offsets();
+        let producers = self.log.last_batches();
         let interval = self.config.index_interval_bytes;
         let mut destination = Destination::create(self.log, group, interval, self.tools.io_buffer_bytes())?;
         for segment in group {
@@ -197,15 +202,18 @@ impl<'a> Round<'a> {
         segment: &Segment,
         (position, header): (u64, &BatchHeader),
         bytes: &[u8],
-        producers: &HashMap<i64, Option<i64>>,
+        producers: &HashMap<i64, LastBatch>,
         destination: &mut Destination,
     ) -> Result<(), CleanError> {
         let count = u64::from(header.record_count.unsigned_abs());
         self.report.records_read += count;
+        // A producer's last batch tells its last sequence number; the last batch of the round where the log goes on.
+        let stays = producers.get(&header.producer_id).is_some_and(|last| last.is(header))
+            || header.next_offset() == self.candidate.first_uncleanable;
         if header.is_control() {
-            self.report.records_kept += count;
-            return Ok(destination.write(bytes, header)?);
+            return self.copy_marker(segment, (position, header), bytes, stays, destination);
         }
+        self.observed.batch(header);
         let damaged = |reason: String| CleanError::Damaged { path: segment.path.clone(), position, reason };
         let is_aborted = self.aborted.as_ref().is_some_and(|aborted| aborted.contains(header));
         let batch = Batch { header: *header, bytes: Bytes::copy_from_slice(bytes) };
@@ -223,9 +231,6 @@ impl<'a> Round<'a> {
             }
         }
         self.report.records_kept += kept.len() as u64;
-        // A producer's last batch tells its last sequence number; the last batch of the round where the log goes on.
-        let stays = producers.get(&header.producer_id) == Some(&Some(header.last_offset()))
-            || header.next_offset() == self.candidate.first_uncleanable;
         if kept.is_empty() && !stays {
             return Ok(());
         }
@@ -234,6 +239,41 @@ impl<'a> Round<'a> {
             return Ok(destination.write(bytes, header)?);
         }
         let horizon_ms = begins_horizon.then(|| self.tools.now_ms.saturating_add(self.config.delete_retention_ms));
+        let rewritten = caudal_protocol::batch::rewrite(header, &kept, horizon_ms);
+        let rewritten = rewritten.map_err(|e| damaged(e.to_string()))?;
+        let header = BatchHeader::parse(&rewritten).map_err(|e| damaged(e.to_string()))?;
+        Ok(destination.write(&rewritten, &header)?)
+    }
+
+    fn copy_marker(
+        &mut self,
+        segment: &Segment,
+        (position, header): (u64, &BatchHeader),
+        bytes: &[u8],
+        stays: bool,
+        destination: &mut Destination,
+    ) -> Result<(), CleanError> {
+        let damaged = |reason: String| CleanError::Damaged { path: segment.path.clone(), position, reason };
+        let count = u64::from(header.record_count.unsigned_abs());
+        let fate = self.observed.marker(header, self.tools.now_ms);
+        let mut kept = Vec::new();
+        let mut horizon_ms = None;
+        let batch = Batch { header: *header, bytes: Bytes::copy_from_slice(bytes) };
+        let records = batch.records(DECOMPRESSED_LIMIT).map_err(|e| damaged(e.to_string()))?;
+        match fate {
+            MarkerFate::Gone if !stays => return Ok(()),
+            MarkerFate::Gone if count > 0 => {}
+            MarkerFate::BeginsHorizon => {
+                horizon_ms = Some(self.tools.now_ms.saturating_add(self.config.delete_retention_ms));
+                let all: Result<Vec<_>, _> = records.iter().collect();
+                kept = all.map_err(|e| damaged(e.to_string()))?;
+                self.report.records_kept += count;
+            }
+            MarkerFate::Gone | MarkerFate::Kept => {
+                self.report.records_kept += count;
+                return Ok(destination.write(bytes, header)?);
+            }
+        }
         let rewritten = caudal_protocol::batch::rewrite(header, &kept, horizon_ms);
         let rewritten = rewritten.map_err(|e| damaged(e.to_string()))?;
         let header = BatchHeader::parse(&rewritten).map_err(|e| damaged(e.to_string()))?;

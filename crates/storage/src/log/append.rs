@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 
 use caudal_protocol::batch::{self, BatchError, BatchHeader, HEADER_LEN, TimestampType};
 
+use super::marker::EndMarker;
 use super::{Log, LogEnd, Writer, wall_clock_ms};
 use crate::config::LogConfig;
 use crate::error::{AppendError, is_disk_full, is_exhausted};
-use crate::producer_state::snapshot_path;
+use crate::producer_state::{EndedTransaction, Verification, snapshot_path};
 use crate::segment::{INDEX_SUFFIX, LOG_SUFFIX, Segment, TIME_INDEX_SUFFIX, file_path};
 
 /// Who appends; clients are trusted least.
@@ -37,7 +38,7 @@ pub struct AppendInfo {
 }
 
 /// What the first pass over the batches found, outside the lock.
-struct Checked {
+pub(super) struct Checked {
     first: BatchHeader,
     count: usize,
     now_ms: i64,
@@ -57,14 +58,40 @@ impl Log {
         leader_epoch: i32,
         origin: AppendOrigin,
     ) -> Result<AppendInfo, AppendError> {
+        self.append_verified(batches, leader_epoch, origin, Verification::None)
+    }
+
+    /// As [`Log::append`], with what is known of the transaction that the batches belong to: the first of a producer's in
+    /// a transaction needs a guard, see [`Log::start_verification`].
+    pub fn append_verified(
+        self: &Arc<Self>,
+        batches: &[u8],
+        leader_epoch: i32,
+        origin: AppendOrigin,
+        verification: Verification,
+    ) -> Result<AppendInfo, AppendError> {
+        let checked = self.check_batches(batches, origin, &self.config())?;
+        self.append_checked(batches, &checked, leader_epoch, origin, |writer| {
+            self.check_producer(writer, batches, &checked, origin, verification)
+        })
+    }
+
+    /// Appends what was found good; `check` has the last word under the lock, or the answer.
+    pub(super) fn append_checked(
+        self: &Arc<Self>,
+        batches: &[u8],
+        checked: &Checked,
+        leader_epoch: i32,
+        origin: AppendOrigin,
+        check: impl FnOnce(&Writer) -> Result<Option<AppendInfo>, AppendError>,
+    ) -> Result<AppendInfo, AppendError> {
         let config = self.config();
-        let checked = self.check_batches(batches, origin, &config)?;
         let mut writer = self.writer.lock();
         self.health.check()?;
         if writer.closed {
             return Err(AppendError::Closed { log: self.topic_partition.clone() });
         }
-        if let Some(info) = self.check_producer(&writer, batches, &checked, origin)? {
+        if let Some(info) = check(&writer)? {
             return Ok(info);
         }
         let end = self.end();
@@ -83,12 +110,14 @@ impl Log {
             if origin == AppendOrigin::Replication { checked.first.partition_leader_epoch } else { leader_epoch };
         self.assign_epoch(epoch, first_offset)?;
         let position = segment.size();
+        let stamps = (first_offset, leader_epoch);
         if checked.count == 1 {
-            self.write_one(&mut writer, &segment, batches, &checked, (first_offset, leader_epoch), origin, &config)?;
+            let ended = self.write_one(&mut writer, &segment, batches, checked, stamps, origin, &config)?;
+            self.note_transactions(&mut writer, ended.as_slice());
         } else {
-            self.write_many(&mut writer, &segment, batches, &checked, (first_offset, leader_epoch), origin, &config)?;
+            let ended = self.write_many(&mut writer, &segment, batches, checked, stamps, origin, &config)?;
+            self.note_transactions(&mut writer, &ended);
         }
-        self.note_transactions(&writer);
         self.publish(LogEnd { offset: last_offset + 1, segment_base: segment.base_offset, position: position + len });
         drop(writer);
         self.health.note_written();
@@ -105,7 +134,12 @@ impl Log {
     }
 
     /// Checks every batch, CRC included. Runs outside the writer's lock.
-    fn check_batches(&self, batches: &[u8], origin: AppendOrigin, config: &LogConfig) -> Result<Checked, AppendError> {
+    pub(super) fn check_batches(
+        &self,
+        batches: &[u8],
+        origin: AppendOrigin,
+        config: &LogConfig,
+    ) -> Result<Checked, AppendError> {
         let now_ms = wall_clock_ms();
         let mut rest = batches;
         let mut first = None;
@@ -144,6 +178,7 @@ impl Log {
         batches: &[u8],
         checked: &Checked,
         origin: AppendOrigin,
+        verification: Verification,
     ) -> Result<Option<AppendInfo>, AppendError> {
         if origin == AppendOrigin::Replication {
             return Ok(None);
@@ -166,7 +201,7 @@ impl Log {
                         duplicate: true,
                     }));
                 }
-                writer.producers.check(&header, origin)?;
+                writer.producers.check(&header, origin, verification)?;
             }
             if checked.count == 1 {
                 break;
@@ -205,7 +240,7 @@ impl Log {
         (base_offset, leader_epoch): (i64, i32),
         origin: AppendOrigin,
         config: &LogConfig,
-    ) -> Result<(), AppendError> {
+    ) -> Result<Option<EndedTransaction>, AppendError> {
         let mut header = checked.first;
         let Some((head, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
             return Err(BatchError::Truncated { have_bytes: bytes.len(), need_bytes: HEADER_LEN }.into());
@@ -221,8 +256,7 @@ impl Log {
         let buffers = &mut [IoSlice::new(&head), IoSlice::new(rest)];
         segment.write(buffers, bytes.len() as u64).map_err(|error| self.write_failed(error.source, error.cut_back))?;
         segment.note(position, &header, config.index_interval_bytes);
-        writer.producers.update(&header);
-        Ok(())
+        Ok(writer.producers.update(&header, EndMarker::of_bytes(&header, bytes)))
     }
 
     /// Several batches (coordinators, replication) are stamped in a copy.
@@ -236,7 +270,7 @@ impl Log {
         (base_offset, leader_epoch): (i64, i32),
         origin: AppendOrigin,
         config: &LogConfig,
-    ) -> Result<(), AppendError> {
+    ) -> Result<Vec<EndedTransaction>, AppendError> {
         let mut copy = bytes.to_vec();
         let mut headers = Vec::with_capacity(checked.count);
         let mut rest = copy.as_mut_slice();
@@ -257,12 +291,15 @@ impl Log {
         let mut position = segment.size();
         let written = segment.write(&mut [IoSlice::new(&copy)], copy.len() as u64);
         written.map_err(|error| self.write_failed(error.source, error.cut_back))?;
+        let mut rest = copy.as_slice();
+        let mut ended = Vec::new();
         for header in &headers {
             segment.note(position, header, config.index_interval_bytes);
             position += header.size_bytes() as u64;
-            writer.producers.update(header);
+            ended.extend(writer.producers.update(header, EndMarker::of_bytes(header, rest)));
+            rest = rest.get(header.size_bytes()..).unwrap_or_default();
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// A failed write leaves nothing behind when the file could be cut back: a full disk refuses and recovers.
@@ -405,6 +442,8 @@ impl Log {
     }
 
     fn write_producer_snapshot(&self, writer: &mut Writer, offset: i64) -> io::Result<()> {
+        // What lies in front of a snapshot is not looked at again.
+        self.write_transaction_indexes(writer)?;
         if !self.wants_snapshot(writer, offset) {
             return Ok(());
         }

@@ -41,7 +41,7 @@ impl Log {
         if origin == AppendOrigin::Client && config.cleanup_compact && header.codec() != Some(Codec::None) {
             return AppendCost::Unfolds;
         }
-        if self.busy.load(Ordering::Acquire) > 0 || self.epochs.lock().latest() != Some(leader_epoch) {
+        if self.is_busy() || self.epochs.lock().latest() != Some(leader_epoch) {
             return AppendCost::Syncs;
         }
         let times = (header.max_timestamp_ms, wall_clock_ms());
@@ -52,6 +52,11 @@ impl Log {
             !active.can_hold(last_offset) || must_roll(active, &config, batches.len() as u64, times, jitter_ms)
         };
         if self.snapshot().last().is_none_or(|active| rolls(active)) { AppendCost::Syncs } else { AppendCost::Quick }
+    }
+
+    /// Whether somebody holds the log for long, so that what changes it has to wait.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire) > 0
     }
 
     pub(super) fn busy(&self) -> Busy<'_> {

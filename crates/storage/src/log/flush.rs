@@ -54,6 +54,7 @@ impl Log {
             if end.offset > durable.offset {
                 *durable = end;
                 self.durable_end_offset.store(end.offset, Ordering::Release);
+                self.settle_transactions(end.offset);
             }
         }
         *self.last_flush.lock() = Instant::now();
@@ -110,7 +111,7 @@ impl Log {
             return Ok(end.offset);
         }
         let unchanged = self.recovery_point() == self.log_end_offset();
-        if unchanged && !self.names_dirty.load(Ordering::Acquire) {
+        if unchanged && !self.names_dirty.load(Ordering::Acquire) && self.writer.lock().unindexed.is_empty() {
             return Ok(self.recovery_point());
         }
         let snapshot_offset = self.snapshot_producers().map_err(|error| self.io_failed(error))?;
@@ -134,7 +135,9 @@ impl Log {
     /// and that writes the same.
     fn snapshot_producers(&self) -> io::Result<i64> {
         let (offset, contents) = {
-            let writer = self.writer.lock();
+            let mut writer = self.writer.lock();
+            // What lies in front of a snapshot is not looked at again.
+            self.write_transaction_indexes(&mut writer)?;
             let offset = self.end().offset;
             let wanted = self.wants_snapshot(&writer, offset);
             (offset, wanted.then(|| writer.producers.encode_snapshot()).transpose()?)

@@ -10,11 +10,12 @@ mod cost;
 mod flush;
 mod gaps;
 mod in_flight;
+mod marker;
 mod read;
 pub(crate) mod recover;
 pub(crate) mod replace;
 mod retention;
-mod transactions;
+pub(crate) mod transactions;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,9 +30,10 @@ use parking_lot::{Mutex, RwLock};
 
 pub use append::{AppendInfo, AppendOrigin};
 pub use cost::AppendCost;
+pub use marker::{EndMarker, TransactionMarker};
 pub use read::{LogSlice, TimestampedOffset};
 pub use recover::LogRecovery;
-pub use transactions::{AbortedTransaction, TransactionMarker};
+pub use transactions::AbortedTransaction;
 
 use crate::checkpoint;
 use crate::config::LogConfig;
@@ -39,7 +41,7 @@ use crate::disk::Disk;
 use crate::error::Offline;
 use crate::flusher::{FlushQueue, Waiters};
 use crate::leader_epoch::LeaderEpochs;
-use crate::producer_state::{ActiveProducer, ProducerState};
+use crate::producer_state::{ActiveProducer, LastBatch, ProducerState, Verification};
 use crate::segment::{CorruptRange, Segment};
 
 /// The log directory's health, shared by its logs.
@@ -105,6 +107,8 @@ struct Writer {
     producers: ProducerState,
     /// Offsets of the snapshot files on disk, ascending.
     snapshots: Vec<i64>,
+    /// Aborted transactions that are in no index file yet, by their markers.
+    unindexed: Vec<AbortedTransaction>,
     /// Subtracted from `segment.ms` for the active segment, so that partitions do not all roll at once.
     roll_jitter_ms: i64,
     replacing: Option<replace::Replacing>,
@@ -135,10 +139,9 @@ pub struct Log {
     writer: Mutex<Writer>,
     /// How many hold the writer for as long as it takes to sync or remove files, or are about to.
     busy: AtomicUsize,
-    /// The first offset of the oldest undecided transaction; `i64::MAX` without one.
-    first_unstable: AtomicI64,
-    /// None is ever added: this broker does not take transactions.
-    aborted: Vec<AbortedTransaction>,
+    unstable: transactions::Unstable,
+    /// By the offsets of their markers.
+    aborted: RwLock<Vec<AbortedTransaction>>,
     epochs: Mutex<LeaderEpochs>,
     /// Held by the one that compacts.
     pub(crate) cleaning: Mutex<()>,
@@ -230,11 +233,6 @@ impl Log {
         self.synced_offset.load(Ordering::Acquire)
     }
 
-    /// The offset of the first record whose transaction is undecided, or the durable end when there is none.
-    pub fn last_stable_offset(&self) -> i64 {
-        self.durable_end_offset().min(self.first_unstable.load(Ordering::Acquire))
-    }
-
     /// Bytes of all segment files, indexes not counted.
     pub fn size_bytes(&self) -> u64 {
         self.snapshot().iter().map(|segment| segment.size()).sum()
@@ -286,9 +284,11 @@ impl Log {
         self.health.check()
     }
 
-    fn note_transactions(&self, writer: &Writer) {
-        let first = writer.producers.first_unstable_offset().unwrap_or(i64::MAX);
-        self.first_unstable.store(first, Ordering::Release);
+    /// Begins to find out whether a producer's transaction is open before its first batch here is appended: the guard is to
+    /// be handed to [`Log::append_verified`] once the coordinator has said so. `None`: the transaction has batches here
+    /// already. `bumps_epoch`: each transaction has an epoch of its own (`transaction.version` 2).
+    pub fn start_verification(&self, producer: (i64, i16), sequence: i32, bumps_epoch: bool) -> Option<Verification> {
+        self.writer.lock().producers.start_verification(producer, sequence, bumps_epoch, wall_clock_ms())
     }
 
     pub(crate) fn snapshot(&self) -> Segments {
@@ -306,12 +306,13 @@ impl Log {
         if !self.flush_before_ack {
             *self.durable.lock() = end;
             self.durable_end_offset.store(end.offset, Ordering::Release);
+            self.settle_transactions(end.offset);
         }
     }
 
-    /// See [`ProducerState::last_data_offsets`].
-    pub(crate) fn last_data_offsets(&self) -> HashMap<i64, Option<i64>> {
-        self.writer.lock().producers.last_data_offsets()
+    /// See [`ProducerState::last_batches`].
+    pub(crate) fn last_batches(&self) -> HashMap<i64, LastBatch> {
+        self.writer.lock().producers.last_batches()
     }
 
     pub(crate) fn is_uncleanable(&self) -> bool {

@@ -10,6 +10,7 @@ use caudal_protocol::batch::Batch;
 use super::{Log, LogEnd};
 use crate::disk::DiskFile;
 use crate::error::ReadError;
+use crate::scan::HeaderScan;
 use crate::segment::{Found, LookupError, Segment};
 
 /// A range of a segment file: whole batches from the one that holds the offset asked for, the last one possibly cut
@@ -27,6 +28,17 @@ pub struct LogSlice {
 impl LogSlice {
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The offset behind the last whole batch of the range, or of a batch that begins in it; `None` when that cannot be told.
+    pub(super) fn end_offset(&self) -> Option<i64> {
+        let end = self.position + self.len as u64;
+        let mut scan = HeaderScan::new(self.file.as_ref(), self.position, self.file.size().ok()?);
+        let mut next = None;
+        while scan.position() < end {
+            next = Some(scan.next().ok()??.1.next_offset());
+        }
+        next
     }
 
     /// The descriptor for `sendfile`; `None` when there is no file behind it.

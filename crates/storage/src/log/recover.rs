@@ -22,8 +22,9 @@ use parking_lot::{Mutex, RwLock};
 use super::append::roll_jitter_ms;
 use super::gaps::{Orphan, check_end, check_first_batch, orphan, remove_orphans};
 use super::in_flight::complete_batches;
+use super::marker::EndMarker;
 use super::replace::finish_interrupted;
-use super::transactions::{AbortedTransaction, load_aborted};
+use super::transactions::{AbortedTransaction, IndexFiles, Unstable};
 use super::{DirHealth, Log, LogEnd, Writer, wall_clock_ms};
 use crate::checkpoint;
 use crate::config::LogConfig;
@@ -212,8 +213,8 @@ impl Log {
             synced_offset: AtomicI64::new(end.offset),
             log_start_offset: AtomicI64::new(parts.log_start_offset),
             recovery_point: AtomicI64::new(parts.recovery_point),
-            first_unstable: AtomicI64::new(parts.writer.producers.first_unstable_offset().unwrap_or(i64::MAX)),
-            aborted: parts.aborted,
+            unstable: Unstable::new(parts.writer.producers.first_unstable_offset()),
+            aborted: RwLock::new(parts.aborted),
             writer: Mutex::new(parts.writer),
             busy: AtomicUsize::new(0),
             epochs: Mutex::new(parts.epochs),
@@ -521,10 +522,14 @@ impl Opening<'_> {
         snapshots.sort_unstable();
         let mut producers = ProducerState::default();
         let mut from = segments.first().map_or(0, |segment| segment.base_offset);
-        while let Some(&offset) = snapshots.last() {
+        let indexes = IndexFiles::read(&self.shared.disk, self.dir, segments)?;
+        // What an index should tell from there on is found again by the markers.
+        let newest = end.min(indexes.damaged_from);
+        for &offset in snapshots.iter().rev() {
             let path = snapshot_path(self.dir, offset);
             if offset <= end {
                 match ProducerState::read_snapshot(self.disk(), &path) {
+                    Ok(_) if offset > newest => continue,
                     Ok(state) => {
                         producers = state;
                         from = from.max(offset);
@@ -539,16 +544,19 @@ impl Opening<'_> {
             // Above the log end it describes batches that are gone.
             self.disk().remove_file(&path)?;
             self.disk().sync_dir(self.dir)?;
-            snapshots.pop();
         }
+        snapshots
+            .retain(|&offset| offset <= end && self.disk().exists(&snapshot_path(self.dir, offset)).unwrap_or(true));
         complete_batches(segments, from, end, &mut producers)?;
         let mut ended = Vec::new();
         for segment in segments.iter().filter(|_| from < end) {
             replay_producers(segment, from, &mut producers, &mut ended)?;
         }
-        self.aborted = load_aborted(&self.shared.disk, self.dir, (segments, end), ended)?;
+        self.aborted = indexes.keep_below(&self.shared.disk, self.dir, from)?;
+        let unindexed: Vec<AbortedTransaction> = ended.iter().filter_map(EndedTransaction::aborted).collect();
+        self.aborted.extend_from_slice(&unindexed);
         let roll_jitter_ms = roll_jitter_ms(config);
-        Ok(Writer { producers, snapshots, roll_jitter_ms, replacing: None, closed: false })
+        Ok(Writer { producers, snapshots, unindexed, roll_jitter_ms, replacing: None, closed: false })
     }
 }
 
@@ -740,12 +748,12 @@ fn reaches(file: &dyn DiskFile, offset: i64) -> io::Result<bool> {
     }
 }
 
-/// Adds the transactions that ended to `ended`, each with the position of its marker.
+/// Adds the transactions that ended to `ended`.
 fn replay_producers(
     segment: &Segment,
     from: i64,
     producers: &mut ProducerState,
-    ended: &mut Vec<(EndedTransaction, u64)>,
+    ended: &mut Vec<EndedTransaction>,
 ) -> io::Result<()> {
     if segment.size() == 0 {
         return Ok(());
@@ -765,7 +773,7 @@ fn replay_producers(
         }
         match scan.next() {
             Ok(Some((position, header))) if header.base_offset >= from => {
-                ended.extend(producers.update(&header).map(|ended| (ended, position)));
+                ended.extend(producers.update(&header, EndMarker::read(segment, position, &header)?));
             }
             Ok(Some(_)) => {}
             Ok(None) => return Ok(()),

@@ -102,6 +102,8 @@ impl Log {
         let start = kept.first().map_or(0, |segment| segment.base_offset);
         *self.segments.write() = Arc::new(kept.to_vec());
         self.log_start_offset.fetch_max(start, Ordering::AcqRel);
+        writer.unindexed.retain(|transaction| transaction.last_offset >= start);
+        self.forget_aborted_below(start);
         let _busy = self.busy();
         let snapshots: Vec<i64> = writer.snapshots.extract_if(.., |offset| *offset < start).collect();
         for segment in gone {

@@ -222,7 +222,7 @@ fn producers_keep_their_sequence_through_compaction_and_restart() {
 fn records_of_aborted_transactions_are_no_values() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, _) = open(temp.path());
-    let log = create(&dir, compacted());
+    let log = create(&dir, LogConfig { delete_retention_ms: DAY_MS, ..compacted() });
     let data = |sequence: i32, value: &str| {
         let mut builder = BatchBuilder::new(Codec::None).producer(9, 0, sequence).transactional(true);
         builder.append(BASE_TIME_MS, Some(b"k"), Some(value.as_bytes()), &[]);
@@ -234,7 +234,9 @@ fn records_of_aborted_transactions_are_no_values() {
         builder.append(BASE_TIME_MS, Some(&key), Some(&[0; 6]), &[]);
         builder.build().unwrap()
     };
-    let append = |batch: &[u8]| log.append(batch, 0, AppendOrigin::Coordinator).unwrap();
+    let append = |batch: &[u8]| {
+        log.append_verified(batch, 0, AppendOrigin::Coordinator, caudal_storage::Verification::Off).unwrap()
+    };
     append(&data(0, "committed"));
     append(&marker(1));
     append(&data(1, "aborted"));
@@ -248,13 +250,30 @@ fn records_of_aborted_transactions_are_no_values() {
     log.roll().unwrap();
     log.flush().unwrap();
     assert_eq!(clean(&dir, BASE_TIME_MS).len(), 1);
-    let bytes = log.read(0, 1 << 20, i64::MAX, true).unwrap().to_bytes().unwrap();
-    let left: Vec<(i64, bool, i32)> = caudal_protocol::batch::Batches::new(bytes)
-        .map(|batch| batch.unwrap().header)
-        .map(|header| (header.base_offset, header.is_control(), header.record_count))
-        .collect();
+    let left = || -> Vec<(i64, bool, i32)> {
+        let bytes = log.read(0, 1 << 20, i64::MAX, true).unwrap().to_bytes().unwrap();
+        caudal_protocol::batch::Batches::new(bytes)
+            .map(|batch| batch.unwrap().header)
+            .map(|header| (header.base_offset, header.is_control(), header.record_count))
+            .collect()
+    };
     // Markers stay; the undecided record was committed and is the newest.
-    assert_eq!(left, [(1, true, 1), (3, true, 1), (4, false, 1), (undecided, false, 1), (6, true, 1)]);
+    let markers_stay = [(1, true, 1), (3, true, 1), (4, false, 1), (undecided, false, 1), (6, true, 1)];
+    assert_eq!(left(), markers_stay);
+    let again = |now_ms| {
+        put(&log, "more", Some("x"));
+        log.roll().unwrap();
+        log.flush().unwrap();
+        assert_eq!(clean(&dir, now_ms).len(), 1);
+    };
+    // Those whose transaction is gone have a day left, then they go.
+    again(BASE_TIME_MS);
+    assert_eq!(left()[..5], markers_stay);
+    assert_eq!(log.aborted_transactions(0, i64::MAX).len(), 1);
+    again(BASE_TIME_MS + DAY_MS - 1);
+    assert_eq!(left()[..5], markers_stay);
+    again(BASE_TIME_MS + DAY_MS);
+    assert_eq!(left()[..3], [(4, false, 1), (undecided, false, 1), (6, true, 1)]);
 }
 
 #[test]
