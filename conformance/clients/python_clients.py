@@ -315,6 +315,114 @@ def out_of_range_and_unknown_topics():
         assert e.args[0].code() == confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
+def committed_values(name, n, partitions=1):
+    """What both clients read of committed records: n values, and no more behind them."""
+    found = [m.value for m in read_kafka_python(name, n, isolation_level="read_committed")]
+    consumer = confluent_kafka.Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": f"read-{uuid.uuid4()}", "enable.auto.commit": False,
+                                         "isolation.level": "read_committed", "enable.partition.eof": True})
+    consumer.assign([confluent_kafka.TopicPartition(name, p, 0) for p in range(partitions)])
+    theirs, ended, end = [], set(), time.monotonic() + 20
+    while len(ended) < partitions and time.monotonic() < end:
+        for m in consumer.consume(500, 1):
+            if m.error():
+                assert m.error().code() == confluent_kafka.KafkaError._PARTITION_EOF, m.error()
+                ended.add(m.partition())
+            else:
+                theirs.append(m.value())
+    consumer.close()
+    assert sorted(found) == sorted(theirs), (len(found), len(theirs))
+    return sorted(theirs)
+
+
+def transactional(id):
+    producer = confluent_kafka.Producer({"bootstrap.servers": BOOTSTRAP, "transactional.id": id, "linger.ms": 0, "log_level": 2})
+    producer.init_transactions(20)
+    return producer
+
+
+@test
+def committed_and_aborted_transactions():
+    name, expected = topic(2), []
+    ours = transactional(f"confluent-{uuid.uuid4()}")
+    theirs = kafka.KafkaProducer(bootstrap_servers=BOOTSTRAP, transactional_id=f"kafka-python-{uuid.uuid4()}")
+    theirs.init_transactions()
+    for n in range(20):
+        values = [f"{n} {k}".encode() for k in range(10)]
+        ours.begin_transaction()
+        theirs.begin_transaction()
+        for k, value in enumerate(values):
+            ours.produce(name, b"c " + value, partition=k % 2)
+            theirs.send(name, b"k " + value, partition=k % 2)
+        ours.flush(20)
+        theirs.flush()
+        if n % 3 == 1:
+            ours.abort_transaction(20)
+            theirs.commit_transaction()
+            expected += [b"k " + value for value in values]
+        else:
+            ours.commit_transaction(20)
+            theirs.abort_transaction()
+            expected += [b"c " + value for value in values]
+    theirs.close()
+    assert committed_values(name, len(expected), 2) == sorted(expected)
+    uncommitted = read_kafka_python(name, 400)
+    assert len(uncommitted) == 400
+
+
+@test
+def offsets_within_transactions():
+    source, target, group = topic(2), topic(1), f"copy-{uuid.uuid4()}"
+    plain = confluent_kafka.Producer({"bootstrap.servers": BOOTSTRAP})
+    values = [f"{n}".encode() for n in range(300)]
+    for n, value in enumerate(values):
+        plain.produce(source, value, partition=n % 2)
+    plain.flush(20)
+    copied, batches = 0, 0
+    while copied < len(values):
+        # A new member now and then, as after a crash: it goes on where the last committed transaction ended.
+        consumer = confluent_kafka.Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": group, "auto.offset.reset": "earliest",
+                                             "enable.auto.commit": False, "isolation.level": "read_committed"})
+        consumer.subscribe([source])
+        producer = transactional(group)
+        for _ in range(4):
+            messages = consumer.consume(20, 5)
+            if not messages:
+                break
+            producer.begin_transaction()
+            for m in messages:
+                producer.produce(target, m.value())
+            producer.send_offsets_to_transaction(consumer.position(consumer.assignment()), consumer.consumer_group_metadata(), 20)
+            batches += 1
+            if batches % 4 == 0:
+                producer.flush(20)
+                producer.abort_transaction(20)
+                break
+            producer.commit_transaction(20)
+            copied += len(messages)
+        consumer.close()
+    assert committed_values(target, len(values)) == sorted(values)
+
+
+@test
+def a_new_producer_fences_the_old_one():
+    name, id = topic(), f"fenced-{uuid.uuid4()}"
+    old = transactional(id)
+    old.begin_transaction()
+    old.produce(name, b"of the old one")
+    old.flush(20)
+    new = transactional(id)
+    new.begin_transaction()
+    new.produce(name, b"of the new one")
+    new.commit_transaction(20)
+    try:
+        old.commit_transaction(20)
+        raise AssertionError("the old producer committed")
+    except confluent_kafka.KafkaException as e:
+        assert e.args[0].code() in (confluent_kafka.KafkaError._FENCED, confluent_kafka.KafkaError.PRODUCER_FENCED), e
+        assert e.args[0].fatal()
+    assert committed_values(name, 1) == [b"of the new one"]
+
+
 def main():
     failed = 0
     chosen = [t for t in tests if FILTER in t.__name__]
