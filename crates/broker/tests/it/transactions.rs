@@ -177,7 +177,7 @@ fn wait_for<T: PartialEq + std::fmt::Debug>(what: &T, mut look: impl FnMut() -> 
             return;
         }
         assert!(Instant::now() < deadline, "{seen:?} is not {what:?}");
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::yield_now();
     }
 }
 
