@@ -146,15 +146,20 @@ impl Coordinator {
 
     /// Whether a commit within a transaction is allowed. Kafka's rules: as outside of one, but older clients do not say who they
     /// are, and a rebalance that completes is not waited for.
-    fn check_transactional_commit(&mut self, now_ms: i64, who: Committer<'_>) -> ErrorCode {
+    pub(super) fn check_transactional_commit(
+        &mut self,
+        now_ms: i64,
+        who: Committer<'_>,
+        offsets: &[(String, i32, CommittedOffset)],
+    ) -> ErrorCode {
         if who.generation < 0 && who.member_id.is_empty() && who.instance_id.is_none() {
             return ErrorCode::None;
         }
-        match self.check_commit(now_ms, who) {
-            ErrorCode::RebalanceInProgress => ErrorCode::None,
-            ErrorCode::StaleMemberEpoch => ErrorCode::IllegalGeneration,
+        let error = match self.check_commit(now_ms, who) {
+            ErrorCode::None | ErrorCode::RebalanceInProgress => self.check_commit_epochs(who, offsets),
             other => other,
-        }
+        };
+        if error == ErrorCode::StaleMemberEpoch { ErrorCode::IllegalGeneration } else { error }
     }
 }
 
@@ -204,7 +209,7 @@ impl GroupService {
         let Some(partition) = self.partition_of(who.group) else { return ErrorCode::CoordinatorNotAvailable };
         let (done, stored) = oneshot::channel();
         let refused = self.with(|inner| {
-            let error = inner.coordinator.check_transactional_commit(self.now_ms(), who);
+            let error = inner.coordinator.check_transactional_commit(self.now_ms(), who, &offsets);
             if error.is_error() || offsets.is_empty() {
                 return Some(error);
             }

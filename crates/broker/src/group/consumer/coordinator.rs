@@ -401,6 +401,19 @@ impl Coordinator {
         if !member.is_classic() && version < COMMIT_VERSION_OF_EPOCHS {
             return ErrorCode::UnsupportedVersion;
         }
+        self.check_commit_epochs(who, offsets)
+    }
+
+    /// Whether a member of a consumer group that has moved on had the partitions in the epoch that it commits in, where
+    /// [`Coordinator::check_commit`] allowed the rest.
+    pub(in super::super) fn check_commit_epochs(
+        &self,
+        who: Committer<'_>,
+        offsets: &[(String, i32, CommittedOffset)],
+    ) -> ErrorCode {
+        let Some(member) = self.consumers.get(who.group).and_then(|group| group.member(who.member_id)) else {
+            return ErrorCode::None;
+        };
         let had = |(topic, partition, _): &(String, i32, CommittedOffset)| {
             let from = self.image.topic(topic).and_then(|topic| member.commit_epoch(&topic.id, *partition));
             from.is_some_and(|from| who.generation >= from)

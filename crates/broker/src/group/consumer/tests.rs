@@ -410,8 +410,7 @@ fn members_that_come_together_are_assigned_together() {
     assert_eq!((world.state().as_str(), world.epochs()), ("Stable", (4, 4)));
 }
 
-fn commit(world: &mut World, member: &str, epoch: i32, partition: i32, version: i16) -> ErrorCode {
-    let who = Committer { group: "g", member_id: member, instance_id: None, generation: epoch };
+fn one_offset(world: &World, partition: i32) -> Vec<(String, i32, CommittedOffset)> {
     let value = CommittedOffset {
         offset: 1,
         leader_epoch: 0,
@@ -419,7 +418,12 @@ fn commit(world: &mut World, member: &str, epoch: i32, partition: i32, version: 
         commit_timestamp_ms: world.now_ms,
         expire_timestamp_ms: None,
     };
-    let offsets = vec![("t".to_owned(), partition, value)];
+    vec![("t".to_owned(), partition, value)]
+}
+
+fn commit(world: &mut World, member: &str, epoch: i32, partition: i32, version: i16) -> ErrorCode {
+    let who = Committer { group: "g", member_id: member, instance_id: None, generation: epoch };
+    let offsets = one_offset(world, partition);
     let error = world.coordinator.check_commit_of(world.now_ms, who, version, &offsets);
     if !error.is_error() {
         let records = world.coordinator.commit("g", offsets);
@@ -463,6 +467,30 @@ fn commits_and_fetches_are_fenced_by_epoch() {
     assert!(!world.coordinator.exists("g"));
     world.restart();
     assert!(!world.coordinator.exists("g"));
+}
+
+#[test]
+fn commits_in_transactions_are_fenced_by_epoch() {
+    let mut world = World::new(&[("t", 4)]);
+    let (mut a, mut b) = (Consumer::new("a", &["t"]), Consumer::new("b", &["t"]));
+    settle(&mut world, &mut [&mut a]);
+    let old = a.epoch;
+    settle(&mut world, &mut [&mut a, &mut b]);
+    let (kept, lost) = (a.reads("t")[0], b.reads("t")[0]);
+    let mut check = |member_id: &str, generation: i32, partition: i32| {
+        let who = Committer { group: "g", member_id, instance_id: None, generation };
+        let offsets = one_offset(&world, partition);
+        world.coordinator.check_transactional_commit(world.now_ms, who, &offsets)
+    };
+    assert_eq!(check("a", a.epoch, kept), ErrorCode::None);
+    // Clients that do not say who they are.
+    assert_eq!(check("", -1, lost), ErrorCode::None);
+    assert_eq!(check("x", a.epoch, kept), ErrorCode::UnknownMemberId);
+    assert_eq!(check("a", a.epoch + 1, kept), ErrorCode::IllegalGeneration);
+    // Of an earlier epoch: as long as the partition is still the member's.
+    assert_eq!(check("a", old, kept), ErrorCode::None);
+    assert_eq!(check("a", old, lost), ErrorCode::IllegalGeneration);
+    assert_eq!(check("b", old, lost), ErrorCode::IllegalGeneration);
 }
 
 #[test]
