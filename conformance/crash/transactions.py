@@ -110,6 +110,10 @@ class Writer(threading.Thread):
             return None
 
 
+# Without `metadata.recovery.strategy=none` librdkafka (2.16.0) gives up its handle of a broker when no broker can be reached, but
+# keeps it as the group's coordinator; send_offsets_to_transaction then waits for that handle to connect, past its timeout and
+# until some other connection comes or goes (librdkafka's issues 5511 and 5456). It does so with Apache Kafka 4.3.1, too. The
+# writers commit no offsets and keep the default.
 COPIER = """
 import sys
 from confluent_kafka import Consumer, Producer, KafkaException
@@ -119,7 +123,8 @@ while True:
     consumer = Consumer({"bootstrap.servers": address, "group.id": "copier", "auto.offset.reset": "earliest", "enable.auto.commit": False,
                          "isolation.level": "read_committed", "session.timeout.ms": 6000, **quiet})
     consumer.subscribe(["load"])
-    producer = Producer({"bootstrap.servers": address, "transactional.id": "copier", "transaction.timeout.ms": 10000, **quiet})
+    producer = Producer({"bootstrap.servers": address, "transactional.id": "copier", "transaction.timeout.ms": 10000,
+                         "metadata.recovery.strategy": "none", **quiet})
     try:
         producer.init_transactions(20)
         while True:
