@@ -64,8 +64,7 @@ pub(super) struct Round<'a> {
     keys: OffsetMap,
     /// The last offset that `keys` knows of.
     latest: i64,
-    /// Looked for when the first transaction is met.
-    aborted: Option<Aborted>,
+    aborted: Aborted,
     observed: Observed,
     report: Cleaned,
 }
@@ -93,7 +92,7 @@ impl<'a> Round<'a> {
             candidate,
             keys: OffsetMap::new(memory, tools.config.dedupe_load_factor, most_keys),
             latest: candidate.first_dirty - 1,
-            aborted: None,
+            aborted: Aborted::below(log, candidate.first_uncleanable),
             observed: Observed::default(),
             report: Cleaned::of(candidate),
         };
@@ -124,7 +123,7 @@ impl<'a> Round<'a> {
                 BatchScan::with_chunk(segment.file.as_ref(), start, segment.size(), self.tools.io_buffer_bytes());
             while let Some((position, header)) = scan.next().map_err(|e| CleanError::from_scan(e, segment))? {
                 self.tools.spend(self.log, header.size_bytes())?;
-                if !self.index_batch(dirty, segment, (position, &header), scan.batch(position, &header))? {
+                if !self.index_batch(segment, (position, &header), scan.batch(position, &header))? {
                     return Ok(());
                 }
             }
@@ -137,17 +136,12 @@ impl<'a> Round<'a> {
     /// False when the map is full.
     fn index_batch(
         &mut self,
-        dirty: &[Arc<Segment>],
         segment: &Segment,
         (position, header): (u64, &BatchHeader),
         bytes: &[u8],
     ) -> Result<bool, CleanError> {
         let from = self.candidate.first_dirty;
-        if header.is_transactional() && self.aborted.is_none() {
-            self.aborted = Some(Aborted::find(dirty, from)?);
-        }
-        let is_aborted = self.aborted.as_ref().is_some_and(|aborted| aborted.contains(header));
-        if !header.is_control() && !is_aborted {
+        if !header.is_control() && !self.aborted.contains(header) {
             let damaged = |reason: String| CleanError::Damaged { path: segment.path.clone(), position, reason };
             let batch = Batch { header: *header, bytes: Bytes::copy_from_slice(bytes) };
             let records = batch.records(DECOMPRESSED_LIMIT).map_err(|e| damaged(e.to_string()))?;
@@ -174,7 +168,10 @@ impl<'a> Round<'a> {
         if replaced.is_err() && self.log.check_online().is_ok() {
             self.log.remove_cleaned_files(first.base_offset);
         }
-        replaced
+        replaced?;
+        // Without its marker it would never end for readers.
+        self.log.forget_aborted(|marker| self.observed.is_superfluous(marker));
+        Ok(())
     }
 
     fn copy(&mut self, group: &[Arc<Segment>]) -> Result<Destination, CleanError> {
@@ -215,7 +212,7 @@ impl<'a> Round<'a> {
         }
         self.observed.batch(header);
         let damaged = |reason: String| CleanError::Damaged { path: segment.path.clone(), position, reason };
-        let is_aborted = self.aborted.as_ref().is_some_and(|aborted| aborted.contains(header));
+        let is_aborted = self.aborted.contains(header);
         let batch = Batch { header: *header, bytes: Bytes::copy_from_slice(bytes) };
         let records = batch.records(DECOMPRESSED_LIMIT).map_err(|e| damaged(e.to_string()))?;
         let mut kept = Vec::new();

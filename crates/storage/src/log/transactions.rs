@@ -141,12 +141,11 @@ impl Log {
 
     /// As [`Log::aborted_transactions`], for what was read from `offset` on and lies below `upper_bound_offset`.
     pub fn aborted_in(&self, slice: &LogSlice, offset: i64, upper_bound_offset: i64) -> Vec<AbortedTransaction> {
-        let mut found = self.aborted_transactions(offset, upper_bound_offset);
-        if !found.is_empty() {
-            let end = slice.end_offset().unwrap_or(upper_bound_offset).min(upper_bound_offset);
-            found.retain(|transaction| transaction.first_offset < end);
+        if self.aborted.read().last().is_none_or(|last| last.last_offset < offset) {
+            return Vec::new();
         }
-        found
+        let end = slice.end_offset().unwrap_or(upper_bound_offset).min(upper_bound_offset);
+        self.aborted_transactions(offset, end)
     }
 
     /// Takes note of transactions that ended, and of those that began. The writer's lock is held by the caller; nothing of it
@@ -172,6 +171,12 @@ impl Log {
         let mut aborted = self.aborted.write();
         let gone = aborted.partition_point(|t| t.last_offset < offset);
         aborted.drain(..gone);
+    }
+
+    /// Forgets aborted transactions of which nothing is left, by the offsets of their markers.
+    pub(crate) fn forget_aborted(&self, is_gone: impl Fn(i64) -> bool) {
+        self.writer.lock().unindexed.retain(|transaction| !is_gone(transaction.last_offset));
+        self.aborted.write().retain(|transaction| !is_gone(transaction.last_offset));
     }
 
     /// Writes what the index files lack, durably.

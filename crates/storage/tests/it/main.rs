@@ -11,6 +11,7 @@ mod append;
 mod clean;
 mod clean_crash;
 mod clean_model;
+mod clean_transactions;
 mod crash;
 mod damage;
 mod group_commit;
