@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use caudal_cluster::log::METADATA_TOPIC;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
-use caudal_storage::{Disk, LogDir, OpenError};
+use caudal_storage::disk::Entry;
+use caudal_storage::{Disk, LogDir, OpenError, is_set_aside};
 
 /// Why a directory is not used. Nothing in it was touched.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +59,13 @@ pub fn check_unused(disk: &dyn Disk, dir: &Path) -> Result<(), DataDirError> {
         }
         entries => entries.map_err(|source| OpenError::Dir { dir: dir.to_owned(), source })?,
     };
-    let mut foreign: Vec<&str> =
-        entries.iter().filter(|entry| !is_own(&entry.name, entry.is_dir)).map(|entry| entry.name.as_str()).collect();
+    let mut foreign = Vec::new();
+    for entry in &entries {
+        let own = is_own(disk, dir, entry).map_err(|source| OpenError::Dir { dir: dir.to_owned(), source })?;
+        if !own {
+            foreign.push(entry.name.as_str());
+        }
+    }
     if foreign.is_empty() {
         return Ok(());
     }
@@ -73,15 +79,18 @@ pub fn check_unused(disk: &dyn Disk, dir: &Path) -> Result<(), DataDirError> {
     Err(DataDirError::Foreign { dir: dir.to_owned(), names })
 }
 
-fn is_own(name: &str, is_dir: bool) -> bool {
+fn is_own(disk: &dyn Disk, dir: &Path, entry: &Entry) -> io::Result<bool> {
+    let name = entry.name.as_str();
     let file = name.strip_suffix(".tmp").unwrap_or(name);
-    if name.starts_with('.') || FILES.contains(&file) {
-        return true;
+    if name.starts_with('.') || FILES.contains(&file) || (entry.is_dir && is_set_aside(name)) {
+        return Ok(true);
     }
-    // TOPIC-PARTITION, TOPIC-PARTITION.UNIQUE-delete
-    let ending = name.rsplit_once('-').map_or("", |(_, ending)| ending);
-    let is_number = !ending.is_empty() && ending.bytes().all(|byte| byte.is_ascii_digit());
-    is_dir && (is_number || ["delete", "stray", "future"].contains(&ending))
+    // TOPIC-PARTITION; formatting that was interrupted may leave an empty one for the metadata log.
+    let Some((topic, partition)) = name.rsplit_once('-') else { return Ok(false) };
+    if !entry.is_dir || partition.is_empty() || !partition.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(false);
+    }
+    Ok(topic == METADATA_TOPIC || disk.list(&dir.join(name))?.iter().any(|file| file.name.ends_with(".log")))
 }
 
 /// Refuses to format a directory that has lost its `meta.properties`.
@@ -106,17 +115,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
         check_unused(&RealDisk, &path.join("new")).unwrap();
-        for name in ["lost+found", "a-b-12", "t-0.0123-delete", ".git"] {
+        let deleted = "t-0.0123456789abcdef0123456789abcdef-delete";
+        for name in ["lost+found", "a-b-12", deleted, ".git"] {
             std::fs::create_dir(path.join(name)).unwrap();
         }
-        for name in ["meta.properties.tmp", "bootstrap.checkpoint", ".lock"] {
+        for name in ["a-b-12/00000000000000000000.log", "meta.properties.tmp", "bootstrap.checkpoint", ".lock"] {
             std::fs::write(path.join(name), "").unwrap();
         }
         check_unused(&RealDisk, path).unwrap();
-        for name in ["thesis.tex", "photos", "a", "b", "c-1"] {
+        for name in ["thesis.tex", "c-1"] {
             std::fs::write(path.join(name), "").unwrap();
         }
+        // Names like those of logs, with something else in them.
+        for name in ["a-2024", "b-never-delete", "photos"] {
+            std::fs::create_dir(path.join(name)).unwrap();
+            std::fs::write(path.join(name).join("notes.txt"), "").unwrap();
+        }
         let refused = check_unused(&RealDisk, path).unwrap_err().to_string();
-        assert!(refused.contains("a, b, c-1 and 2 more") && refused.contains("--data-dir"), "{refused}");
+        assert!(
+            refused.contains("a-2024, b-never-delete, c-1 and 2 more") && refused.contains("--data-dir"),
+            "{refused}"
+        );
     }
 }

@@ -29,6 +29,6 @@ pub use log::{
     AbortedTransaction, AppendCost, AppendInfo, AppendOrigin, EndMarker, Log, LogRecovery, LogSlice, TimestampedOffset,
     TransactionMarker, wall_clock_ms,
 };
-pub use log_dir::{LogDir, LogDirConfig, RecoveryReport, TopicLog};
+pub use log_dir::{LogDir, LogDirConfig, RecoveryReport, TopicLog, is_set_aside};
 pub use producer_state::{ActiveProducer, Verification};
 pub use segment::{CorruptRange, MissingRange};

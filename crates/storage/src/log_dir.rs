@@ -94,6 +94,9 @@ pub struct LogDir {
 const LOCK_FILE: &str = ".lock";
 const DELETE_SUFFIX: &str = "-delete";
 const STRAY_SUFFIX: &str = "-stray";
+/// Kafka's, of logs on their way to another directory.
+const FUTURE_SUFFIX: &str = "-future";
+const UNIQUE_DIGITS: usize = 32;
 
 impl LogDir {
     /// Locks the directory (created when missing), recovers and opens all logs in it.
@@ -417,6 +420,13 @@ fn parse_dir_name(name: &str) -> Option<TopicPartition> {
     Some(TopicPartition::new(topic, partition.parse::<u32>().ok().and_then(|p| i32::try_from(p).ok())?))
 }
 
+/// Whether a directory of this name is a log that was taken out of use: `TOPIC-PARTITION.UNIQUE-delete`, `-stray` or `-future`.
+pub fn is_set_aside(name: &str) -> bool {
+    let suffixes = [DELETE_SUFFIX, STRAY_SUFFIX, FUTURE_SUFFIX];
+    let unique = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)?.rsplit_once('.'));
+    unique.is_some_and(|(_, unique)| unique.len() == UNIQUE_DIGITS && unique.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 type Offsets = BTreeMap<TopicPartition, i64>;
 type Opened = (HashMap<TopicPartition, Arc<Log>>, RecoveryReport, HashMap<&'static str, Offsets>);
 
@@ -438,7 +448,7 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
     let mut report = RecoveryReport { clean_shutdown, ..RecoveryReport::default() };
     let mut partitions = Vec::new();
     for entry in disk.list(path).map_err(dir_failed)?.into_iter().filter(|entry| entry.is_dir) {
-        if entry.name.ends_with(DELETE_SUFFIX) {
+        if is_set_aside(&entry.name) && entry.name.ends_with(DELETE_SUFFIX) {
             disk.remove_dir_all(&path.join(&entry.name)).map_err(dir_failed)?;
         } else if let Some(topic_partition) = parse_dir_name(&entry.name) {
             partitions.push(topic_partition);

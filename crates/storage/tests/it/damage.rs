@@ -259,7 +259,7 @@ fn a_topic_of_the_same_name_does_not_inherit_checkpoints() {
 fn leftovers_of_interrupted_deletions_go() {
     let temp = tempfile::tempdir().unwrap();
     crashed(temp.path(), LogConfig::default(), 3, false);
-    let doomed = temp.path().join("old-0.0123456789abcdef-delete");
+    let doomed = temp.path().join("old-0.0123456789abcdef0123456789abcdef-delete");
     fs::create_dir(&doomed).unwrap();
     fs::create_dir(temp.path().join("lost+found")).unwrap();
     let orphan = file(temp.path(), 1, "index");
