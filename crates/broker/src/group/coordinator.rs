@@ -55,6 +55,9 @@ pub(super) type Offsets = BTreeMap<String, BTreeMap<i32, CommittedOffset>>;
 /// The name that ListGroups shows for the type.
 const CLASSIC_TYPE: &str = "classic";
 
+/// Assignment strategies that a member may offer. Clients have a handful; each is compared with those of all others.
+const MAX_PROTOCOLS: usize = 100;
+
 /// Groups, offsets and their configuration. `now_ms` is a monotonic clock, `wall_ms` milliseconds since 1970.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -242,14 +245,14 @@ impl Coordinator {
                 }
             }
             None => {
-                if let Some(topics) = self.offsets.get_mut(group) {
-                    if let Some(partitions) = topics.get_mut(topic) {
-                        partitions.remove(&partition);
-                    }
-                    topics.retain(|_, partitions| !partitions.is_empty());
-                    if topics.is_empty() {
-                        self.offsets.remove(group);
-                    }
+                let Some(topics) = self.offsets.get_mut(group) else { return };
+                let Some(partitions) = topics.get_mut(topic) else { return };
+                partitions.remove(&partition);
+                if partitions.is_empty() {
+                    topics.remove(topic);
+                }
+                if topics.is_empty() {
+                    self.offsets.remove(group);
                 }
             }
         }
@@ -262,6 +265,8 @@ impl Coordinator {
         let is_classic = self.consumers.get(&request.group_id).is_none_or(ConsumerGroup::is_empty);
         let error = if request.group_id.is_empty() {
             ErrorCode::InvalidGroupId
+        } else if request.protocols.len() > MAX_PROTOCOLS {
+            ErrorCode::InvalidRequest
         } else if request.session_timeout_ms < lowest || request.session_timeout_ms > highest {
             ErrorCode::InvalidSessionTimeout
         } else if is_classic && !request.member_id.is_empty() && !self.groups.contains_key(&request.group_id) {
@@ -511,12 +516,7 @@ impl Coordinator {
         let mut records = Vec::new();
         for (topic, partitions) in self.offsets(group) {
             let gone = partitions.iter().filter(|(p, v)| which(topic, **p, v));
-            records.extend(gone.map(|(partition, _)| GroupRecord::Offset {
-                group: group.to_owned(),
-                topic: topic.clone(),
-                partition: *partition,
-                value: None,
-            }));
+            records.extend(gone.map(|(partition, _)| tombstone(group, topic, *partition)));
         }
         records
     }
@@ -555,13 +555,17 @@ impl Coordinator {
 
     /// OffsetDelete: what to store to forget a single offset.
     pub fn delete_offsets(&self, group: &str, topic: &str, partition: i32) -> Vec<GroupRecord> {
-        self.tombstones(group, |t, p, _| t == topic && p == partition)
+        let committed = self.offset(group, topic, partition);
+        committed.map(|_| tombstone(group, topic, partition)).into_iter().collect()
     }
 
     /// What to store to forget the offsets of a topic that is gone.
     pub fn topic_deleted(&self, topic: &str) -> Vec<GroupRecord> {
-        let groups = self.offsets.iter().filter(|(_, t)| t.contains_key(topic)).map(|(g, _)| g);
-        groups.flat_map(|g| self.tombstones(g, |t, _, _| t == topic)).collect()
+        let of_group = |(group, topics): (&String, &Offsets)| -> Vec<GroupRecord> {
+            let partitions = topics.get(topic).into_iter().flat_map(BTreeMap::keys);
+            partitions.map(|partition| tombstone(group, topic, *partition)).collect()
+        };
+        self.offsets.iter().flat_map(of_group).collect()
     }
 
     /// What to store to forget offsets of groups that have had no members for the retention time (KIP-211), and groups that
@@ -631,4 +635,8 @@ impl Coordinator {
         }
         out
     }
+}
+
+fn tombstone(group: &str, topic: &str, partition: i32) -> GroupRecord {
+    GroupRecord::Offset { group: group.to_owned(), topic: topic.to_owned(), partition, value: None }
 }

@@ -88,9 +88,6 @@ fn sync_error(error: ErrorCode) -> Reply {
     Reply::Sync(SyncGroupResponse { error_code: error.code(), ..SyncGroupResponse::default() })
 }
 
-/// Assignment strategies that a member may offer. Clients have a handful; each is compared with those of all others.
-const MAX_PROTOCOLS: usize = 100;
-
 /// Those of the protocols that all members support.
 fn common_to<'a>(members: impl Iterator<Item = &'a Member>, mut protocols: BTreeSet<&'a str>) -> BTreeSet<&'a str> {
     for member in members {
@@ -234,9 +231,6 @@ impl Group {
     ) {
         let refuse =
             |out: &mut Outcome, error: ErrorCode| out.reply(joiner.waiter, join_error(error, &request.member_id));
-        if request.protocols.len() > MAX_PROTOCOLS {
-            return refuse(out, ErrorCode::InvalidRequest);
-        }
         let instance = request.group_instance_id.as_deref();
         if !self.protocols_agree(request) {
             return refuse(out, ErrorCode::InconsistentGroupProtocol);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_cluster::MetadataImage;
@@ -15,6 +15,7 @@ use caudal_protocol::messages::{
 use caudal_protocol::{ErrorCode, Uuid};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use super::consumer::heartbeat::Client;
 use super::consumer::{Clock, RegexJob};
@@ -598,7 +599,7 @@ impl GroupService {
             let due = deadline.map(|ms| self.core.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
             let until = due.map_or(next_expiry, |d| d.min(next_expiry));
             tokio::select! {
-                () = tokio::time::sleep_until(until.into()) => {}
+                () = tokio::time::sleep_until(until) => {}
                 () = self.core.timer.notified() => continue,
             }
             if self.end_what_is_due(heard_ms) {
@@ -674,8 +675,8 @@ mod tests {
         }
     }
 
-    /// The only thread of the runtime is held up for longer than the session: timers and heartbeats are late alike.
-    #[tokio::test]
+    /// The process is held up for longer than the session: timers and heartbeats are late alike.
+    #[tokio::test(start_paused = true)]
     async fn a_heartbeat_that_waits_while_the_process_is_held_up_counts() {
         let config =
             GroupConfig { session_timeout_ms: (1, 60_000), initial_rebalance_delay_ms: 0, ..GroupConfig::default() };
@@ -693,9 +694,8 @@ mod tests {
         };
         let joined = service.join(&request, "c", "/127.0.0.1", 3).await;
         assert_eq!(joined.error_code, 0);
-        std::thread::sleep(Duration::from_millis(400));
         // The timer comes first: it is due, the heartbeat has yet to be read.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::advance(Duration::from_millis(400)).await;
         let member = joined.member_id.as_str();
         let code = service.heartbeat("g", member, None, joined.generation_id);
         assert_ne!(code, ErrorCode::UnknownMemberId);

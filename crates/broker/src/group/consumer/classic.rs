@@ -4,6 +4,8 @@
 //! A member of the classic protocol takes part by JoinGroup, SyncGroup, Heartbeat and LeaveGroup: the epoch of the member
 //! is its generation, and it is told to rejoin for every step that a member of the new protocol would take by heartbeats.
 
+use std::collections::BTreeSet;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use caudal_cluster::MetadataImage;
 use caudal_protocol::ErrorCode;
@@ -25,7 +27,7 @@ use super::group::{ConsumerGroup, target_record};
 use super::heartbeat::{Changes, Client, Env};
 use super::member::{Member, MemberState, OwnedPartitions};
 use super::topics::metadata_hash;
-use super::{Clock, ConsumerConfig, ConsumerRecord, Partitions, Refusal};
+use super::{Clock, ConsumerConfig, ConsumerRecord, Partitions, Refusal, check_description};
 
 /// The protocol type of consumers.
 pub const CONSUMER: &str = "consumer";
@@ -71,6 +73,7 @@ impl ConsumerGroup {
         if env.config.migration.is_disabled() {
             return Err(inconsistent("group migration is disabled"));
         }
+        check_description(request.protocols.iter().map(|p| p.name.len() + p.metadata.len()).sum())?;
         let is_unknown = request.member_id.is_empty();
         let id = if is_unknown { client.fresh_member_id } else { request.member_id.as_str() };
         let instance = request.group_instance_id.as_deref();
@@ -233,13 +236,13 @@ impl ConsumerGroup {
     }
 
     /// Whether the group is one of the classic protocol without the members that leave.
-    pub fn is_classic_without(&self, leaving: &[String]) -> bool {
+    pub fn is_classic_without(&self, leaving: &BTreeSet<String>) -> bool {
         let mut staying = self.members().filter(|member| !leaving.contains(&member.id)).peekable();
         staying.peek().is_some() && staying.all(Member::is_classic)
     }
 
     /// The group as one of the classic protocol, without the members that leave.
-    pub fn to_classic(&self, leaving: &[String], image: &MetadataImage, clock: Clock) -> Group {
+    pub fn to_classic(&self, leaving: &BTreeSet<String>, image: &MetadataImage, clock: Clock) -> Group {
         let mut group = Group::new(&self.id, clock.wall_ms);
         group.generation = self.epoch;
         group.protocol_type = Some(CONSUMER.to_owned());
@@ -374,14 +377,13 @@ impl Member {
         self.regex = Some(String::new());
         self.client_id = client.id.to_owned();
         self.client_host = client.host.to_owned();
-        let protocols = request.protocols.iter();
-        self.classic = Some(ClassicMemberMetadata {
-            session_timeout_ms: request.session_timeout_ms,
-            supported_protocols: protocols
-                .map(|p| ClassicProtocol { name: p.name.clone(), metadata: p.metadata.clone() })
-                .collect(),
-        });
+        self.classic = Some(classic_metadata(request.session_timeout_ms, &request.protocols));
     }
+}
+
+fn classic_metadata(session_timeout_ms: i32, protocols: &[JoinGroupRequestProtocol]) -> ClassicMemberMetadata {
+    let stored = |p: &JoinGroupRequestProtocol| ClassicProtocol { name: p.name.clone(), metadata: p.metadata.clone() };
+    ClassicMemberMetadata { session_timeout_ms, supported_protocols: protocols.iter().map(stored).collect() }
 }
 
 fn upgraded(
@@ -397,7 +399,6 @@ fn upgraded(
             assigned.insert(found.id, topic.partitions.iter().map(|partition| (*partition, generation)).collect());
         }
     }
-    let protocols = member.protocols.iter();
     Member {
         epoch: generation,
         previous_epoch: generation,
@@ -408,12 +409,7 @@ fn upgraded(
         topics: subscription.topics.iter().cloned().collect(),
         rebalance_timeout_ms: member.rebalance_timeout_ms,
         assigned,
-        classic: Some(ClassicMemberMetadata {
-            session_timeout_ms: member.session_timeout_ms,
-            supported_protocols: protocols
-                .map(|p| ClassicProtocol { name: p.name.clone(), metadata: p.metadata.clone() })
-                .collect(),
-        }),
+        classic: Some(classic_metadata(member.session_timeout_ms, &member.protocols)),
         ..Member::new(&member.id)
     }
 }
@@ -451,7 +447,7 @@ fn read_assignment(assignment: Bytes) -> Result<ConsumerProtocolAssignment, Deco
 }
 
 fn write_assignment(partitions: &Partitions, version: i16, image: &MetadataImage) -> Bytes {
-    let topic = |(id, partitions): (&_, &std::collections::BTreeSet<i32>)| {
+    let topic = |(id, partitions): (&_, &BTreeSet<i32>)| {
         let topic = image.topic_by_id(id)?.name.clone();
         Some(TopicPartition { topic, partitions: partitions.iter().copied().collect() })
     };

@@ -49,9 +49,7 @@ impl Classic {
         Classic { id: id.into(), generation: -1, ..Classic::default() }
     }
 
-    fn join(&mut self, world: &mut World) {
-        world.next_waiter += 1;
-        let waiter = world.next_waiter;
+    fn request(&self) -> JoinGroupRequest {
         let owned = self.owned.iter();
         let subscription = ConsumerProtocolSubscription {
             topics: vec!["t".into()],
@@ -63,7 +61,7 @@ impl Classic {
         };
         let protocol =
             JoinGroupRequestProtocol { name: "cooperative-sticky".into(), metadata: versioned(&subscription, 2) };
-        let request = JoinGroupRequest {
+        JoinGroupRequest {
             group_id: "g".into(),
             session_timeout_ms: 10_000,
             rebalance_timeout_ms: 60_000,
@@ -72,7 +70,16 @@ impl Classic {
             protocol_type: "consumer".into(),
             protocols: vec![protocol],
             ..JoinGroupRequest::default()
-        };
+        }
+    }
+
+    fn join(&mut self, world: &mut World) {
+        self.send(world, &self.request());
+    }
+
+    fn send(&mut self, world: &mut World, request: &JoinGroupRequest) {
+        world.next_waiter += 1;
+        let waiter = world.next_waiter;
         let joiner = Joiner {
             waiter,
             client_id: "c".into(),
@@ -82,7 +89,7 @@ impl Classic {
             supports_skipping_assignment: true,
         };
         world.coordinator.follow(std::sync::Arc::new(world.image.clone()));
-        let outcome = world.coordinator.join(world.now_ms, world.now_ms, &request, joiner);
+        let outcome = world.coordinator.join(world.now_ms, world.now_ms, request, joiner);
         world.take(outcome);
         self.joining = Some(waiter);
     }
@@ -286,6 +293,25 @@ fn empty_groups_give_way_to_the_other_protocol() {
     assert_eq!((a.reads("t").len(), types(&world)), (4, "consumer:Stable".into()));
     world.restart();
     assert_eq!(types(&world), "consumer:Stable");
+}
+
+#[test]
+fn members_offer_strategies_within_reason() {
+    let mut world = World::new(&[("t", 4)]);
+    let (mut a, mut b) = (Consumer::new("a", &["t"]), Classic::new("b"));
+    settle(&mut world, &mut [&mut a]);
+    let request = b.request();
+    let many = JoinGroupRequest { protocols: vec![request.protocols[0].clone(); 101], ..request.clone() };
+    let mut large = request.clone();
+    large.protocols[0].metadata = vec![0; 2 << 20].into();
+    for (request, expected) in [(many, ErrorCode::InvalidRequest), (large, ErrorCode::UnknownServerError)] {
+        let stored = world.records.len();
+        b.send(&mut world, &request);
+        let Some(Reply::Join(refused)) = world.replies.remove(&b.joining.take().unwrap()) else { panic!() };
+        assert_eq!((refused.error_code, world.records.len()), (expected.code(), stored));
+    }
+    run(&mut world, &mut [&mut b], &mut [&mut a]);
+    assert_eq!(sizes(&[&b], &[&a]), [2, 2]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Consumer groups among all groups of the coordinator: which group a request is for, what becomes of the records, who
 //! commits for whom.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use caudal_cluster::MetadataImage;
@@ -31,11 +32,6 @@ pub const CONSUMER_TYPE: &str = "consumer";
 
 /// The first release of OffsetCommit that knows of member epochs.
 const COMMIT_VERSION_OF_EPOCHS: i16 = 9;
-
-/// A group of another type goes under this id.
-fn not_found(message: String) -> Refusal {
-    Refusal::new(ErrorCode::GroupIdNotFound, message)
-}
 
 impl Coordinator {
     /// The metadata as it is from now on.
@@ -150,10 +146,7 @@ impl Coordinator {
             return Ok(response);
         }
         if request.member_epoch != 0 {
-            return Err(not_found(match self.groups.contains_key(id) || self.offsets.contains_key(id) {
-                true => format!("Group {id} is not a consumer group."),
-                false => format!("Consumer group {id} not found."),
-            }));
+            return Err(self.no_consumer_group(id, "Consumer group"));
         }
         let classic = self.groups.get(id).filter(|group| group.state != State::Empty);
         let (mut group, records) = match classic {
@@ -170,6 +163,15 @@ impl Coordinator {
         self.consumers.insert(id.to_owned(), group);
         self.keep(id, changes, out);
         Ok(response)
+    }
+
+    /// Nothing goes under this id, or a group of another type.
+    fn no_consumer_group(&self, id: &str, what: &str) -> Refusal {
+        let message = match self.exists(id) {
+            true => format!("Group {id} is not a consumer group."),
+            false => format!("{what} {id} not found."),
+        };
+        Refusal::new(ErrorCode::GroupIdNotFound, message)
     }
 
     /// Sends a group's changes on their way.
@@ -194,14 +196,11 @@ impl Coordinator {
     ) -> Result<ConsumerGroupHeartbeatResponse, Refusal> {
         let id = request.group_id.as_str();
         let Some(group) = self.consumers.get_mut(id) else {
-            return Err(not_found(match self.groups.contains_key(id) || self.offsets.contains_key(id) {
-                true => format!("Group {id} is not a consumer group."),
-                false => format!("Group {id} not found."),
-            }));
+            return Err(self.no_consumer_group(id, "Group"));
         };
         let mut changes = Changes::default();
         match group.leave(request, &mut changes)? {
-            Some(member) => self.fence(clock, id, &[member], out),
+            Some(member) => self.fence(clock, id, &BTreeSet::from([member]), out),
             None => self.keep(id, changes, out),
         }
         Ok(ConsumerGroupHeartbeatResponse {
@@ -212,7 +211,7 @@ impl Coordinator {
     }
 
     /// Removes members. A group in which only classic members are left then becomes a classic group.
-    fn fence(&mut self, clock: Clock, id: &str, leaving: &[String], out: &mut Outcome) {
+    fn fence(&mut self, clock: Clock, id: &str, leaving: &BTreeSet<String>, out: &mut Outcome) {
         let Some(group) = self.consumers.get_mut(id).filter(|_| !leaving.is_empty()) else { return };
         let staying = group.members().len().saturating_sub(leaving.len());
         if self.config.consumer.migration.downgrade
@@ -226,7 +225,7 @@ impl Coordinator {
         self.keep(id, changes, out);
     }
 
-    fn downgrade(&mut self, clock: Clock, id: &str, leaving: &[String], rebalance: bool, out: &mut Outcome) {
+    fn downgrade(&mut self, clock: Clock, id: &str, leaving: &BTreeSet<String>, rebalance: bool, out: &mut Outcome) {
         let Some(group) = self.consumers.remove(id) else { return };
         tracing::info!(
             group = id,
@@ -247,7 +246,7 @@ impl Coordinator {
         &mut self,
         clock: Clock,
         job: &RegexJob,
-        found: std::collections::BTreeMap<String, ResolvedRegex>,
+        found: BTreeMap<String, ResolvedRegex>,
     ) -> Outcome {
         let mut out = Outcome::default();
         let id = job.group.as_str();
@@ -269,7 +268,7 @@ impl Coordinator {
         for (member, reason) in &overdue {
             tracing::info!(group = id, member, "removed from the group because {reason}");
         }
-        let leaving: Vec<String> = overdue.into_iter().map(|(member, _)| member).collect();
+        let leaving = overdue.into_iter().map(|(member, _)| member).collect();
         self.fence(clock, id, &leaving, out);
     }
 
@@ -300,7 +299,7 @@ impl Coordinator {
             Ok(joined) => {
                 self.keep(id, changes, out);
                 if let Some(rebalance) = joined.downgrade {
-                    self.downgrade(clock, id, &[], rebalance, out);
+                    self.downgrade(clock, id, &BTreeSet::new(), rebalance, out);
                 }
                 joined.response
             }
@@ -342,13 +341,11 @@ impl Coordinator {
         out: &mut Outcome,
     ) -> Option<Vec<MemberResponse>> {
         let group = self.consumers.get(id)?;
-        let mut leaving: Vec<String> = Vec::new();
+        let mut leaving = BTreeSet::new();
         let answer = |who: &MemberIdentity| {
             let error = match group.classic_leaver(who) {
                 Ok(member) => {
-                    if !leaving.contains(&member) {
-                        leaving.push(member);
-                    }
+                    leaving.insert(member);
                     ErrorCode::None
                 }
                 Err(error) => error,
@@ -449,10 +446,7 @@ impl Coordinator {
     /// GROUP_ID_NOT_FOUND.
     pub fn describe_consumer(&self, id: &str) -> Result<DescribedGroup, Refusal> {
         let Some(group) = self.consumers.get(id) else {
-            return Err(not_found(match self.exists(id) {
-                true => format!("Group {id} is not a consumer group."),
-                false => format!("Group {id} not found."),
-            }));
+            return Err(self.no_consumer_group(id, "Group"));
         };
         Ok(DescribedGroup {
             group_id: id.to_owned(),

@@ -300,8 +300,12 @@ impl ConsumerGroup {
     fn disown(&mut self, member: &Member) {
         for (topic, partitions) in member.assigned.iter().chain(&member.revoking) {
             let Some(owners) = self.owners.get_mut(topic) else { continue };
-            // Another epoch is another owner's: records of a compacted log overlap.
-            owners.retain(|partition, epoch| *epoch != member.epoch || !partitions.contains_key(partition));
+            for partition in partitions.keys() {
+                // Another epoch is another owner's: records of a compacted log overlap.
+                if owners.get(partition) == Some(&member.epoch) {
+                    owners.remove(partition);
+                }
+            }
             if owners.is_empty() {
                 self.owners.remove(topic);
             }
@@ -399,11 +403,9 @@ impl ConsumerGroup {
         records
     }
 
-    /// What removes a member in the log.
+    /// Removes a member.
     pub(super) fn put_removal(&mut self, id: &str, records: &mut Vec<ConsumerRecord>) {
-        self.put(ConsumerRecord::Current { member: id.to_owned(), value: None }, records);
-        self.put(ConsumerRecord::Target { member: id.to_owned(), value: None }, records);
-        self.put(ConsumerRecord::Member { member: id.to_owned(), value: None }, records);
+        removal(id).into_iter().for_each(|record| self.put(record, records));
     }
 
     /// A change could not be stored.
@@ -426,9 +428,7 @@ impl ConsumerGroup {
         self.rewrite = false;
         let mut all = Vec::new();
         for id in self.unstored_leaves.iter().filter(|id| !self.members.contains_key(*id)) {
-            all.push(ConsumerRecord::Current { member: id.clone(), value: None });
-            all.push(ConsumerRecord::Target { member: id.clone(), value: None });
-            all.push(ConsumerRecord::Member { member: id.clone(), value: None });
+            all.extend(removal(id));
         }
         all.extend(records.into_iter().filter(|record| matches!(record, ConsumerRecord::Regex { value: None, .. })));
         all.extend(self.live_records());
@@ -439,6 +439,15 @@ impl ConsumerGroup {
     pub fn needs_rewrite(&self) -> bool {
         self.rewrite
     }
+}
+
+/// What removes a member in the log.
+fn removal(id: &str) -> [ConsumerRecord; 3] {
+    [
+        ConsumerRecord::Current { member: id.to_owned(), value: None },
+        ConsumerRecord::Target { member: id.to_owned(), value: None },
+        ConsumerRecord::Member { member: id.to_owned(), value: None },
+    ]
 }
 
 pub(super) fn target_record(member: &str, partitions: &Partitions) -> ConsumerRecord {

@@ -1,6 +1,6 @@
 //! What a heartbeat, a leave or a time-out does to a consumer group. Follows Kafka's `GroupMetadataManager`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use caudal_cluster::MetadataImage;
 use caudal_protocol::ErrorCode;
@@ -11,7 +11,7 @@ use caudal_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHear
 use super::group::{ConsumerGroup, Deadlines, regex_record};
 use super::member::{LEAVE_STATIC_EPOCH, Member, MemberState, OwnedPartitions, Target, is_subset};
 use super::topics::{RegexJob, ResolvedRegex, check_regex, metadata_hash};
-use super::{Clock, ConsumerConfig, ConsumerRecord, GroupTimes, Refusal};
+use super::{Clock, ConsumerConfig, ConsumerRecord, GroupTimes, Refusal, check_description};
 
 /// Expressions of a group are not matched with all topics more often than this.
 const REGEX_REFRESH_LEAST_MS: i64 = 10_000;
@@ -86,6 +86,8 @@ pub fn check(request: &ConsumerGroupHeartbeatRequest, version: i16, assignors: &
         ..LEAVE_STATIC_EPOCH => return invalid("MemberEpoch is invalid."),
         _ => {}
     }
+    let names = request.subscribed_topic_names.iter().flatten().map(|name| name.len() + 1);
+    check_description(names.sum::<usize>() + request.subscribed_topic_regex.as_ref().map_or(0, String::len))?;
     match &request.server_assignor {
         Some(name) if !assignors.contains(name) => {
             let known = assignors.join(", ");
@@ -388,7 +390,7 @@ impl ConsumerGroup {
     }
 
     /// Removes members for good, and begins an epoch without them.
-    pub fn remove(&mut self, image: &MetadataImage, ids: &[String], changes: &mut Changes) {
+    pub fn remove(&mut self, image: &MetadataImage, ids: &BTreeSet<String>, changes: &mut Changes) {
         for id in ids {
             self.put_removal(id, &mut changes.records);
         }

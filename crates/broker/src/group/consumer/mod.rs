@@ -33,6 +33,9 @@ pub use group::ConsumerGroup;
 pub use record::ConsumerRecord;
 pub use topics::RegexJob;
 
+/// What a member may say of itself in bytes: it is stored, and one batch of `__consumer_offsets` takes as much in Kafka.
+const DESCRIPTION_MOST_BYTES: usize = 1024 * 1024;
+
 /// Partitions by topic.
 pub type Partitions = BTreeMap<Uuid, BTreeSet<i32>>;
 
@@ -47,6 +50,16 @@ impl Refusal {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Refusal {
         Refusal { code, message: message.into() }
     }
+}
+
+/// Refuses a member that says too much of itself, as Kafka does when it cannot store that.
+fn check_description(bytes: usize) -> Result<(), Refusal> {
+    if bytes <= DESCRIPTION_MOST_BYTES {
+        return Ok(());
+    }
+    let message =
+        format!("the subscription of the member has {bytes} bytes; at most {DESCRIPTION_MOST_BYTES} are stored");
+    Err(Refusal::new(ErrorCode::UnknownServerError, message))
 }
 
 /// The time of a step: a monotonic clock, and milliseconds since 1970.

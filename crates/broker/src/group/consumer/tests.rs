@@ -101,13 +101,19 @@ impl World {
         self.now_ms = until;
     }
 
-    /// A broker that has read all that was stored.
+    /// A broker that has read all that was stored, as it was written or as compaction left it.
     pub fn restart(&mut self) {
-        let mut coordinator = Coordinator::new(self.coordinator.config.clone());
-        self.records.iter().for_each(|record| coordinator.replay(record.clone(), self.now_ms));
-        coordinator.follow(Arc::new(self.image.clone()));
-        coordinator.start_consumer_clocks(self.now_ms);
-        self.coordinator = coordinator;
+        let read = |records: &[GroupRecord]| {
+            let mut coordinator = Coordinator::new(self.coordinator.config.clone());
+            records.iter().for_each(|record| coordinator.replay(record.clone(), self.now_ms));
+            coordinator.follow(Arc::new(self.image.clone()));
+            coordinator.start_consumer_clocks(self.now_ms);
+            coordinator
+        };
+        let compacted = read(&compacted(&self.records));
+        self.coordinator = read(&self.records);
+        assert_eq!(compacted.describe_consumer("g"), self.coordinator.describe_consumer("g"));
+        assert_eq!(compacted.list(&[], &[]), self.coordinator.list(&[], &[]));
     }
 
     pub fn state(&self) -> String {
@@ -118,6 +124,14 @@ impl World {
         let group = self.coordinator.describe_consumer("g").unwrap();
         (group.group_epoch, group.assignment_epoch)
     }
+}
+
+/// The newest record of each key; none of what was deleted.
+fn compacted(records: &[GroupRecord]) -> Vec<GroupRecord> {
+    let stored: Vec<_> = records.iter().map(|record| record.encode().unwrap()).collect();
+    let newest: BTreeMap<&[u8], usize> = stored.iter().enumerate().map(|(at, (key, _))| (&key[..], at)).collect();
+    let stays = |at: &usize| stored[*at].1.is_some() && newest[&stored[*at].0[..]] == *at;
+    (0..records.len()).filter(stays).map(|at| records[at].clone()).collect()
 }
 
 /// A consumer: what it knows, and what it reads.
@@ -375,7 +389,7 @@ type Spoil = &'static dyn Fn(&mut Request);
 fn requests_are_checked() {
     let mut world = World::with(&[("t", 1)], |config| config.max_size = 1);
     let first = Consumer::new("a", &["t"]).full();
-    let cases: [(Spoil, ErrorCode); 9] = [
+    let cases: [(Spoil, ErrorCode); 10] = [
         (&|r: &mut Request| r.member_id = String::new(), ErrorCode::InvalidRequest),
         (&|r: &mut Request| r.group_id = String::new(), ErrorCode::InvalidRequest),
         (&|r: &mut Request| r.instance_id = Some(String::new()), ErrorCode::InvalidRequest),
@@ -385,6 +399,10 @@ fn requests_are_checked() {
         (&|r: &mut Request| r.member_epoch = -2, ErrorCode::InvalidRequest),
         (&|r: &mut Request| r.member_epoch = -3, ErrorCode::InvalidRequest),
         (&|r: &mut Request| r.server_assignor = Some("mine".into()), ErrorCode::UnsupportedAssignor),
+        (
+            &|r: &mut Request| r.subscribed_topic_names = Some(vec!["t".repeat(200); 6_000]),
+            ErrorCode::UnknownServerError,
+        ),
     ];
     for (i, (spoil, expected)) in cases.iter().enumerate() {
         let mut request = first.clone();
@@ -517,8 +535,12 @@ enum Step {
     Beat(usize),
     /// The answer is lost.
     Lost(usize),
+    /// What it changes cannot be stored.
+    Unstored(usize),
     Reconcile(usize),
     Leave(usize),
+    /// Leaves for a while, if it is a static member.
+    Away(usize),
     Pause(usize),
     Subscribe(usize, u8),
     Pass(i64),
@@ -532,8 +554,10 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (0usize..4).prop_map(Step::Beat),
         2 => (0usize..4).prop_map(Step::Lost),
+        1 => (0usize..4).prop_map(Step::Unstored),
         6 => (0usize..4).prop_map(Step::Reconcile),
         1 => (0usize..4).prop_map(Step::Leave),
+        1 => (2usize..4).prop_map(Step::Away),
         1 => (0usize..4).prop_map(Step::Pause),
         2 => (0usize..4, 0u8..5).prop_map(|(i, what)| Step::Subscribe(i, what)),
         2 => (0i64..30_000).prop_map(Step::Pass),
@@ -574,11 +598,24 @@ fn check_exclusive(world: &World, consumers: &[Consumer]) {
 fn run(steps: Vec<Step>, assignor: usize) {
     let mut world = World::with(&[("t0", 3), ("t1", 2)], |config| config.assignors.rotate_left(assignor));
     let mut consumers: Vec<Consumer> = (0..4).map(|i| Consumer::new(&format!("m{i}"), &["t0"])).collect();
+    for consumer in &mut consumers[2..] {
+        consumer.instance = Some(consumer.id.clone());
+    }
     for step in steps {
         match step {
             Step::Beat(i) => drop(consumers[i].beat(&mut world)),
             Step::Lost(i) => drop(world.beat(&consumers[i].full())),
+            Step::Unstored(i) => {
+                let (outcome, response) = world.decide(&consumers[i].full());
+                world.jobs.extend(outcome.regexes);
+                if outcome.records.is_empty() {
+                    consumers[i].hear(&response);
+                } else {
+                    drop(world.coordinator.not_stored(world.now_ms, world.now_ms, "g"));
+                }
+            }
             Step::Reconcile(i) => consumers[i].reconcile(),
+            Step::Away(i) => drop(consumers[i].leave(&mut world, -2)),
             Step::Leave(i) => drop(consumers[i].leave(&mut world, -1)),
             // Fenced from here on: a client notices by its own clock.
             Step::Pause(i) => {
@@ -605,8 +642,8 @@ fn run(steps: Vec<Step>, assignor: usize) {
         }
         check_exclusive(&world, &consumers);
     }
-    // Left alone they all come to rest, with every partition of their topics.
-    for _ in 0..12 {
+    // Left alone they all come to rest, with every partition of their topics; also who comes again without having left.
+    for _ in 0..24 {
         world.pass(3_000);
         world.resolve();
         for consumer in &mut consumers {
