@@ -13,6 +13,7 @@ use sqlparser::ast::{
 
 use super::balance::balance;
 use super::calls;
+use super::dialect::SHIFT_UNSIGNED;
 use super::duplicate::{self, Duplicates};
 use super::error::SqlError;
 use super::naming::column_name;
@@ -344,6 +345,16 @@ impl Rewriter<'_> {
                 Err(error) => return Self::fail(error),
             },
             Expr::BinaryOp { left, op: BinaryOperator::MyIntegerDivide, right } => call("div", vec![*left, *right]),
+            Expr::BinaryOp { left, op: BinaryOperator::PGBitwiseShiftLeft, right } => {
+                call("shiftleft", vec![*left, *right])
+            }
+            Expr::BinaryOp { left, op: BinaryOperator::PGBitwiseShiftRight, right } => {
+                call("shiftright", vec![*left, *right])
+            }
+            Expr::BinaryOp { left, op: BinaryOperator::Custom(op), right } if op == SHIFT_UNSIGNED => {
+                call("shiftrightunsigned", vec![*left, *right])
+            }
+            Expr::UnaryOp { op: UnaryOperator::BitwiseNot, expr } => call("bitwise_not", vec![*expr]),
             Expr::Value(ValueWithSpan { value: Value::Number(text, false), .. }) => number::carry(&text),
             Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match number::text_of(&expr) {
                 Some(text) if !text.starts_with('-') => number::carry(&format!("-{text}")),

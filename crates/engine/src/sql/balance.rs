@@ -1,7 +1,9 @@
 //! Long runs of one associative operator, `a OR b OR c ...`, as a tree with few levels instead of as many as operators:
-//! planning looks at all that is below a level at each of them.
+//! planning looks at all that is below a level at each of them. `a || b ...` is the one call `concat(a, b, ...)`.
 
 use sqlparser::ast::{BinaryOperator, Expr, Value};
+
+use super::ast::call;
 
 /// Operators from which on a run is balanced.
 const LONG: usize = 16;
@@ -16,14 +18,15 @@ pub(super) fn balance(expr: &mut Expr) {
     let op = op.clone();
     let mut depth = 0;
     let mut at = &*expr;
+    let long = if op == BinaryOperator::StringConcat { 1 } else { LONG };
     while let Expr::BinaryOp { left, op: own, .. } = at
         && *own == op
-        && depth < LONG
+        && depth < long
     {
         at = left;
         depth += 1;
     }
-    if depth < LONG {
+    if depth < long {
         return;
     }
     let mut operands = Vec::new();
@@ -41,6 +44,10 @@ pub(super) fn balance(expr: &mut Expr) {
         }
     }
     operands.reverse();
+    if op == BinaryOperator::StringConcat {
+        *expr = call("concat", operands);
+        return;
+    }
     if let Some(tree) = tree(operands, &op) {
         *expr = tree;
     }

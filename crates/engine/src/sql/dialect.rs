@@ -2,10 +2,14 @@
 
 use std::any::TypeId;
 
-use sqlparser::ast::{BinaryOperator, Expr};
-use sqlparser::dialect::{Dialect, SparkSqlDialect};
+use sqlparser::ast::{BinaryOperator, Expr, UnaryOperator};
+use sqlparser::dialect::{Dialect, Precedence, SparkSqlDialect};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::Token;
+
+/// The operator that `sqlparser` has no name for.
+pub(super) const SHIFT_UNSIGNED: &str = ">>>";
 
 /// Spark 4.2's dialect. `INTERVAL` literals reach it in one normal form (see [`super::token`]), hence no qualifier.
 #[derive(Debug, Default)]
@@ -72,13 +76,38 @@ impl Dialect for Spark {
     fn supports_map_literal_with_angle_brackets(&self) -> bool {
         true
     }
-    /// `a DIV b`.
-    fn parse_infix(&self, parser: &mut Parser<'_>, left: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
-        if !parser.parse_keyword(Keyword::DIV) {
+    /// `~a` binds more tightly than any operator between two.
+    fn parse_prefix(&self, parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
+        if !parser.consume_token(&Token::Tilde) {
             return None;
         }
+        let operand = parser.parse_subexpr(self.prec_value(Precedence::MulDivModOp));
+        Some(operand.map(|expr| Expr::UnaryOp { op: UnaryOperator::BitwiseNot, expr: Box::new(expr) }))
+    }
+    /// `a || b` is on the level of `a + b`, shifts are between that and `a & b`.
+    fn get_next_precedence(&self, parser: &Parser<'_>) -> Option<Result<u8, ParserError>> {
+        match parser.peek_token_ref().token {
+            Token::StringConcat => Some(Ok(self.prec_value(Precedence::PlusMinus))),
+            Token::ShiftLeft | Token::ShiftRight => Some(Ok(self.prec_value(Precedence::PlusMinus) - 1)),
+            _ => None,
+        }
+    }
+    /// `a DIV b`, `a << b`, `a >> b`, `a >>> b`.
+    fn parse_infix(&self, parser: &mut Parser<'_>, left: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
+        let op = if parser.parse_keyword(Keyword::DIV) {
+            BinaryOperator::MyIntegerDivide
+        } else if parser.consume_token(&Token::ShiftLeft) {
+            BinaryOperator::PGBitwiseShiftLeft
+        } else if parser.consume_token(&Token::ShiftRight) {
+            match parser.consume_token(&Token::Gt) {
+                true => BinaryOperator::Custom(SHIFT_UNSIGNED.to_owned()),
+                false => BinaryOperator::PGBitwiseShiftRight,
+            }
+        } else {
+            return None;
+        };
         let right = parser.parse_subexpr(precedence);
         let left = Box::new(left.clone());
-        Some(right.map(|r| Expr::BinaryOp { left, op: BinaryOperator::MyIntegerDivide, right: Box::new(r) }))
+        Some(right.map(|right| Expr::BinaryOp { left, op, right: Box::new(right) }))
     }
 }
