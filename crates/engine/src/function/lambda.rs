@@ -1,11 +1,12 @@
 //! Higher-order functions: `transform`, `filter`, `exists`, `forall`, `aggregate`, `zip_with`, `array_sort` with a
 //! comparator. Each evaluates its lambda over the elements of all rows at once.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, ListArray, UInt64Array, new_null_array};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::compute::{cast, filter, interleave, take, take_arrays};
+use arrow::compute::{cast, concat, filter, interleave, take, take_arrays};
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type};
 use datafusion::common::{Result, exec_err, plan_err};
 use datafusion::logical_expr::{
@@ -14,7 +15,7 @@ use datafusion::logical_expr::{
 };
 
 use super::name::call_name;
-use super::output::rows_of;
+use super::output::{check_bytes, fitting_rows, rows_of};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
@@ -173,31 +174,117 @@ impl HigherOrderUDFImpl for Lambda {
         let mut lambdas = Vec::new();
         for arg in &args.args {
             match arg {
-                ValueOrLambda::Value(value) => values.push(rows_of(self.name, value, args.number_rows)?),
+                ValueOrLambda::Value(value) => values.push(value),
                 ValueOrLambda::Lambda(lambda) => lambdas.push(lambda),
             }
         }
+        let at_once = rows_at_once(&values);
+        let mut parts = Vec::new();
+        let (mut first, mut bytes) = (0, 0usize);
+        while first < args.number_rows || parts.is_empty() {
+            let rows = at_once.min(args.number_rows - first);
+            let values = values.iter().map(|value| match value {
+                ColumnarValue::Array(array) => Ok(array.slice(first, rows)),
+                constant => rows_of(self.name, constant, rows),
+            });
+            let part = self.apply(first, &values.collect::<Result<Vec<_>>>()?, &lambdas, &args)?;
+            first += rows;
+            if first < args.number_rows || !parts.is_empty() {
+                bytes = bytes.saturating_add(part.get_array_memory_size());
+                check_bytes(self.name, bytes)?;
+            }
+            parts.push(part);
+        }
+        let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+        match parts.as_slice() {
+            [whole] => Ok(ColumnarValue::Array(whole.slice(0, whole.len()))),
+            parts => Ok(ColumnarValue::Array(concat(parts)?)),
+        }
+    }
+}
+
+/// What constants may take that are written out for every row.
+const CONSTANTS_BYTES: usize = 128 << 20;
+
+/// How many rows are worked on together: as many as the constant lists among the arguments leave room for.
+fn rows_at_once(values: &[&ColumnarValue]) -> usize {
+    let bytes = values.iter().map(|value| match value {
+        ColumnarValue::Scalar(scalar) if scalar.data_type().is_nested() => scalar.size(),
+        _ => 0,
+    });
+    (CONSTANTS_BYTES / bytes.max().unwrap_or(0).max(1)).max(1)
+}
+
+impl Lambda {
+    /// The results for the rows from `first` on, of which `values` has the arguments.
+    fn apply(
+        &self,
+        first: usize,
+        values: &[ArrayRef],
+        lambdas: &[&LambdaArgument],
+        args: &HigherOrderFunctionArgs,
+    ) -> Result<ArrayRef> {
         let (Some(list), Some(lambda)) = (values.first(), lambdas.first()) else { return self.wrong_arguments() };
         if list.data_type() == &DataType::Null {
-            return Ok(ColumnarValue::Array(new_null_array(args.return_type(), args.number_rows)));
+            return Ok(new_null_array(args.return_type(), list.len()));
         }
-        let elements = Elements::of(list.as_list::<i32>())?;
-        let result = match self.kind {
-            Kind::Transform => transform(&elements, lambda, args.return_type())?,
-            Kind::Filter => filter_elements(&elements, lambda)?,
-            Kind::Exists => quantify(&elements, lambda, true)?,
-            Kind::ForAll => quantify(&elements, lambda, false)?,
+        let elements = Elements::of(list.as_list::<i32>(), first)?;
+        match self.kind {
+            Kind::Transform => transform(&elements, lambda, args.return_type()),
+            Kind::Filter => filter_elements(&elements, lambda),
+            Kind::Exists => quantify(&elements, lambda, true),
+            Kind::ForAll => quantify(&elements, lambda, false),
             Kind::ZipWith => {
                 let Some(other) = values.get(1) else { return self.wrong_arguments() };
-                zip_with(list.as_list::<i32>(), other.as_list::<i32>(), lambda, args.return_type())?
+                zip_with(list.as_list::<i32>(), other.as_list::<i32>(), first, lambda, args.return_type())
             }
             Kind::Aggregate => {
                 let Some(start) = values.get(1) else { return self.wrong_arguments() };
-                aggregate(&elements, start, lambda, lambdas.get(1).copied(), &args)?
+                aggregate(&elements, start, lambda, lambdas.get(1).copied(), args)
             }
-            Kind::ArraySort => sort_by(&elements, lambda)?,
-        };
-        Ok(ColumnarValue::Array(result))
+            Kind::ArraySort => sort_by(&elements, lambda),
+        }
+    }
+}
+
+/// What the columns of a query that a lambda uses may take, repeated for the elements that are evaluated together.
+const CAPTURES_BYTES: usize = 64 << 20;
+
+/// The lambda's values for `count` sets of parameters; `rows` are the rows that those from a place on belong to.
+fn evaluate(
+    lambda: &LambdaArgument,
+    parameters: &[&dyn Fn() -> Result<ArrayRef>],
+    count: usize,
+    rows: &dyn Fn(usize, usize) -> UInt64Array,
+) -> Result<ArrayRef> {
+    let (mut parts, mut from, mut wanted) = (Vec::new(), 0, count);
+    while from < count || parts.is_empty() {
+        let fitting = Cell::new(wanted);
+        let sliced: Vec<_> =
+            parameters.iter().map(|p| move || -> Result<ArrayRef> { Ok(p()?.slice(from, wanted)) }).collect();
+        let sliced: Vec<&dyn Fn() -> Result<ArrayRef>> =
+            sliced.iter().map(|p| p as &dyn Fn() -> Result<ArrayRef>).collect();
+        let value = lambda.evaluate(&sliced, |captures| {
+            let rows = rows(from, wanted);
+            fitting.set(fitting_rows(captures, &rows, CAPTURES_BYTES));
+            if fitting.get() < wanted {
+                return exec_err!("too many elements for one evaluation");
+            }
+            Ok(take_arrays(captures, &rows, None)?)
+        });
+        if fitting.get() < wanted {
+            // Less at once.
+            wanted = fitting.get();
+            continue;
+        }
+        parts.push(value?.into_array(wanted)?);
+        from += wanted;
+        wanted = wanted.min(count - from);
+    }
+    let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+    match parts.as_slice() {
+        [whole] => Ok(whole.slice(0, whole.len())),
+        parts => Ok(concat(parts)?),
     }
 }
 
@@ -206,30 +293,32 @@ struct Elements {
     values: ArrayRef,
     offsets: OffsetBuffer<i32>,
     nulls: Option<NullBuffer>,
-    /// The row of each element.
-    rows: UInt64Array,
+    /// The column's first row, counted in the batch.
+    first: usize,
 }
 
 #[expect(clippy::indexing_slicing, reason = "offsets have one entry more than there are rows")]
 impl Elements {
-    fn of(list: &ListArray) -> Result<Self> {
-        let mut rows = Vec::with_capacity(list.values().len());
-        let mut positions = Vec::with_capacity(list.values().len());
-        let mut lengths = Vec::with_capacity(list.len());
-        for row in 0..list.len() {
-            let length = if list.is_null(row) { 0 } else { list.value_length(row) };
-            let start = list.value_offsets()[row];
-            lengths.push(usize::try_from(length).unwrap_or(0));
-            for at in start..start + length {
-                rows.push(row as u64);
-                positions.push(u64::try_from(at).unwrap_or(0));
-            }
-        }
-        let whole = positions.len() == list.values().len();
-        let values =
-            if whole { Arc::clone(list.values()) } else { take(list.values(), &UInt64Array::from(positions), None)? };
-        let offsets = OffsetBuffer::from_lengths(lengths);
-        Ok(Elements { values, offsets, nulls: list.nulls().cloned(), rows: rows.into() })
+    fn of(list: &ListArray, first: usize) -> Result<Self> {
+        let length = |row| if list.is_null(row) { 0 } else { usize::try_from(list.value_length(row)).unwrap_or(0) };
+        let offsets = OffsetBuffer::from_lengths((0..list.len()).map(length));
+        let nulls = list.nulls().cloned();
+        let place = |offset: i32| usize::try_from(offset).unwrap_or(0);
+        let (start, end) = match list.value_offsets() {
+            [start, .., end] => (place(*start), place(*end)),
+            _ => (0, 0),
+        };
+        let used: usize = (0..list.len()).map(length).sum();
+        let values = if used == end - start {
+            list.values().slice(start, used)
+        } else {
+            let places = (0..list.len()).flat_map(|row| {
+                let start = place(list.value_offsets()[row]);
+                (start..start + length(row)).map(|at| at as u64)
+            });
+            take(list.values(), &UInt64Array::from_iter_values(places), None)?
+        };
+        Ok(Elements { values, offsets, nulls, first })
     }
 
     fn len(&self) -> usize {
@@ -247,13 +336,23 @@ impl Elements {
         Arc::new(Int32Array::from(indices))
     }
 
+    /// The rows of the batch that `count` elements from `from` on belong to.
+    fn rows(&self, from: usize, count: usize) -> UInt64Array {
+        let mut row = self.offsets.partition_point(|end| usize::try_from(*end).unwrap_or(0) <= from).saturating_sub(1);
+        let mut rows = Vec::with_capacity(count);
+        while rows.len() < count {
+            let left = self.range(row).end.saturating_sub(from + rows.len());
+            rows.extend(std::iter::repeat_n((self.first + row) as u64, left.min(count - rows.len())));
+            row += 1;
+        }
+        rows.into()
+    }
+
     /// The lambda's value for each element.
     fn evaluate(&self, lambda: &LambdaArgument) -> Result<ArrayRef> {
         let value = || Ok(Arc::clone(&self.values));
         let index = || Ok(self.indices());
-        lambda
-            .evaluate(&[&value, &index], |captures| Ok(take_arrays(captures, &self.rows, None)?))?
-            .into_array(self.values.len())
+        evaluate(lambda, &[&value, &index], self.values.len(), &|from, count| self.rows(from, count))
     }
 }
 
@@ -308,7 +407,13 @@ fn quantify(elements: &Elements, lambda: &LambdaArgument, decisive: bool) -> Res
 
 /// Pairs the elements of two lists; the shorter one is filled up with nulls.
 #[expect(clippy::indexing_slicing, reason = "offsets have one entry more than there are rows")]
-fn zip_with(left: &ListArray, right: &ListArray, lambda: &LambdaArgument, return_type: &DataType) -> Result<ArrayRef> {
+fn zip_with(
+    left: &ListArray,
+    right: &ListArray,
+    first_row: usize,
+    lambda: &LambdaArgument,
+    return_type: &DataType,
+) -> Result<ArrayRef> {
     let nulls = NullBuffer::union(left.nulls(), right.nulls());
     let (mut rows, mut lefts, mut rights, mut lengths) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for row in 0..left.len() {
@@ -316,7 +421,7 @@ fn zip_with(left: &ListArray, right: &ListArray, lambda: &LambdaArgument, return
         let (a, b) = if absent { (0, 0) } else { (left.value_length(row), right.value_length(row)) };
         lengths.push(usize::try_from(a.max(b)).unwrap_or(0));
         for i in 0..a.max(b) {
-            rows.push(row as u64);
+            rows.push((first_row + row) as u64);
             lefts.push((i < a).then(|| u64::try_from(left.value_offsets()[row] + i).unwrap_or(0)));
             rights.push((i < b).then(|| u64::try_from(right.value_offsets()[row] + i).unwrap_or(0)));
         }
@@ -326,8 +431,7 @@ fn zip_with(left: &ListArray, right: &ListArray, lambda: &LambdaArgument, return
     let first = take(left.values(), &UInt64Array::from(lefts), None)?;
     let second = take(right.values(), &UInt64Array::from(rights), None)?;
     let (first, second) = (|| Ok(Arc::clone(&first)), || Ok(Arc::clone(&second)));
-    let values =
-        lambda.evaluate(&[&first, &second], |captures| Ok(take_arrays(captures, &rows, None)?))?.into_array(count)?;
+    let values = evaluate(lambda, &[&first, &second], count, &|from, count| rows.slice(from, count))?;
     let item = list_item(return_type)?;
     let values = cast(&values, item.data_type())?;
     Ok(Arc::new(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), values, nulls)?))
@@ -355,9 +459,8 @@ fn aggregate(
             active.iter().map(|r| (elements.range(*r).start + pass) as u64).collect::<Vec<_>>().into();
         let state = if all { Arc::clone(&accumulator) } else { take(&accumulator, &rows, None)? };
         let (state, element) = (|| Ok(Arc::clone(&state)), || Ok(take(&elements.values, &at, None)?));
-        let merged = merge
-            .evaluate(&[&state, &element], |captures| Ok(take_arrays(captures, &rows, None)?))?
-            .into_array(active.len())?;
+        let of_batch: UInt64Array = rows.unary(|row| row + elements.first as u64);
+        let merged = evaluate(merge, &[&state, &element], active.len(), &|from, count| of_batch.slice(from, count))?;
         let merged = cast(&merged, &merged_type)?;
         accumulator = if all {
             merged
@@ -376,7 +479,9 @@ fn aggregate(
     let result = match finish {
         Some(finish) => {
             let state = || Ok(Arc::clone(&accumulator));
-            finish.evaluate(&[&state], |captures| Ok(captures.to_vec()))?.into_array(elements.len())?
+            let own =
+                |captures: &[ArrayRef]| captures.iter().map(|c| c.slice(elements.first, elements.len())).collect();
+            finish.evaluate(&[&state], |captures| Ok(own(captures)))?.into_array(elements.len())?
         }
         None => accumulator,
     };
@@ -390,32 +495,72 @@ fn aggregate(
     }
 }
 
-/// Sorts each list by the lambda's sign; the comparisons of all pairs of a list are made in one go.
-#[expect(clippy::indexing_slicing, reason = "the matrix has an entry for every pair")]
+/// A merge of two sorted runs of a list, given by their places among all elements.
+struct Merge {
+    row: usize,
+    left: std::ops::Range<usize>,
+    right: std::ops::Range<usize>,
+    /// Where its next element goes.
+    at: usize,
+}
+
+/// Sorts each list by the lambda's sign: runs that double in length are merged, in all lists at once, so that one evaluation
+/// compares a pair of each merge.
+#[expect(clippy::indexing_slicing, reason = "runs lie within the elements")]
 fn sort_by(elements: &Elements, lambda: &LambdaArgument) -> Result<ArrayRef> {
-    let mut order: Vec<u64> = Vec::with_capacity(elements.values.len());
-    for row in 0..elements.len() {
-        let range = elements.range(row);
-        let n = range.len();
-        let pairs = |pick: fn(usize, usize) -> usize| -> UInt64Array {
-            (0..n * n).map(|p| (range.start + pick(p / n, p % n)) as u64).collect::<Vec<_>>().into()
+    let mut order: Vec<u64> = (0..elements.values.len() as u64).collect();
+    let longest = (0..elements.len()).map(|row| elements.range(row).len()).max().unwrap_or(0);
+    let mut width = 1;
+    while width < longest {
+        let of_row = |row: usize| {
+            let end = elements.range(row).end;
+            elements.range(row).step_by(2 * width).map(move |start| {
+                let middle = (start + width).min(end);
+                Merge { row, left: start..middle, right: middle..(middle + width).min(end), at: start }
+            })
         };
-        let first = || Ok(take(&elements.values, &pairs(|i, _| i), None)?);
-        let second = || Ok(take(&elements.values, &pairs(|_, j| j), None)?);
-        let spread = UInt64Array::from(vec![row as u64; n * n]);
-        let signs = lambda
-            .evaluate(&[&first, &second], |captures| Ok(take_arrays(captures, &spread, None)?))?
-            .into_array(n * n)?;
-        let signs = cast(&signs, &DataType::Int32)?;
-        let signs = signs.as_primitive::<Int32Type>();
-        if signs.null_count() > 0 {
-            return exec_err!("[COMPARATOR_RETURNS_NULL] The comparator of array_sort has returned a NULL.");
+        let mut merges: Vec<Merge> =
+            (0..elements.len()).flat_map(of_row).filter(|merge| !merge.right.is_empty()).collect();
+        let mut merged = order.clone();
+        while !merges.is_empty() {
+            let signs = compare(elements, lambda, &merges, &order)?;
+            for (merge, sign) in merges.iter_mut().zip(signs.values()) {
+                let side = if *sign > 0 { &mut merge.right } else { &mut merge.left };
+                merged[merge.at] = order[side.start];
+                side.start += 1;
+                merge.at += 1;
+            }
+            merges.retain(|merge| {
+                if merge.right.is_empty() {
+                    merged[merge.at..merge.at + merge.left.len()].copy_from_slice(&order[merge.left.clone()]);
+                }
+                // What is left of the right run is in its place.
+                !merge.left.is_empty() && !merge.right.is_empty()
+            });
         }
-        let mut list: Vec<usize> = (0..n).collect();
-        list.sort_by(|i, j| signs.values()[i * n + j].cmp(&0));
-        order.extend(list.into_iter().map(|i| (range.start + i) as u64));
+        order = merged;
+        width *= 2;
     }
     let values = take(&elements.values, &UInt64Array::from(order), None)?;
     let item = Arc::new(Field::new_list_field(values.data_type().clone(), true));
     Ok(Arc::new(ListArray::try_new(item, elements.offsets.clone(), values, elements.nulls.clone())?))
+}
+
+/// The signs of the pairs that the merges are about to choose from.
+#[expect(clippy::indexing_slicing, reason = "runs lie within the elements")]
+fn compare(elements: &Elements, lambda: &LambdaArgument, merges: &[Merge], order: &[u64]) -> Result<Int32Array> {
+    let side = |place: fn(&Merge) -> usize| -> Result<ArrayRef> {
+        let places = merges.iter().map(|merge| order[place(merge)]);
+        Ok(take(&elements.values, &UInt64Array::from_iter_values(places), None)?)
+    };
+    let (first, second) = (|| side(|merge| merge.left.start), || side(|merge| merge.right.start));
+    let rows = |from: usize, count: usize| {
+        let merges = merges.iter().skip(from).take(count);
+        UInt64Array::from_iter_values(merges.map(|merge| (elements.first + merge.row) as u64))
+    };
+    let signs = cast(&evaluate(lambda, &[&first, &second], merges.len(), &rows)?, &DataType::Int32)?;
+    if signs.null_count() > 0 {
+        return exec_err!("[COMPARATOR_RETURNS_NULL] The comparator of array_sort has returned a NULL.");
+    }
+    Ok(signs.as_primitive::<Int32Type>().clone())
 }

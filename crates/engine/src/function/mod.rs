@@ -13,6 +13,7 @@ mod average;
 pub(crate) mod calendar;
 pub(crate) mod cast;
 pub(crate) mod catalog;
+pub(crate) mod constant;
 pub(crate) mod datetime;
 pub mod ddl;
 pub(crate) mod extremum;
@@ -117,6 +118,17 @@ const FALLIBLE: &[&str] = &[
     "regexp_replace",
     "replace",
     "split_part",
+    "slice",
+    "bit_get",
+    "getbit",
+    "url_decode",
+    "unbase64",
+    "str_to_map",
+    "map_from_entries",
+    "from_json",
+    "from_utc_timestamp",
+    "to_utc_timestamp",
+    "__date_field",
 ];
 
 /// Whether the function of this name has no value for some rows, but an error.

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::array::{Array, ArrayRef};
+use arrow::datatypes::DataType;
 use datafusion::common::Result;
 use datafusion::logical_expr::ScalarUDF;
 
-use super::cast::convert;
 use super::output::TextOutput;
+use super::string::{numbers, texts};
 use super::udf::{Call, Function};
 
 /// The functions of this module.
@@ -23,14 +23,6 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
         function("rpad", (2, 3), |c| pad(c, false)),
         function("space", (1, 1), space),
     ]
-}
-
-fn texts(call: &Call, index: usize) -> Result<StringArray> {
-    Ok(convert(call.arg(index)?, &DataType::Utf8, false)?.as_string::<i32>().clone())
-}
-
-fn numbers(call: &Call, index: usize) -> Result<Int64Array> {
-    Ok(convert(call.arg(index)?, &DataType::Int64, false)?.as_primitive::<Int64Type>().clone())
 }
 
 fn repeat(call: &Call) -> Result<ArrayRef> {

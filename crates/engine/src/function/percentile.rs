@@ -242,7 +242,7 @@ impl Summary {
         let mut old = std::mem::take(&mut self.samples).into_iter().peekable();
         let last = head.len() - 1;
         for (i, value) in head.into_iter().enumerate() {
-            while let Some(sample) = old.next_if(|s| s.value <= value) {
+            while let Some(sample) = old.next_if(|s| s.value.total_cmp(&value).is_le()) {
                 merged.push(sample);
             }
             self.count += 1;

@@ -74,7 +74,7 @@ fn steps(array: &ArrayRef) -> Result<Vec<Option<Step>>> {
             let intervals = array.as_primitive::<IntervalMonthDayNanoType>().iter();
             let step = |i: arrow::datatypes::IntervalMonthDayNano| Step {
                 months: i64::from(i.months),
-                units: i64::from(i.days) * DAY_MICROS + i.nanoseconds / 1_000,
+                units: i64::from(i.days).saturating_mul(DAY_MICROS).saturating_add(i.nanoseconds / 1_000),
             };
             Ok(intervals.map(|i| i.map(step)).collect())
         }

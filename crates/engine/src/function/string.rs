@@ -41,7 +41,7 @@ pub(super) fn texts(call: &Call, index: usize) -> Result<StringArray> {
     Ok(convert(call.arg(index)?, &DataType::Utf8, false)?.as_string::<i32>().clone())
 }
 
-fn numbers(call: &Call, index: usize) -> Result<Int64Array> {
+pub(super) fn numbers(call: &Call, index: usize) -> Result<Int64Array> {
     Ok(convert(call.arg(index)?, &DataType::Int64, false)?.as_primitive::<Int64Type>().clone())
 }
 

@@ -12,6 +12,7 @@ use datafusion::logical_expr::{
 };
 
 use super::ddl::timestamp;
+use super::output::check_bytes;
 use crate::plan::nodes::{TIME_WINDOW_KEY, WATERMARK_DELAY_KEY};
 
 fn window_fields() -> Fields {
@@ -58,7 +59,7 @@ struct TimeWindow {
 impl TimeWindow {
     /// The latest window start at or before `time`.
     fn last_start(&self, time: i64) -> i64 {
-        time - (time - self.start).rem_euclid(self.slide)
+        time.saturating_sub(time.saturating_sub(self.start).rem_euclid(self.slide))
     }
 }
 
@@ -105,10 +106,11 @@ impl ScalarUDFImpl for TimeWindow {
             if time.is_valid(row) {
                 let t = time.value(row);
                 let mut start = self.last_start(t);
-                while start > t - self.size {
+                while start > t.saturating_sub(self.size) {
                     starts.push(start);
-                    start -= self.slide;
+                    start = start.saturating_sub(self.slide);
                 }
+                check_bytes("window", starts.len().saturating_mul(2 * size_of::<i64>()))?;
             }
             lengths.push(starts.len() - before);
         }
@@ -120,7 +122,7 @@ impl ScalarUDFImpl for TimeWindow {
 }
 
 fn windows(starts: Vec<i64>, size: i64, nulls: Option<arrow::buffer::NullBuffer>) -> Result<StructArray> {
-    let ends: Vec<i64> = starts.iter().map(|s| s + size).collect();
+    let ends: Vec<i64> = starts.iter().map(|s| s.saturating_add(size)).collect();
     let column =
         |values: Vec<i64>| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) };
     Ok(StructArray::try_new(window_fields(), vec![column(starts), column(ends)], nulls)?)

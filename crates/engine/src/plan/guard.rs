@@ -21,6 +21,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 
 use super::recursion::{SessionConf, bounded};
 use crate::function;
+use crate::function::constant::check_constants;
 
 /// Guards every expression of an optimised plan.
 pub fn guard(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -31,7 +32,8 @@ pub fn guard(plan: LogicalPlan) -> Result<LogicalPlan> {
         let node = if filter { harmless_first(node, &schema) } else { node };
         node.map_expressions(|expr| {
             let saved = names.save(&expr);
-            Ok(guard_expression(expr, &schema, filter)?.update_data(|e| saved.restore(e)))
+            let guarded = guard_expression(expr, &schema, filter)?.transform_data(check_constants)?;
+            Ok(guarded.update_data(|e| saved.restore(e)))
         })
     })
     .map(|done| done.data)

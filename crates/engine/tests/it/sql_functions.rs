@@ -35,6 +35,56 @@ async fn calls_that_would_take_too_much_memory_fail() {
     }
 }
 
+/// Each of these would take tens of gigabytes if all were written out at once.
+#[tokio::test]
+async fn lists_are_not_written_out_for_all_rows_at_once() {
+    let last =
+        |shown: String| shown.lines().rfind(|l| l.starts_with('|')).unwrap_or_default().replace(' ', "");
+    for (query, expected) in [
+        // Constants of a megabyte and of 24 kB for each row.
+        ("SELECT count_if(exists(array(repeat('x', 1000000)), x -> x IS NOT NULL AND id >= 0)) FROM range(2000)", "|2000|"),
+        ("SELECT sum(aggregate(sequence(1L, 3000L), 0L, (a, x) -> a + x)) FROM range(10000)", "|45015000000|"),
+        // A list of the row for each of its elements.
+        (
+            "SELECT sum(size(filter(s, x -> x <= s[1]))), sum(aggregate(transform(s, (x, i) -> x + size(s) - i), 0L, (a, x) -> a + x))
+             FROM (SELECT sequence(id, id + 1000) AS s FROM range(100))",
+            "|200|105155050|",
+        ),
+        (
+            "SELECT sum(aggregate(zip_with(s, s, (x, y) -> x - y + size(s)), 0L, (a, x) -> a + x))
+             FROM (SELECT sequence(id, id + 1000) AS s FROM range(100))",
+            "|100200100|",
+        ),
+        // Millions of pairs.
+        ("SELECT array_sort(sequence(1, 2000), (x, y) -> y - x)[1] AS a FROM range(2)", "|1999|"),
+    ] {
+        assert_eq!(last(run(query).await.unwrap()), expected, "{query}");
+    }
+    for query in [
+        "SELECT sequence(1, 1000000) AS s, id FROM range(9000)",
+        "SELECT count_if(array_contains(sequence(1, 1000000), id)) FROM range(9000)",
+        "SELECT count(*) FROM (SELECT timestamp_seconds(id) AS t FROM range(9000)) GROUP BY window(t, '1 day', '1 second')",
+    ] {
+        let error = run(query).await.unwrap_err();
+        assert!(error.contains("EXCEED_LIMIT_LENGTH"), "{query}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_comparator_decides_what_comes_first() {
+    let sorted = async |list: &str, by: &str| run(&format!("SELECT array_sort({list}, {by}) AS a FROM range(3)")).await;
+    let by_last_digit = "(x, y) -> CASE WHEN x % 10 < y % 10 THEN -1 WHEN x % 10 > y % 10 THEN 1 ELSE 0 END";
+    let shown = sorted("array(21, 13, 40, 31, 3, 10, 11)", by_last_digit).await.unwrap();
+    assert!(shown.contains("[40, 10, 21, 31, 11, 13, 3]"), "stable: {shown}");
+    for list in ["filter(array(5), x -> x > 5)", "array(5)", "CAST(NULL AS ARRAY<INT>)"] {
+        assert!(sorted(list, "(x, y) -> 1").await.is_ok());
+    }
+    // No order at all is no reason to stop.
+    assert!(sorted("sequence(1, 500)", "(x, y) -> 1").await.unwrap().contains("500, 499"));
+    let error = sorted("array(1, 2)", "(x, y) -> CAST(NULL AS INT)").await.unwrap_err();
+    assert!(error.contains("COMPARATOR_RETURNS_NULL"), "{error}");
+}
+
 #[tokio::test]
 async fn only_functions_of_spark_are_listed() {
     let all = run("SHOW FUNCTIONS").await.unwrap();
