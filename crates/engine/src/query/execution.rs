@@ -129,6 +129,9 @@ impl Execution {
         if result.is_ok() {
             result = self.sink.stop().await;
         }
+        for source in &mut self.sources {
+            source.source.stop().await;
+        }
         if result.is_ok() {
             let checkpoint = Arc::clone(&self.checkpoint);
             let discarded = self.pool.run_blocking(move || {

@@ -79,4 +79,7 @@ pub trait Source: Send {
 
     /// Tells the source that everything before `end` has reached the sink for good.
     async fn commit(&mut self, end: &SourceOffset) -> Result<(), EngineError>;
+
+    /// Called once when the query ends, after the last commit.
+    async fn stop(&mut self) {}
 }

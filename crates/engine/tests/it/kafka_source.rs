@@ -551,8 +551,7 @@ async fn progress_is_committed_to_a_group_named_after_the_query() {
     assert_eq!(script.commits.lock()[0], ("totals".to_owned(), vec![(tp(0), 3)]));
     // The last offsets are not lost when the query ends between two commits.
     source.commit(&offset(r#"{"t":{"0":4}}"#)).await.unwrap();
-    drop(source);
-    tokio::time::timeout(Duration::from_secs(10), script.committed.notified()).await.unwrap();
+    source.stop().await;
     assert_eq!(script.commits.lock()[1].1, vec![(tp(0), 4)]);
 }
 

@@ -5,22 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::cluster::Cluster;
 use super::offsets::KafkaOffsets;
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How long the end of a query waits for the last commit.
+const LAST_COMMIT: Duration = Duration::from_secs(1);
 
 /// Hands offsets to a task that commits the newest. Ends, after a last commit, when dropped.
 #[derive(Debug)]
 pub(super) struct GroupCommits {
     newest: watch::Sender<KafkaOffsets>,
+    task: JoinHandle<()>,
 }
 
 impl GroupCommits {
     pub(super) fn start(cluster: Arc<dyn Cluster>, group: String) -> Self {
         let (newest, mut offsets) = watch::channel(KafkaOffsets::default());
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut warned = false;
             while offsets.changed().await.is_ok() {
                 let newest: Vec<_> =
@@ -41,7 +45,16 @@ impl GroupCommits {
                 }
             }
         });
-        GroupCommits { newest }
+        GroupCommits { newest, task }
+    }
+
+    /// Makes the last commit; gives it up when it takes long.
+    pub(super) async fn finish(self) {
+        let Self { newest, task } = self;
+        drop(newest);
+        if tokio::time::timeout(LAST_COMMIT, task).await.is_err() {
+            tracing::debug!("the last commit to the query's group takes too long");
+        }
     }
 
     pub(super) fn commit(&self, offsets: KafkaOffsets) {

@@ -491,4 +491,9 @@ impl Source for KafkaSource {
         }
         Ok(())
     }
+    async fn stop(&mut self) {
+        if let Some(commits) = self.commits.take() {
+            commits.finish().await;
+        }
+    }
 }
