@@ -255,10 +255,35 @@ impl FileReader {
         wanted: &SchemaRef,
         partitions: &[(String, Option<String>)],
     ) -> Result<Vec<RecordBatch>, EngineError> {
-        let (texts, numbers) = self.read_csv_texts(path, schema)?;
-        let batch = self.conform(&texts, wanted, partitions, true).map_err(|error| in_file(path, error))?;
+        let text = read_text(path)?;
+        let mut records = CsvRecords { rest: without_bom(&text), number: 0 };
+        let mut batches = Vec::new();
+        loop {
+            let (texts, numbers) = self.csv_texts(path, schema, &mut records)?;
+            // One batch at least.
+            if numbers.is_empty() && !batches.is_empty() {
+                return Ok(batches);
+            }
+            let last = numbers.len() < BATCH_ROWS;
+            batches.push(self.csv_batch(path, &texts, &numbers, wanted, partitions)?);
+            if last {
+                return Ok(batches);
+            }
+        }
+    }
+
+    /// Records as texts, as values.
+    fn csv_batch(
+        &self,
+        path: &Path,
+        texts: &RecordBatch,
+        numbers: &[usize],
+        wanted: &SchemaRef,
+        partitions: &[(String, Option<String>)],
+    ) -> Result<RecordBatch, EngineError> {
+        let batch = self.conform(texts, wanted, partitions, true).map_err(|error| in_file(path, error))?;
         if self.mode == ParseMode::Permissive {
-            return Ok(vec![batch]);
+            return Ok(batch);
         }
         // A text without a value could not be converted. Of the columns that are asked for only, as in Spark.
         let mut good = vec![true; batch.num_rows()];
@@ -275,22 +300,26 @@ impl FileReader {
                 *good &= !bad;
             }
         }
-        let kept = if good.contains(&false) { filter_record_batch(&batch, &BooleanArray::from(good))? } else { batch };
-        Ok(vec![kept])
+        Ok(if good.contains(&false) { filter_record_batch(&batch, &BooleanArray::from(good))? } else { batch })
     }
 
-    /// The records as texts, with the number of each in the file.
-    fn read_csv_texts(&self, path: &Path, schema: &SchemaRef) -> Result<(RecordBatch, Vec<usize>), EngineError> {
-        let text = read_text(path)?;
+    /// The next records as texts, [`BATCH_ROWS`] unless they are the last ones, with the number of each in the file.
+    fn csv_texts(
+        &self,
+        path: &Path,
+        schema: &SchemaRef,
+        records: &mut CsvRecords<'_>,
+    ) -> Result<(RecordBatch, Vec<usize>), EngineError> {
         let width = schema.fields().len();
         let mut builders: Vec<StringBuilder> = (0..width).map(|_| StringBuilder::new()).collect();
         let mut record = Vec::new();
-        let mut rest = without_bom(&text);
-        let mut number = 0;
         let mut numbers = Vec::new();
-        while let Some(after) = self.csv.read_record(rest, &mut record) {
-            rest = after;
-            number += 1;
+        while numbers.len() < BATCH_ROWS
+            && let Some(after) = self.csv.read_record(records.rest, &mut record)
+        {
+            records.rest = after;
+            records.number += 1;
+            let number = records.number;
             if number == 1 && self.csv.header {
                 if !self.enforce_schema {
                     check_header(path, &record, schema)?;
@@ -324,20 +353,22 @@ impl FileReader {
 
     fn read_text(&self, path: &Path, schema: &SchemaRef) -> Result<Vec<RecordBatch>, EngineError> {
         let text = read_text(path)?;
-        let mut builder = StringBuilder::new();
-        if self.whole_text {
-            builder.append_value(String::from_utf8_lossy(&text));
-        } else {
-            let body = text.strip_suffix(b"\n").unwrap_or(&text);
-            if !text.is_empty() {
-                for line in body.split(|b| *b == b'\n') {
-                    builder.append_value(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)));
-                }
-            }
-        }
         let name = schema.fields().first().map_or("value", |f| f.name().as_str());
         let schema = Arc::new(Schema::new(vec![Field::new(name, DataType::Utf8, true)]));
-        Ok(vec![RecordBatch::try_new(schema, vec![Arc::new(builder.finish())])?])
+        if self.whole_text && i32::try_from(text.len()).is_err() {
+            let size = text.len();
+            return Err(invalid(format!("the file {} has {size} bytes, more than fit into one value", path.display())));
+        }
+        let lines: Vec<&[u8]> = match text.strip_suffix(b"\n").unwrap_or(&text) {
+            _ if self.whole_text => vec![&text],
+            _ if text.is_empty() => Vec::new(),
+            body => body.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).collect(),
+        };
+        let batch = |lines: &[&[u8]]| {
+            let values = StringArray::from_iter_values(lines.iter().map(|line| String::from_utf8_lossy(line)));
+            Ok(RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(values)])?)
+        };
+        lines.chunks(BATCH_ROWS).map(batch).collect()
     }
 }
 
@@ -399,6 +430,13 @@ fn read_parquet(path: &Path, wanted: &[&str]) -> Result<Vec<RecordBatch>, Engine
         .build()
         .map_err(|e| io_error("read the Parquet file", path, std::io::Error::other(e)))?;
     Ok(reader.collect::<Result<_, _>>()?)
+}
+
+/// What of a CSV file is still to be read.
+struct CsvRecords<'a> {
+    rest: &'a [u8],
+    /// Of the last record that was read.
+    number: usize,
 }
 
 /// The types that all values of a column have had so far, as Spark's inference finds them.
