@@ -6,6 +6,7 @@ mod files;
 mod play;
 mod simulator;
 mod stage;
+mod text;
 mod view;
 
 use std::io;

@@ -15,7 +15,7 @@ use super::feed::{Sample, merge};
 use super::simulator::Simulator;
 use super::stage::{EVENTS_TOPIC, POSITIONS_TOPIC, SECONDS_TOPIC, Stage};
 use super::view::{self, Figures, Screen, thousands};
-use super::{Football, Output, files};
+use super::{Football, Output, files, text};
 use crate::tools::interrupted;
 
 const PIPELINE: &str = include_str!("../../../../examples/football/pipeline.sql");
@@ -86,7 +86,9 @@ async fn run(options: &Football, samples: Vec<Sample>) -> Result<(), Failure> {
     }
     if stage.earlier_records() > 0 && options.output == Output::Table && !options.send_only {
         let (server, count) = (&stage.address, stage.earlier_records());
-        eprintln!("The topics on {server} hold {count} records of earlier matches; this one begins behind them.");
+        let told =
+            format!("The topics on {server} hold {count} records of earlier matches; this one begins behind them.");
+        eprint!("{}", text::prose("", &told, text::columns()));
     }
     let this = Match {
         id,
@@ -108,7 +110,7 @@ async fn run(options: &Football, samples: Vec<Sample>) -> Result<(), Failure> {
     let told = outcome.is_ok().then(|| {
         let mut out = io::stdout().lock();
         match options.output {
-            Output::Table => this.summarize(options, &mut out),
+            Output::Table => write!(out, "{}", this.summarize(options, text::columns())),
             Output::Json => writeln!(out, "{}", this.to_json(options)),
         }
     });
@@ -273,62 +275,64 @@ impl Match {
         self.warehouse().join("player_second_history")
     }
 
-    fn summarize(&self, options: &Football, out: &mut impl Write) -> io::Result<()> {
+    fn summarize(&self, options: &Football, columns: usize) -> String {
         let (me, figures) = (program(), self.figures.lock());
-        writeln!(out)?;
+        let line = |text: String| text::prose("", &text, columns);
+        let detail = |text: String| text::prose("  ", &text, columns);
+        let command = |words: &[&str]| text::command(words, &[], columns);
+        let records = thousands(figures.produced);
         if let (true, Some(server)) = (options.send_only, &options.server) {
-            writeln!(
-                out,
-                "{} records sent to the topics of {server}. To run the queries over them:",
-                thousands(figures.produced)
-            )?;
-            writeln!(out, "  {me} sql -f examples/football/pipeline.sql --set bootstrap={server}")?;
-            return Ok(());
+            let bootstrap = format!("bootstrap={}", text::quoted(server));
+            return format!(
+                "\n{}",
+                line(format!("{records} records sent to the topics of {server}. To run the queries over them:"))
+            ) + &command(&[&me, "sql", "-f", "examples/football/pipeline.sql", "--set", &bootstrap]);
         }
         let total: f64 = figures.players.values().map(|p| p.meters).sum();
         let seconds: i64 = figures.players.values().map(|p| p.seconds).sum();
         let best = |key: fn(&view::Player) -> f64| {
             figures.players.iter().max_by(|a, b| key(a.1).total_cmp(&key(b.1))).map(|(n, p)| (n.clone(), key(p)))
         };
-        writeln!(
-            out,
-            "{} records, {} players, {:.2} km together.",
-            thousands(figures.produced),
-            figures.players.len(),
-            total / 1000.0
-        )?;
+        let players = figures.players.len();
+        let mut out =
+            format!("\n{}", line(format!("{records} records, {players} players, {:.2} km together.", total / 1000.0)));
         if let (Some(far), Some(fast)) = (best(|p| p.meters), best(|p| p.top_speed)) {
-            writeln!(
-                out,
+            out += &line(format!(
                 "Farthest: player {} ({:.0} m). Fastest: player {} ({:.1} m/s).",
                 far.0, far.1, fast.0, fast.1
-            )?;
+            ));
         }
-        writeln!(out)?;
-        writeln!(out, "Written: {seconds} rows, one for each player and second,")?;
-        writeln!(out, "  as Parquet in {}", shown(&self.history()))?;
-        writeln!(out, "  and as JSON in topic {SECONDS_TOPIC}; every position is in topic {POSITIONS_TOPIC}.")?;
-        writeln!(out, "Look further:")?;
-        writeln!(out, "  {me} sql -e 'SELECT player_id, round(sum(meters)) AS m, max(speed) AS top")?;
-        writeln!(out, "    FROM parquet.`{}`", shown(&self.history()))?;
-        writeln!(out, "    GROUP BY player_id ORDER BY m DESC'")?;
-        let look = "--from-beginning --max-messages 5 --server";
+        let (history, dir) = (shown(&self.history()), text::quoted(&shown(&self.dir)));
+        out += &format!("\n{}", line(format!("Written: {seconds} rows, one for each player and second,")));
+        out += &detail(format!("as Parquet in {history}"));
+        out += &detail(format!("and as JSON in topic {SECONDS_TOPIC}; every position is in topic {POSITIONS_TOPIC}."));
+        out += &line("Look further:".to_owned());
+        let table = format!("parquet.`{}`", history.replace('`', "``"));
+        let select = "SELECT player_id, round(sum(meters)) AS m, max(speed) AS top FROM";
+        let query = select.split(' ').chain([table.as_str()]).chain("GROUP BY player_id ORDER BY m DESC".split(' '));
+        out += &text::command(&[&me, "sql", "-e"], &query.collect::<Vec<_>>(), columns);
+        let consume = |server: &str| {
+            let look = ["--from-beginning", "--max-messages", "5", "--server", server];
+            command(&[[me.as_str(), "consume", POSITIONS_TOPIC].as_slice(), look.as_slice()].concat())
+        };
+        let remove = || line("To be rid of it all:".to_owned()) + &command(&["rm", "-r", &dir]);
         match &options.server {
             Some(server) => {
-                writeln!(out, "  {me} consume {POSITIONS_TOPIC} {look} {server}")?;
-                writeln!(out, "To be rid of it all:\n  rm -r {}", shown(&self.dir))?;
-                writeln!(
-                    out,
-                    "  {me} topic delete {POSITIONS_TOPIC} {SECONDS_TOPIC} {EVENTS_TOPIC} --server {server}"
-                )?;
+                let server = text::quoted(server);
+                out += &consume(&server);
+                out += &remove();
+                let topics = [POSITIONS_TOPIC, SECONDS_TOPIC, EVENTS_TOPIC];
+                out += &command(&[&[&me, "topic", "delete"], topics.as_slice(), &["--server", &server]].concat());
             }
             None => {
-                writeln!(out, "  {me} up --port 9192 --data-dir {}", shown(&self.dir.join("broker")))?;
-                writeln!(out, "  {me} consume {POSITIONS_TOPIC} {look} 127.0.0.1:9192   # beside it")?;
-                writeln!(out, "To be rid of it all:\n  rm -r {}", shown(&self.dir))?;
+                let data = text::quoted(&shown(&self.dir.join("broker")));
+                out += &command(&[&me, "up", "--port", "9192", "--data-dir", &data]);
+                out += &detail("# while that runs:".to_owned());
+                out += &consume("127.0.0.1:9192");
+                out += &remove();
             }
         }
-        Ok(())
+        out
     }
 
     fn to_json(&self, options: &Football) -> String {
@@ -362,5 +366,6 @@ fn shown(path: &Path) -> String {
 
 /// What to type to call this program again: its path, unless the shell finds it by name.
 fn program() -> String {
-    std::env::args().next().filter(|name| name.contains('/')).unwrap_or_else(|| "caudal".to_owned())
+    let path = std::env::args().next().filter(|name| name.contains('/'));
+    path.map_or_else(|| "caudal".to_owned(), |path| text::quoted(&path))
 }

@@ -159,11 +159,13 @@ pub struct Screen {
 
 impl Screen {
     pub fn new() -> Screen {
-        Screen { live: io::stdout().is_terminal(), drawn_lines: 0, last_minute: -1 }
+        // A terminal without a name may not know how to move its cursor.
+        let moves = std::env::var("TERM").is_ok_and(|name| !["", "dumb"].contains(&name.as_str()));
+        Screen { live: moves && io::stdout().is_terminal(), drawn_lines: 0, last_minute: -1 }
     }
 
     /// Columns and lines of the terminal; one that does not say has 80 and 24.
-    fn size() -> (usize, usize) {
+    pub fn size() -> (usize, usize) {
         let (columns, lines) = rustix::termios::tcgetwinsize(io::stdout()).map_or((0, 0), |w| (w.ws_col, w.ws_row));
         let or = |found: u16, usual: usize| if found == 0 { usual } else { usize::from(found) };
         (or(columns, 80), or(lines, 24))
