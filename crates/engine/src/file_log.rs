@@ -109,17 +109,32 @@ impl FileLog {
         Ok((compacted.unwrap_or(0)..=latest).find(|id| !there.contains(id)))
     }
 
+    /// The next batch that is a compaction: as it repeats what was before it, it can leave that out.
+    pub fn next_compaction(&self) -> i64 {
+        let next = self.latest.map_or(0, |latest| latest + 1);
+        (next / COMPACT_INTERVAL + 1) * COMPACT_INTERVAL - 1
+    }
+
     /// Writes the entry of `batch_id` under a temporary name; nothing is synced. [`FileLog::commit`] puts it in place.
     pub fn prepare(&self, batch_id: i64, lines: &[String]) -> Result<PreparedEntry, EngineError> {
+        let before = if is_compaction(batch_id) { self.entries_before(batch_id)? } else { Vec::new() };
+        self.write_entry(batch_id, before.iter().chain(lines))
+    }
+
+    /// As [`FileLog::prepare`], for an entry in place of all that is in the log. `batch_id` is that of
+    /// [`FileLog::next_compaction`].
+    pub fn prepare_anew(&self, batch_id: i64, lines: &[String]) -> Result<PreparedEntry, EngineError> {
+        self.write_entry(batch_id, lines.iter())
+    }
+
+    fn write_entry<'a>(
+        &self,
+        batch_id: i64,
+        lines: impl Iterator<Item = &'a String>,
+    ) -> Result<PreparedEntry, EngineError> {
         create_dirs(&self.dir)?;
         let compact = is_compaction(batch_id);
         let mut text = String::from(VERSION);
-        if compact {
-            for line in self.entries_before(batch_id)? {
-                text.push('\n');
-                text.push_str(&line);
-            }
-        }
         for line in lines {
             text.push('\n');
             text.push_str(line);
@@ -263,6 +278,24 @@ mod tests {
         assert_eq!(log.entries_after(Some(10)).unwrap(), ["{\"n\":11}"]);
         assert_eq!(log.entries_after(Some(11)).unwrap(), Vec::<String>::new());
         assert_eq!(log.entries_after(Some(5)).unwrap(), all);
+    }
+
+    #[test]
+    fn a_log_can_begin_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        for batches in [0, 1, 9, 10, 11, 25] {
+            let place = dir.path().join(batches.to_string());
+            let mut log = FileLog::open(&place).unwrap();
+            (0..batches).for_each(|id| log.add(id, &["old".to_owned()]).unwrap());
+            let entry = log.prepare_anew(log.next_compaction(), &["new".to_owned()]).unwrap();
+            assert_eq!(FileLog::open(&place).unwrap().all_entries().unwrap().len(), usize::try_from(batches).unwrap());
+            log.commit(entry).unwrap();
+            log.add(log.latest().unwrap() + 1, &["newer".to_owned()]).unwrap();
+            let again = FileLog::open(&place).unwrap();
+            assert_eq!(again.all_entries().unwrap(), ["new", "newer"], "{batches}");
+            assert_eq!(again.entries_after(Some(batches - 1)).unwrap(), ["new", "newer"], "{batches}");
+            assert_eq!(again.first_missing().unwrap(), None);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -102,18 +102,10 @@ impl Entry {
 
     /// Removes the files of a table without a place of its own.
     pub(crate) fn remove_files(&self) -> Result<(), SqlError> {
-        let Some(Managed { directory, checkpoint, .. }) = &self.details.managed else { return Ok(()) };
+        let Some(managed) = &self.details.managed else { return Ok(()) };
         // The checkpoint first: with it and without the rows, a table of this name would never read its input again.
-        for path in checkpoint.iter().chain([directory]) {
-            match std::fs::remove_dir_all(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    let message = format!("failed to remove the files of {} in {}: {error}", self.name, path.display());
-                    return Err(SqlError::new("CANNOT_DROP_TABLE", message));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        managed.remove_checkpoint(&self.name)?;
+        managed.remove_directory(&self.name)
     }
 }
 
@@ -127,6 +119,28 @@ pub(crate) struct Managed {
     /// How further rows are written.
     pub options: BTreeMap<String, String>,
     pub partitioned_by: Vec<String>,
+}
+
+impl Managed {
+    /// Removes the checkpoint of the table `name`, if it has one.
+    pub(crate) fn remove_checkpoint(&self, name: &str) -> Result<(), SqlError> {
+        self.checkpoint.as_deref().map_or(Ok(()), |path| remove(name, path))
+    }
+
+    /// Removes the rows of the table `name`.
+    pub(crate) fn remove_directory(&self, name: &str) -> Result<(), SqlError> {
+        remove(name, &self.directory)
+    }
+}
+
+fn remove(name: &str, path: &Path) -> Result<(), SqlError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let message = format!("failed to remove the files of {name} in {}: {error}", path.display());
+            Err(SqlError::new("CANNOT_DROP_TABLE", message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// All tables of a session.
@@ -164,11 +178,11 @@ impl Catalog {
     pub(crate) fn stream(&self, name: &str, more: &[(String, String)]) -> Result<Arc<dyn TableProvider>> {
         let entry = self.find(name)?;
         match entry.table {
-            Table::External { mut options, open, .. } => {
-                options.extend(more.iter().cloned());
-                let factory = open(&options, Reading::Stream).map_err(external)?;
+            Table::External { options, open, .. } => {
+                let factory = open(&with_options(options, more), Reading::Stream).map_err(external)?;
                 Ok(Arc::new(StreamRelation::new(entry.name, factory)))
             }
+            _ if !more.is_empty() => without_options(&entry.name),
             Table::View { plan, .. } if is_streaming(&plan) => Ok(Arc::new(ViewTable::new(*plan, None))),
             Table::View { .. } | Table::Memory(_) => plan_err!(
                 "[UNSUPPORTED_STREAMING_TABLE] `{}` is not a stream: STREAM needs a table over kafka, files or rate",
@@ -177,18 +191,36 @@ impl Catalog {
         }
     }
 
-    /// The table as it is now.
-    pub(crate) fn batch(&self, name: &str) -> Result<Arc<dyn TableProvider>> {
+    /// The table as it is now: `FROM name`, with further options of the reading.
+    pub(crate) fn batch(&self, name: &str, more: &[(String, String)]) -> Result<Arc<dyn TableProvider>> {
         let entry = self.find(name)?;
         match entry.table {
             Table::External { options, open, .. } => {
-                let factory = open(&options, Reading::Batch).map_err(external)?;
+                let factory = open(&with_options(options, more), Reading::Batch).map_err(external)?;
                 Ok(Arc::new(BoundedTable::new(factory)))
             }
+            _ if !more.is_empty() => without_options(&entry.name),
             Table::View { plan, text } => Ok(Arc::new(ViewTable::new(*plan, Some(text)))),
             Table::Memory(provider) => Ok(provider),
         }
     }
+}
+
+/// Options by name. Of those whose names differ in case only the last counts, whatever its case.
+pub(crate) fn with_options<'a>(
+    mut options: BTreeMap<String, String>,
+    more: impl IntoIterator<Item = &'a (String, String)>,
+) -> BTreeMap<String, String> {
+    for (name, value) in more {
+        options.retain(|known, _| !known.eq_ignore_ascii_case(name));
+        let name = if name.eq_ignore_ascii_case("path") { "path" } else { name };
+        options.insert(name.to_owned(), value.clone());
+    }
+    options
+}
+
+fn without_options<T>(name: &str) -> Result<T> {
+    plan_err!("[UNSUPPORTED_FEATURE] `{name}` takes no options: WITH (...) is for tables over kafka, files or rate")
 }
 
 fn external(error: crate::error::EngineError) -> DataFusionError {
@@ -226,7 +258,7 @@ impl SchemaProvider for CatalogSchema {
         if self.0.get(name).is_none() {
             return Ok(None);
         }
-        self.0.batch(name).map(Some)
+        self.0.batch(name, &[]).map(Some)
     }
 
     fn table_exist(&self, name: &str) -> bool {

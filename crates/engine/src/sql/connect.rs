@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::timezone::Tz;
 use arrow::datatypes::SchemaRef;
 
-use super::catalog::{OpenSource, Reading, Table};
+use super::catalog::{OpenSource, Reading, Table, with_options};
 use super::error::{SqlError, did_you_mean};
 use crate::error::EngineError;
 use crate::options::Options;
@@ -24,6 +24,24 @@ fn options_of(options: &BTreeMap<String, String>) -> Options {
     options.iter().collect()
 }
 
+/// A statement's options with its `LOCATION`.
+pub(super) fn located<'a>(
+    options: impl IntoIterator<Item = &'a (String, String)>,
+    location: Option<&String>,
+) -> Result<BTreeMap<String, String>, SqlError> {
+    let mut options = with_options(BTreeMap::new(), options);
+    let Some(location) = location else { return Ok(options) };
+    match options.insert("path".to_owned(), location.clone()) {
+        Some(path) if path != *location => {
+            let message = format!(
+                "Duplicated table paths found: '{path}' and '{location}'. LOCATION and the option 'path' both say where the table is; one of them has to go."
+            );
+            Err(SqlError::parse(message))
+        }
+        _ => Ok(options),
+    }
+}
+
 /// A table over something outside.
 pub(super) fn table(
     format: &str,
@@ -37,11 +55,22 @@ pub(super) fn table(
     if !READABLE.contains(&format) {
         return Err(unknown_format(format));
     }
-    // Opened once now, so that a wrong option or a missing path is the fault of this statement.
-    let reading = if ["rate", "kafka"].contains(&format) { Reading::Stream } else { Reading::Batch };
+    let fixed = ["rate", "kafka"].contains(&format);
     let schema = match schema {
+        Some(_) if fixed => {
+            let message = format!("The data source {format} has columns of its own; the table cannot name others.");
+            return Err(
+                SqlError::new("USER_SPECIFIED_SCHEMA_UNSUPPORTED", message).hint("Leave the list of columns out.")
+            );
+        }
         Some(schema) => schema,
-        None => open(&options, reading)?.schema(),
+        // Opened once now, so that a wrong option or a missing path is the fault of this statement.
+        None if fixed => {
+            let stream = open(&options, Reading::Stream);
+            // `endingOffsets` are for tables only.
+            stream.or_else(|error| open(&options, Reading::Batch).map_err(|_| error))?.schema()
+        }
+        None => open(&options, Reading::Batch)?.schema(),
     };
     Ok(Table::External { format: format.to_owned(), options, schema, open })
 }
@@ -130,6 +159,12 @@ fn source(
             Err(EngineError::Invalid { class: "DATA_SOURCE_NOT_FOUND", message: format!("no data source {other}") })
         }
     }
+}
+
+/// With which options files are read that were written with these: how they are compressed stands in them.
+pub(super) fn reading_options(mut writing: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    writing.retain(|name, _| !name.eq_ignore_ascii_case("compression"));
+    writing
 }
 
 /// The file sink of a streaming table.

@@ -4,25 +4,26 @@
 //! unless `LOCATION` does. Those of a temporary table stay in memory, and those of a materialized view that says nothing
 //! about its files: it is computed anew by the statement that makes it.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::datasource::{MemTable, provider_as_source};
-use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 
 use super::catalog::{Details, Entry, Managed, Table, is_streaming};
 use super::connect;
 use super::duplicate;
 use super::error::SqlError;
 use super::resolve;
+use super::rows::{RowStream, size_bytes};
 use super::session::{SqlSession, StatementResult};
 use super::statement::{CreateTable, ParsedQuery};
+use crate::blocking::block;
 use crate::format::cell::utc;
-use crate::sink::file::{FileFormat, METADATA_DIR};
-use crate::sink::{OutputMode, Sink};
+use crate::function::cast::convert;
+use crate::sink::file::{FileFormat, FileSink, METADATA_DIR};
 
 impl SqlSession {
     /// Runs the query and keeps its rows under the table's name; `what` is `table` or `materialized view`.
@@ -69,45 +70,58 @@ impl SqlSession {
         Ok(StatementResult::Done(format!("created {what} {}", table.name)))
     }
 
-    async fn write_files(
-        &self,
-        table: &CreateTable,
-        plan: datafusion::logical_expr::LogicalPlan,
-    ) -> Result<(Table, Option<Managed>), SqlError> {
+    async fn write_files(&self, table: &CreateTable, plan: LogicalPlan) -> Result<(Table, Option<Managed>), SqlError> {
         let format = table.format.as_deref().unwrap_or("parquet");
         let Some(file) = FileFormat::from_name(format) else {
             return Err(SqlError::unsupported(format!("AS SELECT into a table USING {format}")).hint(
                 "Rows can be written as parquet, json, csv and text; CREATE STREAMING TABLE writes into topics.",
             ));
         };
-        let mut options: BTreeMap<String, String> = table.options.iter().cloned().collect();
         let directory = self.warehouse.join(table.name.to_lowercase());
-        if let Some(location) = &table.location {
-            options.insert("path".to_owned(), location.clone());
-        }
+        let mut options = connect::located(&table.options, table.location.as_ref())?;
         let placeless = !options.contains_key("path");
         let path = options.entry("path".to_owned()).or_insert_with(|| directory.display().to_string()).clone();
         let local = crate::source::file::path::local_path(&path)?;
-        // What the table replaces may be what the query reads: it goes after that.
-        let (schema, batches) = self.collect(plan).await?;
-        if let Some(old) = self.catalog.get(&table.name).filter(|_| table.or_replace) {
-            old.remove_files()?;
-        }
-        if table.or_replace && placeless {
-            remove_earlier(&directory, &self.warehouse)?;
-        }
-        check_empty(&table.name, &local)?;
+        let old = self.catalog.get(&table.name).and_then(|old| old.details.managed).filter(|_| table.or_replace);
         let mut sink = connect::file_sink(file, &options, &table.partitioned_by, &directory, utc())?;
-        sink.add_batch(0, OutputMode::Append, Arc::clone(&schema), batches).await?;
+        let replaces = placeless && old.as_ref().is_some_and(|old| old.directory == directory);
+        let anew = replaces || placeless && table.or_replace && is_of_earlier_run(&directory, &self.warehouse);
+        if !anew {
+            if old.as_ref().is_some_and(|old| is_within(&local, &old.directory)) {
+                return Err(occupied(&table.name, &local));
+            }
+            check_empty(&table.name, &local)?;
+        }
+        let schema = Arc::new(plan.schema().as_arrow().clone());
+        let existed = local.exists();
+        let written = async {
+            // What the table replaces may be what the query reads, and stays until all rows are there.
+            stage(&mut sink, &schema, self.stream(plan).await?, Ok).await?;
+            put(&mut sink, anew)
+        }
+        .await;
+        if let Err(error) = written {
+            drop(sink);
+            if !anew {
+                // Nothing else was there.
+                let _ = std::fs::remove_dir_all(&local);
+                let _ = existed.then(|| std::fs::create_dir(&local));
+            }
+            return Err(error);
+        }
+        if let Some(old) = old {
+            old.remove_checkpoint(&table.name)?;
+            if !replaces {
+                old.remove_directory(&table.name)?;
+            }
+        }
         let managed = placeless.then(|| Managed {
             directory,
             checkpoint: None,
             options: options.clone(),
             partitioned_by: table.partitioned_by.clone(),
         });
-        // How files are compressed stands in them.
-        options.retain(|name, _| !name.eq_ignore_ascii_case("compression"));
-        Ok((connect::table(format, options, Some(schema), utc())?, managed))
+        Ok((connect::table(format, connect::reading_options(options), Some(schema), utc())?, managed))
     }
 
     /// An empty table of these columns, in files below the warehouse.
@@ -126,8 +140,8 @@ impl SqlSession {
         &self,
         entry: &Entry,
         overwrite: bool,
-        schema: SchemaRef,
-        rows: Vec<RecordBatch>,
+        schema: &SchemaRef,
+        rows: RowStream,
     ) -> Result<(), SqlError> {
         let target = match (&entry.table, &entry.details) {
             (Table::External { format, .. }, Details { managed: Some(managed), query: None, .. }) => {
@@ -140,39 +154,76 @@ impl SqlSession {
             return Err(SqlError::unsupported(format!("INSERT INTO a table of {kind} that names a place of its own"))
                 .hint("CREATE STREAMING TABLE writes there."));
         };
-        if overwrite {
-            entry.remove_files()?;
-        }
         let mut sink =
             connect::file_sink(format, &managed.options, &managed.partitioned_by, &managed.directory, utc())?;
-        let id = sink.next_batch_id();
-        sink.add_batch(id, OutputMode::Append, schema, rows).await?;
-        Ok(())
+        stage(&mut sink, schema, rows, |batch| conformed(&batch, schema)).await?;
+        put(&mut sink, overwrite)
     }
 }
 
-/// Removes the table of this name that an earlier run left: files with the log of our own sink. Those of a streaming table
-/// stay, its checkpoint goes with them.
-fn remove_earlier(directory: &Path, warehouse: &Path) -> Result<(), SqlError> {
-    let streaming = directory.file_name().is_some_and(|name| warehouse.join("_checkpoints").join(name).exists());
-    if streaming || !directory.join(METADATA_DIR).is_dir() {
-        return Ok(());
+/// Rows that become a file, or some with partitions, in memory.
+const STAGE_BYTES: usize = 128 << 20;
+
+/// Writes rows as they come, to where no reader sees them yet.
+async fn stage(
+    sink: &mut FileSink,
+    schema: &SchemaRef,
+    mut rows: RowStream,
+    each: impl Fn(RecordBatch) -> Result<RecordBatch, SqlError>,
+) -> Result<(), SqlError> {
+    loop {
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while bytes < STAGE_BYTES
+            && let Some(batch) = rows.next().await?
+        {
+            let batch = each(batch)?;
+            bytes += size_bytes(&batch);
+            batches.push(batch);
+        }
+        block(|| sink.stage(schema, &batches))?;
+        if bytes < STAGE_BYTES {
+            return Ok(());
+        }
     }
-    std::fs::remove_dir_all(directory).map_err(|error| {
-        SqlError::new("CANNOT_REPLACE_TABLE", format!("failed to remove {}: {error}", directory.display()))
-    })
+}
+
+/// Lets readers see the rows, beside those that there are or in place of them.
+fn put(sink: &mut FileSink, anew: bool) -> Result<(), SqlError> {
+    Ok(block(|| if anew { sink.replace() } else { sink.append() })?)
+}
+
+/// The rows of an `INSERT` with the types that the table has.
+pub(super) fn conformed(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, SqlError> {
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| convert(column, field.data_type(), false)).collect::<Result<_, _>>();
+    let columns = columns.map_err(|e| resolve::runtime_error(&e))?;
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|e| SqlError::from_message(&e.to_string()))
+}
+
+/// Whether an earlier run left a table there: files with the log of our own sink. Not those of a streaming table, whose
+/// checkpoint goes with them.
+fn is_of_earlier_run(directory: &Path, warehouse: &Path) -> bool {
+    let streaming = directory.file_name().is_some_and(|name| warehouse.join("_checkpoints").join(name).exists());
+    !streaming && directory.join(METADATA_DIR).is_dir()
 }
 
 /// Files of something else must neither be lost nor read as the table's.
 fn check_empty(name: &str, directory: &Path) -> Result<(), SqlError> {
     let occupied =
         directory.is_file() || std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some());
-    if !occupied {
-        return Ok(());
-    }
+    if occupied { Err(self::occupied(name, directory)) } else { Ok(()) }
+}
+
+fn occupied(name: &str, directory: &Path) -> SqlError {
     let message = format!(
         "Cannot name the managed table as `{name}`, as its associated location '{}' already exists. Please pick a different table name, or remove the existing location first. SQLSTATE: 42710",
         directory.display()
     );
-    Err(SqlError::new("LOCATION_ALREADY_EXISTS", message))
+    SqlError::new("LOCATION_ALREADY_EXISTS", message)
+}
+
+/// Whether one directory is another one or below it.
+fn is_within(inner: &Path, outer: &Path) -> bool {
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    whole(inner).starts_with(whole(outer))
 }

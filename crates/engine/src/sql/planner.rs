@@ -46,7 +46,7 @@ impl RelationPlanner for MarkedRelations {
                 self.table(&name, alias, context)
             }
             TableFactor::Table { name, alias, args: None, .. } if path_relation(&name).is_some() => {
-                planned(path_scan(&name)?, alias)
+                planned(path_scan(&name, &[])?, alias)
             }
             TableFactor::Table { name, alias, args: Some(args), .. } if is_range(&name, &args) => {
                 range(name, alias, args, context)
@@ -85,14 +85,15 @@ pub(crate) fn path_relation(name: &ast::ObjectName) -> Option<(String, String)> 
 }
 
 /// The files under a path, as a table with the schema that they have.
-fn path_scan(name: &ast::ObjectName) -> Result<LogicalPlan> {
+fn path_scan(name: &ast::ObjectName, options: &[(String, String)]) -> Result<LogicalPlan> {
     let Some((format, path)) = path_relation(name) else { return plan_err!("{name} is no path") };
     let Some(known) = FileFormat::from_name(&format) else {
         return plan_err!(
             "[UNSUPPORTED_DATASOURCE_FOR_DIRECT_QUERY] Unsupported data source type for direct query on files: {format}. Caudal has parquet, json, csv and text. SQLSTATE: 0A000"
         );
     };
-    let options = Options::from_iter([("path", path.as_str())]);
+    let mut options: Options = options.iter().map(|(name, value)| (name, value)).collect();
+    options.set("path", path.as_str());
     let table = FileTable::table(known, &options, None, utc()).map_err(|e| DataFusionError::External(Box::new(e)))?;
     let provider = Arc::new(BoundedTable::new(Arc::new(table)));
     LogicalPlanBuilder::scan(TableReference::bare(path), provider_as_source(provider), None)?.build()
@@ -165,7 +166,7 @@ impl MarkedRelations {
             RelationSpec::Mark { mark, watermark_expression } => {
                 let plan = match (path_relation(relation), mark.stream) {
                     (None, _) => self.scan(&name, mark, context)?,
-                    (Some(_), false) => path_scan(relation)?,
+                    (Some(_), false) => path_scan(relation, &mark.options)?,
                     (Some((format, path)), true) => {
                         return plan_err!(
                             "[UNSUPPORTED_STREAMING_TABLE] {format}.`{path}` is read as a table only. Name it to read it as a stream: CREATE TABLE t USING {format} OPTIONS (path '{path}')"
@@ -179,7 +180,7 @@ impl MarkedRelations {
         planned(plan, alias)
     }
 
-    /// The marked table itself. Without `STREAM` it may be a query of `WITH`.
+    /// The marked table itself. Without `STREAM` and options it may be a query of `WITH`.
     fn scan(
         &self,
         name: &str,
@@ -187,12 +188,16 @@ impl MarkedRelations {
         context: &mut dyn RelationPlannerContext,
     ) -> Result<LogicalPlan> {
         if !mark.stream
+            && mark.options.is_empty()
             && let Ok(plan) = context.plan(super::ast::table(name))
         {
             return Ok(plan);
         }
-        let provider: Arc<dyn TableProvider> =
-            if mark.stream { self.catalog.stream(name, &mark.options)? } else { self.catalog.batch(name)? };
+        let provider: Arc<dyn TableProvider> = if mark.stream {
+            self.catalog.stream(name, &mark.options)?
+        } else {
+            self.catalog.batch(name, &mark.options)?
+        };
         LogicalPlanBuilder::scan(TableReference::bare(name), provider_as_source(provider), None)?.build()
     }
 
@@ -385,16 +390,6 @@ impl ExprPlanner for SparkExpressions {
             BinaryOperator::Multiply => Operation::Multiply,
             BinaryOperator::Divide => Operation::Divide,
             BinaryOperator::Modulo => Operation::Remainder,
-            BinaryOperator::StringConcat => {
-                let ty = ExprSchemable::get_type(&expr.left, schema)?;
-                if matches!(ty, DataType::List(_)) {
-                    return Ok(PlannerResult::Original(expr));
-                }
-                let as_text = |e| function::cast::cast().call(vec![e, lit("STRING")]);
-                let op = BinaryOperator::StringConcat;
-                let raw = RawBinaryExpr { op, left: as_text(expr.left), right: as_text(expr.right) };
-                return Ok(PlannerResult::Original(raw));
-            }
             BinaryOperator::Eq
             | BinaryOperator::NotEq
             | BinaryOperator::Lt

@@ -70,6 +70,12 @@ impl Rewriter<'_> {
                 self.watermark_of_last()?;
                 return Ok(true);
             }
+            "WITH" if self.is_options_of_last() => {
+                let last = self.output.len() - 1;
+                let mark = self.relation_mark(false)?;
+                self.mark_name(last, mark);
+                return Ok(true);
+            }
             "INTERVAL" => return Ok(self.interval_literal(token)),
             "EXISTS" if self.is_exists_function() => {
                 self.output.push(word("exists", true, token.span));
@@ -124,6 +130,13 @@ impl Rewriter<'_> {
         if parenthesised {
             self.expect(&Token::RParen)?;
         }
+        let mark = self.relation_mark(true)?;
+        self.mark_name(start, mark);
+        Ok(())
+    }
+
+    /// What follows a relation's name: `[WITH (options)] [WATERMARK ...]`.
+    fn relation_mark(&mut self, stream: bool) -> Result<RelationMark, SqlError> {
         let options = if is_word(self.peek(0), "WITH") && is_token(self.peek(1), &Token::LParen) {
             self.at += 1;
             let (options, used) = properties(self.text, self.input.get(self.at..).unwrap_or_default())?;
@@ -133,8 +146,29 @@ impl Rewriter<'_> {
             Vec::new()
         };
         let watermark = if is_word(self.peek(0), "WATERMARK") { Some(self.watermark()?) } else { None };
-        self.mark_name(start, RelationMark { stream: true, options, watermark });
-        Ok(())
+        Ok(RelationMark { stream, options, watermark })
+    }
+
+    /// Whether `WITH (...)` stands behind the name of a table in a `FROM`.
+    fn is_options_of_last(&self) -> bool {
+        let named = |token: Option<&TokenWithSpan>| matches!(token.map(|t| &t.token), Some(Token::Word(_)));
+        let mut first = self.at;
+        while let Some(before) = first.checked_sub(1)
+            && named(self.input.get(before))
+        {
+            first = before;
+            match first.checked_sub(1) {
+                Some(period) if is_token(self.input.get(period), &Token::Period) => first = period,
+                _ => break,
+            }
+        }
+        let begins = first.checked_sub(1).and_then(|i| self.input.get(i)).is_some_and(|token| {
+            token.token == Token::Comma || is_word(Some(token), "FROM") || is_word(Some(token), "JOIN")
+        });
+        first < self.at
+            && begins
+            && self.in_from.last().copied().unwrap_or(false)
+            && is_token(self.peek(1), &Token::LParen)
     }
 
     /// A possibly qualified name, copied to the output.
@@ -409,6 +443,19 @@ mod tests {
         let watermark = marks[0].watermark.as_ref().unwrap();
         assert_eq!((watermark.alias.as_deref(), watermark.delay_ms), (Some("ts"), 60_000));
         assert_eq!(watermark.expression.len(), 4);
+    }
+
+    #[test]
+    fn options_stand_behind_the_name_of_a_table() {
+        let (text, marks) = rewritten(
+            "SELECT 1 FROM t WITH (a = 'b') AS x JOIN spark_catalog.default.u WITH ('c' 1) WATERMARK y DELAY OF INTERVAL 1 SECOND",
+        );
+        assert_eq!(text, "SELECT 1 FROM #0:t AS x JOIN spark_catalog . default . #1:u");
+        assert_eq!(marks[0].options, [("a".to_owned(), "b".to_owned())]);
+        assert!(!marks[1].stream && marks[1].watermark.is_some() && marks[1].options.len() == 1);
+        for plain in ["SELECT 1 FROM t AS x WITH ( a )", "SELECT 1 FROM f ( 1 ) WITH ( a )", "WITH ( a )"] {
+            assert_eq!(rewritten(plain).0, plain);
+        }
     }
 
     #[test]

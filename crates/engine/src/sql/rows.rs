@@ -73,7 +73,7 @@ impl RowStream {
 }
 
 /// What the rows of a batch take, of buffers that they may share with others.
-fn size_bytes(batch: &RecordBatch) -> usize {
+pub(super) fn size_bytes(batch: &RecordBatch) -> usize {
     let column = |column: &Arc<dyn Array>| {
         column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
     };

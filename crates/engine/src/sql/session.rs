@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::catalog::{Catalog, CatalogSchema, Details, Entry, Managed, OpenSource, Table, is_streaming};
 use super::connect;
+use super::ctas::conformed;
 use super::duplicate;
 use super::error::SqlError;
 use super::memory::{self, MEMORY_LIMIT};
@@ -33,6 +34,7 @@ use crate::plan::SourceFactory;
 use crate::plan::guard::GuardedPlanner;
 use crate::plan::recursion::SessionConf;
 use crate::query::{QueryManager, StreamingQuery};
+use crate::sink::file::FileFormat;
 
 /// How a session starts.
 #[derive(Debug, Clone)]
@@ -190,7 +192,7 @@ impl SqlSession {
     }
 
     /// Runs a plan while its rows are taken. Fails for a plan over streams.
-    async fn stream(&self, plan: LogicalPlan) -> Result<RowStream, SqlError> {
+    pub(super) async fn stream(&self, plan: LogicalPlan) -> Result<RowStream, SqlError> {
         let frame = self.context.execute_logical_plan(plan).await.map_err(|e| resolve::runtime_error(&e))?;
         frame.execute_stream().await.map(RowStream::new).map_err(|e| resolve::runtime_error(&e))
     }
@@ -268,37 +270,30 @@ impl SqlSession {
             return Err(SqlError::unsupported("INSERT INTO with a list of columns"));
         }
         let schema = entry.table.schema();
-        let (given, batches) = self.collect(self.plan_query(query, text).await?).await?;
-        if given.fields().len() != schema.fields().len() {
+        let plan = self.plan_query(query, text).await?;
+        let given = plan.schema().fields().len();
+        if given != schema.fields().len() {
             return Err(SqlError::new(
                 "INSERT_COLUMN_ARITY_MISMATCH",
                 format!(
-                    "Cannot write to `{}`: it has {} columns, the data {}.",
+                    "Cannot write to `{}`: it has {} columns, the data {given}.",
                     entry.name,
                     schema.fields().len(),
-                    given.fields().len()
                 ),
             ));
         }
+        let Table::Memory(provider) = &entry.table else {
+            self.insert_files(entry, overwrite, &schema, self.stream(plan).await?).await?;
+            return Ok(StatementResult::Done(String::new()));
+        };
+        let (_, batches) = self.collect(plan).await?;
         let mut rows = Vec::new();
-        if let (Table::Memory(provider), false) = (&entry.table, overwrite) {
+        if !overwrite {
             let frame = self.context.read_table(Arc::clone(provider)).map_err(|e| resolve::runtime_error(&e))?;
             rows = frame.collect().await.map_err(|e| resolve::runtime_error(&e))?;
         }
         for batch in batches {
-            let columns = batch
-                .columns()
-                .iter()
-                .zip(schema.fields())
-                .map(|(column, field)| function::cast::convert(column, field.data_type(), false))
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|e| resolve::runtime_error(&e))?;
-            let converted = RecordBatch::try_new(Arc::clone(&schema), columns);
-            rows.push(converted.map_err(|e| SqlError::from_message(&e.to_string()))?);
-        }
-        if !matches!(entry.table, Table::Memory(_)) {
-            self.insert_files(entry, overwrite, schema, rows).await?;
-            return Ok(StatementResult::Done(String::new()));
+            rows.push(conformed(&batch, &schema)?);
         }
         let table = MemTable::try_new(schema, vec![rows]).map_err(|e| resolve::runtime_error(&e))?;
         self.catalog.put(Entry { table: Table::Memory(Arc::new(table)), ..entry.clone() });
@@ -355,9 +350,14 @@ impl SqlSession {
         if !self.check_new(table, text)? {
             return Ok(StatementResult::Done(format!("table {} exists already", table.name)));
         }
-        if let (Some(columns), None) = (&table.schema, &table.format) {
-            let files = table.location.is_some() || !table.partitioned_by.is_empty() || !table.options.is_empty();
-            if files {
+        let options = connect::located(&table.options, table.location.as_ref())?;
+        let format = table.format.as_deref();
+        let files = format.is_some_and(|format| FileFormat::from_name(format).is_some());
+        if let Some(columns) = &table.schema
+            && (format.is_none() || files && !table.temporary && !options.contains_key("path"))
+        {
+            let clauses = table.location.is_some() || !table.partitioned_by.is_empty() || !table.options.is_empty();
+            if clauses && !files {
                 return Err(SqlError::unsupported("LOCATION, PARTITIONED BY or OPTIONS without USING")
                     .hint("Say what the files are: USING parquet, json, csv or text."));
             }
@@ -378,11 +378,7 @@ impl SqlSession {
             }
             None => None,
         };
-        let mut options: BTreeMap<String, String> = table.options.iter().cloned().collect();
-        if let Some(location) = &table.location {
-            options.insert("path".to_owned(), location.clone());
-        }
-        let format = table.format.as_deref().unwrap_or("parquet");
+        let format = format.unwrap_or("parquet");
         for warning in connect::warnings(format, options.keys()) {
             self.warn(warning);
         }

@@ -192,25 +192,22 @@ impl SqlSession {
         let format = table.format.as_deref().unwrap_or("parquet");
         let files = FileFormat::from_name(format);
         check_clauses(table, format, files.is_some())?;
-        let mut options: BTreeMap<String, String> = sink_options(table).collect();
+        let mut options = connect::located(sink_options(table), table.location.as_ref())?;
         connect::sink_warnings(format, options.keys()).into_iter().for_each(|warning| self.warn(warning));
-        if let Some(location) = &table.location {
-            options.insert("path".to_owned(), location.clone());
-        }
         let aggregates = has_aggregate(plan);
         let timely = aggregates && has_event_time(plan);
         let free_mode = if aggregates && !timely { OutputMode::Update } else { OutputMode::Append };
         let schema = Arc::new(plan.schema().as_arrow().clone());
         if let Some(file) = files {
             let directory = self.warehouse.join(table.name.to_lowercase());
-            let managed = (!options.keys().any(|name| name.eq_ignore_ascii_case("path"))).then(|| directory.clone());
+            let managed = (!options.contains_key("path")).then(|| directory.clone());
             let path = options.entry("path".to_owned()).or_insert_with(|| directory.display().to_string()).clone();
             let local = crate::source::file::path::local_path(&path)?;
             let made = (!local.exists()).then(|| local.clone());
             std::fs::create_dir_all(&local)
                 .map_err(|e| SqlError::new("CANNOT_CREATE_DIRECTORY", format!("failed to create {path}: {e}")))?;
             let sink = connect::file_sink(file, &options, &table.partitioned_by, &directory, utc());
-            let readable = connect::table(format, BTreeMap::from([("path".to_owned(), path)]), Some(schema), utc());
+            let readable = connect::table(format, connect::reading_options(options), Some(schema), utc());
             return match (sink, readable) {
                 (Ok(sink), Ok(readable)) => Ok(Target {
                     sink: Box::new(sink),

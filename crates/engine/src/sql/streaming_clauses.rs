@@ -46,9 +46,9 @@ impl QueryClauses {
 }
 
 /// The options that are left for the sink.
-pub(super) fn sink_options(table: &CreateTable) -> impl Iterator<Item = (String, String)> {
+pub(super) fn sink_options(table: &CreateTable) -> impl Iterator<Item = &(String, String)> {
     let of_query = |name: &str| [CHECKPOINT, QUERY_NAME].iter().any(|known| known.eq_ignore_ascii_case(name));
-    table.options.iter().filter(move |(name, _)| !of_query(name)).cloned()
+    table.options.iter().filter(move |(name, _)| !of_query(name))
 }
 
 /// Refuses clauses that mean nothing for a streaming table, or for one into `format`.

@@ -317,3 +317,43 @@ async fn directories_for_other_readers() {
         fs::write(dir.join("part-00000-torn-c000.snappy.parquet"), b"PAR1").unwrap();
     }
 }
+
+#[tokio::test]
+async fn staged_rows_are_seen_when_they_are_put_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = sink(FileFormat::Parquet, dir.path(), &["team"]);
+    add(&mut first, 0, rows(0, 6)).await;
+    drop(first);
+    let files = || walk(dir.path());
+    let before = files();
+    let mut second = sink(FileFormat::Parquet, dir.path(), &["n"]);
+    let some = rows(10, 300);
+    second.stage(&some.schema(), std::slice::from_ref(&some)).unwrap();
+    assert_eq!(numbers(&read_all(FileFormat::Parquet, dir.path()).await).len(), 6);
+    assert!(files().len() > before.len() + 290);
+    // Given up: as if nothing had been.
+    drop(second);
+    assert_eq!(files(), before);
+    let mut third = sink(FileFormat::Json, dir.path(), &[]);
+    for first in [20, 30] {
+        let some = rows(first, 2);
+        third.stage(&some.schema(), std::slice::from_ref(&some)).unwrap();
+    }
+    third.replace().unwrap();
+    assert_eq!(numbers(&read_all(FileFormat::Json, dir.path()).await), [20, 21, 30, 31]);
+    assert_eq!(files().len(), 2, "{:?}", files());
+    let more = rows(40, 1);
+    third.stage(&more.schema(), std::slice::from_ref(&more)).unwrap();
+    third.append().unwrap();
+    assert_eq!(numbers(&read_all(FileFormat::Json, dir.path()).await), [20, 21, 30, 31, 40]);
+}
+
+/// The files of a directory but those of its log.
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap).filter(|e| e.file_name() != "_spark_metadata") {
+        if entry.path().is_dir() { found.extend(walk(&entry.path())) } else { found.push(entry.path()) }
+    }
+    found.sort();
+    found
+}

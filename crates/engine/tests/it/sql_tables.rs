@@ -203,6 +203,9 @@ async fn a_table_without_using_is_parquet_below_the_warehouse() {
         SELECT v, k FROM p ORDER BY v";
     assert_eq!(run(&first, parts).await.unwrap().0, ["|1|x|", "|2|y|"]);
     assert!(dir.path().join("p/k=y").is_dir());
+    let empty = "CREATE TABLE c (a INT, k STRING) USING csv OPTIONS (header 'true') PARTITIONED BY (k);
+        INSERT INTO c VALUES (1, 'x'); INSERT INTO c VALUES (2, 'y'); SELECT * FROM c ORDER BY a";
+    assert_eq!(run(&first, empty).await.unwrap().0, ["|1|x|", "|2|y|"]);
     // The next run does not know the table; its files are there, and are in nobody's way who replaces it.
     let second = session(dir.path());
     let direct = format!("SELECT sum(a) FROM parquet.`{}/t`", dir.path().display());
@@ -299,4 +302,130 @@ async fn an_unresolved_column_is_shown_where_it_was_asked_for() {
         let place = error.place.clone().unwrap();
         assert_eq!((place.line, place.column), (line, column), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_read_as_they_were_written() {
+    let (dir, session) = with_source().await;
+    let script = "CREATE STREAMING TABLE c USING csv OPTIONS (HEADER 'true', sep ';', compression 'gzip')
+            AS SELECT a, 'x;y' AS b FROM STREAM source;
+        SELECT * FROM c ORDER BY a";
+    assert_eq!(run(&session, script).await.unwrap().0, ["|1|x;y|", "|2|x;y|"]);
+    let out = dir.path().join("Out");
+    for what in ["TABLE p AS SELECT 7 AS a", "STREAMING TABLE s AS SELECT a FROM STREAM source"] {
+        let (head, query) = what.split_once(" AS ").unwrap();
+        let script = format!("CREATE {head} USING json OPTIONS (PATH '{}') AS {query}", out.display());
+        run(&session, &script).await.unwrap();
+        assert!(
+            out.join("_spark_metadata").is_dir()
+                && !dir.path().join("warehouse").join(&head[head.len() - 1..]).exists()
+        );
+        fs::remove_dir_all(&out).unwrap();
+    }
+    for (head, query) in [
+        ("TABLE q (a INT)", ""),
+        ("TABLE q", "AS SELECT 1 AS a"),
+        ("STREAMING TABLE q", "AS SELECT a FROM STREAM source"),
+    ] {
+        let script = format!("CREATE {head} USING json OPTIONS (path '/a') LOCATION '/b' {query}");
+        let error = run(&session, &script).await.unwrap_err();
+        assert!(error.to_string().contains("Duplicated table paths found: '/a' and '/b'"), "{script}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_of_one_reading_stand_behind_the_table() {
+    let (dir, session) = with_source().await;
+    fs::write(dir.path().join("in/2.json"), "{\"a\": 5}\n").unwrap();
+    let count = async |from: &str| run(&session, &format!("SELECT count(*) FROM {from}")).await;
+    for (from, rows) in [
+        ("source", "|3|"),
+        ("source WITH ('pathGlobFilter' = '2*')", "|1|"),
+        ("spark_catalog.default.source WITH (PATHGLOBFILTER '1*') AS s WHERE s.a > 1", "|1|"),
+        ("source WITH (pathGlobFilter '1*') s JOIN source t ON s.a = t.a", "|2|"),
+    ] {
+        assert_eq!(count(from).await.unwrap().0, [rows], "{from}");
+    }
+    let path = dir.path().join("in");
+    let direct = format!("json.`{}` WITH (pathGlobFilter '2*')", path.display());
+    assert_eq!(count(&direct).await.unwrap().0, ["|1|"]);
+    let error = count("source WITH (pathGlobFilters '2*')").await.unwrap_err();
+    assert!(error.to_string().contains("did you mean 'pathGlobFilter'?"), "{error}");
+    run(&session, "CREATE VIEW v AS SELECT 1 AS a; CREATE TEMPORARY TABLE m (a INT)").await.unwrap();
+    for from in ["v WITH (a 'b')", "m WITH (a 'b')"] {
+        let error = count(from).await.unwrap_err();
+        assert!(error.to_string().contains("takes no options"), "{from}: {error}");
+    }
+    // Of two spellings the one of the query counts.
+    let script = "CREATE TABLE one (a INT) USING json OPTIONS (PathGlobFilter '1*', path '{path}');
+        CREATE STREAMING TABLE s AS SELECT * FROM STREAM one WITH (PATHGLOBFILTER = '2*');
+        SELECT * FROM s";
+    let script = script.replace("{path}", &path.display().to_string());
+    assert_eq!(run(&session, &script).await.unwrap().0, ["|5|"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_of_a_topic_may_have_an_end() {
+    let (_dir, session) = with_source().await;
+    let script = r#"CREATE TABLE k USING kafka OPTIONS (kafka.bootstrap.servers '127.0.0.1:1', subscribe 't',
+        endingOffsets '{"t":{"0":7}}')"#;
+    run(&session, script).await.unwrap();
+    assert!(session.plan("SELECT value FROM k").await.is_ok());
+    let error = session.plan("SELECT value FROM STREAM k").await.unwrap_err();
+    assert!(error.to_string().contains("ending offset not valid in streaming queries"), "{error}");
+    let error = run(&session, "CREATE TABLE l USING kafka OPTIONS (subscribe 't')").await.unwrap_err();
+    assert!(error.to_string().contains("kafka.bootstrap.servers"), "{error}");
+    for format in ["kafka OPTIONS (kafka.bootstrap.servers '127.0.0.1:1', subscribe 't')", "rate"] {
+        let error = run(&session, &format!("CREATE TABLE l (a INT) USING {format}")).await.unwrap_err();
+        assert_eq!(error.class, "USER_SPECIFIED_SCHEMA_UNSUPPORTED", "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_replaces_rows_is_written_before_they_go() {
+    let (dir, session) = with_source().await;
+    let warehouse = dir.path().join("warehouse");
+    let rows = async || run(&session, "SELECT * FROM t ORDER BY a").await.unwrap().0;
+    run(&session, "CREATE TABLE t USING parquet PARTITIONED BY (k) AS SELECT 1 AS a, 'x' AS k").await.unwrap();
+    // CSV has no arrays, a division by zero no value.
+    for wrong in [
+        "CREATE OR REPLACE TABLE t USING csv AS SELECT array(1) AS a",
+        "CREATE OR REPLACE TABLE t AS SELECT a DIV 0 AS a FROM source",
+        "INSERT OVERWRITE t SELECT a DIV 0, 'y' FROM source",
+        "CREATE OR REPLACE TABLE t USING parquet PARTITIONED BY (nobody) AS SELECT 1 AS a",
+    ] {
+        assert!(run(&session, wrong).await.is_err(), "{wrong}");
+        assert_eq!(rows().await, ["|1|x|"], "{wrong}");
+    }
+    assert!(
+        run(&session, "CREATE TABLE u PARTITIONED BY (k) AS SELECT a DIV (a - 2) AS b, a AS k FROM source")
+            .await
+            .is_err()
+    );
+    assert!(!warehouse.join("u").exists());
+    run(&session, "INSERT OVERWRITE t SELECT a, concat(k, 'y') FROM t").await.unwrap();
+    assert_eq!(rows().await, ["|1|xy|"]);
+    assert!(warehouse.join("t/k=xy").is_dir() && !warehouse.join("t/k=x").exists());
+    run(&session, "INSERT INTO t VALUES (2, 'z'); INSERT OVERWRITE t SELECT a, 'w' FROM t WHERE a > 1").await.unwrap();
+    assert_eq!(rows().await, ["|2|w|"]);
+    run(&session, "CREATE OR REPLACE TABLE t USING json AS SELECT a + 1 AS a FROM t").await.unwrap();
+    assert_eq!(rows().await, ["|3|"]);
+    let files = fs::read_dir(warehouse.join("t")).unwrap().count();
+    assert_eq!(files, 2, "one file and the log");
+    // Elsewhere, but not inside of what goes then.
+    let inside = warehouse.join("t/more");
+    let script = format!("CREATE OR REPLACE TABLE t USING json LOCATION '{}' AS SELECT 4 AS a", inside.display());
+    assert_eq!(run(&session, &script).await.unwrap_err().class, "LOCATION_ALREADY_EXISTS");
+    assert_eq!(rows().await, ["|3|"]);
+    let out = dir.path().join("out");
+    let script =
+        format!("CREATE OR REPLACE TABLE t USING json LOCATION '{}' AS SELECT a + 1 AS a FROM t", out.display());
+    run(&session, &script).await.unwrap();
+    assert_eq!(rows().await, ["|4|"]);
+    assert!(!warehouse.join("t").exists());
+    // Also one that a streaming query wrote, whose checkpoint goes with its rows.
+    let script = "CREATE STREAMING TABLE s AS SELECT a FROM STREAM source;
+        CREATE OR REPLACE TABLE s AS SELECT sum(a) AS a FROM s; INSERT INTO s VALUES (9); SELECT * FROM s ORDER BY a";
+    assert_eq!(run(&session, script).await.unwrap().0, ["|3|", "|9|"]);
+    assert!(!warehouse.join("_checkpoints/s").exists() && !warehouse.join("s/_spark_metadata/query").exists());
 }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::{OutputMode, Sink, SinkStart};
 use crate::blocking::block;
 use crate::error::EngineError;
-use crate::file_log::{FileLog, create_dirs, io_error, sync_dir};
+use crate::file_log::{FileLog, PreparedEntry, create_dirs, io_error, sync_dir};
 use crate::options::{Options, invalid};
 use crate::source::file::path::{file_url, local_path};
 pub use writer::FileFormat;
@@ -90,6 +90,48 @@ pub struct FileSink {
     query_id: Option<String>,
     /// Directories known to exist durably.
     made_dirs: BTreeSet<PathBuf>,
+    staged: Staged,
+}
+
+/// Files that the log does not name yet. They go when this is dropped.
+#[derive(Debug, Default)]
+struct Staged {
+    paths: BTreeSet<PathBuf>,
+    /// What the log will say of them.
+    lines: Vec<String>,
+    /// Those that are not durable yet.
+    open: Vec<(File, PathBuf)>,
+    dirs: BTreeSet<PathBuf>,
+    rows: u64,
+}
+
+/// Files that are held open: fewer than a process may have.
+const OPEN_FILES: usize = 128;
+
+impl Staged {
+    fn take(&mut self, file: File, path: PathBuf, dir: PathBuf) -> Result<(), EngineError> {
+        self.lines.push(status_line(&file, &path)?);
+        self.dirs.insert(dir);
+        self.open.push((file, path));
+        if self.open.len() >= OPEN_FILES {
+            sync_files(&self.open)?;
+            self.open.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Nobody would read them, and the disk may be full.
+        self.paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+}
+
+/// Files that are in the log.
+struct Put {
+    paths: BTreeSet<PathBuf>,
+    rows: u64,
 }
 
 impl FileSink {
@@ -106,12 +148,8 @@ impl FileSink {
             partition_by: partition_by.to_vec(),
             query_id: None,
             made_dirs: BTreeSet::new(),
+            staged: Staged::default(),
         })
-    }
-
-    /// The number of a batch behind all that are written, for those who do not count themselves.
-    pub fn next_batch_id(&self) -> i64 {
-        self.log.latest().map_or(0, |latest| latest + 1)
     }
 
     fn write(&mut self, batch_id: i64, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<u64, EngineError> {
@@ -122,30 +160,57 @@ impl FileSink {
             tracing::info!(batch_id, dir = %self.dir.display(), "batch is in the sink's log already, skipped");
             return Ok(0);
         }
+        self.staged = Staged::default();
+        self.stage(schema, batches)?;
+        Ok(self.put(|log, lines| log.prepare(batch_id, lines))?.rows)
+    }
+
+    /// Writes rows that no reader sees before [`FileSink::append`] or [`FileSink::replace`]. Without one of those they go
+    /// with this.
+    pub fn stage(&mut self, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<(), EngineError> {
         self.writer.check_schema(schema, &self.partition_by)?;
         self.make_log_dir()?;
-        let mut files = Vec::new();
-        let mut dirs = BTreeSet::new();
-        let mut rows = 0;
         let id = uuid::Uuid::new_v4();
         for part in split_by_partition(schema, batches, &self.partition_by, self.writer.zone)? {
-            rows += part.batches.iter().map(|b| b.num_rows() as u64).sum::<u64>();
             let dir = self.dir.join(&part.directory);
             self.make_dir(&dir)?;
             let separator = if self.partition_by.is_empty() { '-' } else { '.' };
             let path = dir.join(format!("part-00000-{id}{separator}c000{}", self.writer.suffix()));
-            let written = self.writer.write(&path, &part).inspect_err(|_| {
-                // Nobody would read it, and the disk may be full.
-                let _ = std::fs::remove_file(&path);
-            });
-            files.push((written?, path));
-            dirs.insert(dir);
+            self.staged.paths.insert(path.clone());
+            let file = self.writer.write(&path, &part)?;
+            self.staged.rows += part.batches.iter().map(|b| b.num_rows() as u64).sum::<u64>();
+            self.staged.take(file, path, dir)?;
         }
-        let lines: Vec<String> = files.iter().map(|(file, path)| status_line(file, path)).collect::<Result<_, _>>()?;
-        let entry = self.log.prepare(batch_id, &lines)?;
-        sync_all(&files, &dirs, &entry.file)?;
+        Ok(())
+    }
+
+    /// Adds the staged rows to the table.
+    pub fn append(&mut self) -> Result<(), EngineError> {
+        let batch_id = self.log.latest().map_or(0, |latest| latest + 1);
+        self.put(|log, lines| log.prepare(batch_id, lines)).map(drop)
+    }
+
+    /// Puts the staged rows in place of all that the table has: until they are there readers see the old ones, and after
+    /// that only these. Other files below the directory go, and what binds the log to a streaming query.
+    pub fn replace(&mut self) -> Result<(), EngineError> {
+        let put = self.put(|log, lines| log.prepare_anew(log.next_compaction(), lines))?;
+        owner::forget(&self.log)?;
+        remove_others(&self.dir, &put.paths);
+        Ok(())
+    }
+
+    /// Logs the staged files with the entry that `prepare` makes of their lines.
+    fn put(
+        &mut self,
+        prepare: impl Fn(&FileLog, &[String]) -> Result<PreparedEntry, EngineError>,
+    ) -> Result<Put, EngineError> {
+        let mut staged = std::mem::take(&mut self.staged);
+        let entry = prepare(&self.log, &staged.lines)?;
+        sync_all(&staged.open, &staged.dirs, &entry.file)?;
+        // From here on they may be in the log.
+        let put = Put { rows: staged.rows, paths: std::mem::take(&mut staged.paths) };
         self.log.commit(entry)?;
-        Ok(rows)
+        Ok(put)
     }
 
     /// A full disk is no reason to give up what was written before.
@@ -177,30 +242,54 @@ impl FileSink {
     }
 }
 
+/// Removes all files below a table's directory but its log and these, and the directories that are empty then. What cannot
+/// be removed is in nobody's way: the log does not name it.
+fn remove_others(dir: &Path, kept: &BTreeSet<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name() != METADATA_DIR) {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_others(&path, kept);
+            let _ = std::fs::remove_dir(&path);
+        } else if !kept.contains(&path) {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
 /// Syncs everything that must be durable before the log entry is, side by side: the file system joins the waits.
 fn sync_all(files: &[(File, PathBuf)], dirs: &BTreeSet<PathBuf>, entry: &File) -> Result<(), EngineError> {
-    const AT_ONCE: usize = 16;
-    let sync_files = |chunk: &[(File, PathBuf)]| -> Result<(), EngineError> {
-        chunk.iter().try_for_each(|(file, path)| file.sync_all().map_err(|e| io_error("sync", path, e)))
-    };
     let dirs: Vec<&PathBuf> = dirs.iter().collect();
     std::thread::scope(|scope| {
-        let mut waits = Vec::new();
-        for chunk in files.chunks(files.len().div_ceil(AT_ONCE).max(1)) {
-            waits.push(scope.spawn(move || sync_files(chunk)));
-        }
-        for chunk in dirs.chunks(dirs.len().div_ceil(AT_ONCE).max(1)) {
-            waits.push(scope.spawn(move || chunk.iter().try_for_each(|dir| sync_dir(dir))));
-        }
+        let files = scope.spawn(|| sync_files(files));
+        let dirs = scope.spawn(|| side_by_side(&dirs, |dir| sync_dir(dir)));
         let own = entry.sync_all().map_err(|e| io_error("sync the log entry in", Path::new(METADATA_DIR), e));
-        for wait in waits {
-            match wait.join() {
-                Ok(result) => result?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
+        joined(files.join())?;
+        joined(dirs.join())?;
         own
     })
+}
+
+fn sync_files(files: &[(File, PathBuf)]) -> Result<(), EngineError> {
+    side_by_side(files, |(file, path)| file.sync_all().map_err(|e| io_error("sync", path, e)))
+}
+
+/// Does it for all, some at a time.
+fn side_by_side<T: Sync>(items: &[T], each: impl Fn(&T) -> Result<(), EngineError> + Sync) -> Result<(), EngineError> {
+    const AT_ONCE: usize = 16;
+    if items.len() <= 1 {
+        return items.iter().try_for_each(each);
+    }
+    let each = &each;
+    std::thread::scope(|scope| {
+        let chunks = items.chunks(items.len().div_ceil(AT_ONCE));
+        let waits: Vec<_> = chunks.map(|chunk| scope.spawn(move || chunk.iter().try_for_each(each))).collect();
+        waits.into_iter().try_for_each(|wait| joined(wait.join()))
+    })
+}
+
+fn joined(result: std::thread::Result<Result<(), EngineError>>) -> Result<(), EngineError> {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn status_line(file: &File, path: &Path) -> Result<String, EngineError> {

@@ -66,6 +66,15 @@ pub(super) fn claim(log: &FileLog, query_id: &str) -> Result<(), EngineError> {
     write_whole(&path, &owner, true)
 }
 
+/// Takes the query's name off the log: what is in it is not the query's any more.
+pub(super) fn forget(log: &FileLog) -> Result<(), EngineError> {
+    let path = log.dir().join(OWNER_FILE);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("remove", &path, error)),
+        _ => Ok(()),
+    }
+}
+
 /// Before batch `batch_id`: the log is as the query left it.
 pub(super) fn check_still(dir: &Path, log: &FileLog, query_id: &str, batch_id: i64) -> Result<(), EngineError> {
     match owner(log)? {
