@@ -223,16 +223,31 @@ pub(crate) fn chrono_pattern(pattern: &str) -> Option<String> {
 
 /// Microseconds since 1970 of a text in a pattern of [`chrono_pattern`]; missing parts are the first ones.
 pub(crate) fn parse_with_format(text: &[u8], format: &str) -> Option<i64> {
-    use chrono::{DateTime, NaiveDate, NaiveDateTime};
-    let text = std::str::from_utf8(text).ok()?;
-    if let Ok(time) = DateTime::parse_from_str(text, format) {
-        return Some(time.timestamp_micros());
+    use chrono::format::{Parsed, StrftimeItems, parse};
+    let mut parsed = Parsed::new();
+    parse(&mut parsed, std::str::from_utf8(text).ok()?, StrftimeItems::new(format)).ok()?;
+    if parsed.hour_mod_12().is_none() {
+        parsed.set_hour(if parsed.hour_div_12() == Some(1) { 12 } else { 0 }).ok()?;
+    } else if parsed.hour_div_12().is_none() {
+        parsed.set_ampm(false).ok()?;
     }
-    if let Ok(time) = NaiveDateTime::parse_from_str(text, format) {
-        return Some(time.and_utc().timestamp_micros());
+    if parsed.minute().is_none() {
+        parsed.set_minute(0).ok()?;
     }
-    let date = NaiveDate::parse_from_str(text, format).ok()?;
-    Some(date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_micros())
+    if parsed.year().is_none() && parsed.year_mod_100().is_none() {
+        parsed.set_year(1970).ok()?;
+    }
+    if parsed.ordinal().is_none() {
+        if parsed.month().is_none() {
+            parsed.set_month(1).ok()?;
+        }
+        if parsed.day().is_none() {
+            parsed.set_day(1).ok()?;
+        }
+    }
+    let local = parsed.to_naive_date().ok()?.and_time(parsed.to_naive_time().ok()?);
+    let offset_micros = i64::from(parsed.offset().unwrap_or(0)) * 1_000_000;
+    local.and_utc().timestamp_micros().checked_sub(offset_micros)
 }
 
 #[cfg(test)]

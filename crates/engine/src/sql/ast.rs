@@ -19,6 +19,7 @@ use super::error::SqlError;
 use super::naming::column_name;
 use super::number;
 use super::token::{RelationMark, marked};
+use super::using;
 
 /// What a marked relation stands for; the planner of relations looks it up by index.
 #[derive(Debug, Clone)]
@@ -92,6 +93,9 @@ impl VisitorMut for Rewriter<'_> {
     type Break = Box<SqlError>;
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
+        if let Err(error) = using::check(select) {
+            return Self::fail(error);
+        }
         let qualifiers = qualifiers(select);
         name_columns(select, &qualifiers);
         if self.duplicates == Duplicates::Marked {

@@ -30,6 +30,7 @@ mod statement;
 mod streaming;
 mod streaming_clauses;
 mod token;
+mod using;
 
 pub use error::{Place, SqlError};
 pub use objects::PLAIN_TEXT;

@@ -38,8 +38,7 @@ async fn calls_that_would_take_too_much_memory_fail() {
 /// Each of these would take tens of gigabytes if all were written out at once.
 #[tokio::test]
 async fn lists_are_not_written_out_for_all_rows_at_once() {
-    let last =
-        |shown: String| shown.lines().rfind(|l| l.starts_with('|')).unwrap_or_default().replace(' ', "");
+    let last = |shown: String| shown.lines().rfind(|l| l.starts_with('|')).unwrap_or_default().replace(' ', "");
     for (query, expected) in [
         // Constants of a megabyte and of 24 kB for each row.
         ("SELECT count_if(exists(array(repeat('x', 1000000)), x -> x IS NOT NULL AND id >= 0)) FROM range(2000)", "|2000|"),
