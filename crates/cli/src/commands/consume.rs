@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use caudal_client::ConsumerRecord;
 use clap::Args;
 use serde_json::{Value, json};
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 
 use super::output::Output;
 use super::server::Server;
@@ -70,9 +72,15 @@ async fn read(source: &mut Source, consume: &ConsumeArgs, output: Output) -> Res
     let timeout = consume.timeout_ms.map_or(Duration::MAX, Duration::from_millis);
     let mut left = consume.max.unwrap_or(u64::MAX);
     let mut since = Instant::now();
+    let unwanted = reader_gone();
+    tokio::pin!(unwanted);
     while left > 0 {
         let wait = timeout.saturating_sub(since.elapsed());
-        let records = source.poll(wait).await.map_err(CallError::from)?;
+        let records = tokio::select! {
+            biased;
+            () = &mut unwanted => return Ok(()),
+            records = source.poll(wait) => records.map_err(CallError::from)?,
+        };
         if records.is_empty() {
             if since.elapsed() >= timeout {
                 return Ok(());
@@ -98,6 +106,18 @@ async fn read(source: &mut Source, consume: &ConsumeArgs, output: Output) -> Res
         since = Instant::now();
     }
     Ok(())
+}
+
+/// Completes when whoever reads the output has gone (`| head -1`): without this only the next record would tell. Never
+/// where standard output is no pipe.
+async fn reader_gone() {
+    // Opened a second time, since waiting makes a descriptor non-blocking, and with it all that share its description.
+    if let Ok(pipe) = pipe::OpenOptions::new().open_sender("/dev/stdout")
+        && pipe.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 fn text(record: &ConsumerRecord, has_key: bool, out: &mut Vec<u8>) {

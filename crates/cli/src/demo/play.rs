@@ -104,6 +104,9 @@ async fn run(options: &Football, samples: Vec<Sample>) -> Result<(), Failure> {
     for query in queries.iter().rev() {
         query.stop().await;
     }
+    if !options.send_only {
+        this.count_consumed(&queries);
+    }
     if let Some(screen) = screen.as_mut() {
         screen.finish(&this.figures.lock())?;
     }

@@ -1,3 +1,5 @@
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::broker::{Broker, CAUDAL, run, signal, wait};
@@ -39,6 +41,22 @@ fn topics_records_and_groups() {
     );
 }
 
+/// `caudal consume t | head -1`, where no record comes after those that were shown.
+#[test]
+fn consume_ends_when_its_reader_goes() {
+    let broker = Broker::start();
+    broker.caudal(&["produce", "t"], "one\ntwo\n").ok();
+    let mut consumer = Command::new(CAUDAL)
+        .args(["consume", "t", "-b", "--server", &broker.address])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(consumer.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!((first.as_str(), wait(&mut consumer)), ("one\n", Some(0)));
+}
+
 #[test]
 fn errors_say_what_to_do() {
     let broker = Broker::start();
@@ -60,7 +78,7 @@ fn links_and_completions() {
     let path = dir.path().join("bin");
     let said = run(&["install-tools", path.to_str().unwrap()], "").ok();
     assert!(said.contains("export PATH="), "{said}");
-    let ran = std::process::Command::new(path.join("kafka-storage.sh")).arg("random-uuid").output().unwrap();
+    let ran = Command::new(path.join("kafka-storage.sh")).arg("random-uuid").output().unwrap();
     assert_eq!(crate::broker::ran(&ran).ok().trim().len(), 22);
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&["completions", shell], "").ok();
@@ -70,12 +88,11 @@ fn links_and_completions() {
 
 #[test]
 fn a_broker_that_goes_away_is_waited_for_aloud() {
-    use std::io::{BufRead, BufReader};
     let broker = Broker::start();
     broker.caudal(&["topic", "create", "t"], "").ok();
-    let mut child = std::process::Command::new(CAUDAL)
+    let mut child = Command::new(CAUDAL)
         .args(["consume", "t", "--group", "g", "--server", &broker.address])
-        .stderr(std::process::Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

@@ -174,7 +174,7 @@ impl Consumer {
             tracing::debug!(code = ErrorCode::from_code(response.error_code).name(), "beginning a new fetch session");
             return;
         }
-        for (tp, data) in flat {
+        for (tp, _, data) in flat {
             if let Some((epoch, offset)) = fetched.asked.get(&tp)
                 && let Err(error) = self.on_partition(&tp, *epoch, *offset, data, now)
             {

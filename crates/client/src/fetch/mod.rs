@@ -11,13 +11,13 @@ use std::time::Duration;
 use caudal_protocol::batch::Batch;
 use caudal_protocol::messages::FetchRequest;
 use caudal_protocol::messages::fetch_response::PartitionData;
-use caudal_protocol::{ErrorCode, TopicPartition};
+use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use self::request::{Batched, Limits, Position};
+use self::request::{Answered, Batched, Limits, Position};
 use crate::client::{ANY_VERSION, Client, Lane};
 use crate::error::{Error, Result};
 use crate::metadata::TopicMetadata;
@@ -48,6 +48,8 @@ pub struct OffsetRange {
 #[derive(Debug, Clone)]
 pub struct Chunk {
     pub partition: TopicPartition,
+    /// Of the topic that these batches are from; zero where the broker answers by names only (Fetch before version 13).
+    pub topic_id: Uuid,
     /// Ascending. The first may hold records before the range's start and the last some from its end on: skip those.
     /// Control batches and, for [`Isolation::ReadCommitted`], batches of aborted transactions are left out.
     pub batches: Vec<Batch>,
@@ -68,6 +70,7 @@ pub struct Available {
 #[derive(Debug)]
 struct Ahead {
     start: i64,
+    topic_id: Uuid,
     batched: Batched,
 }
 
@@ -207,7 +210,7 @@ impl Fetcher {
         if ahead.start != range.start || range.start >= range.end {
             return None;
         }
-        Some(chunk(range, ahead.batched))
+        Some(chunk(range, ahead.topic_id, ahead.batched))
     }
 
     /// One fetch per leader, all at once.
@@ -228,7 +231,7 @@ impl Fetcher {
                 }
                 Err(error) => return Err(error),
             };
-            for (tp, mut data) in answer {
+            for (tp, topic_id, mut data) in answer {
                 let Some(range) = open.get_mut(&tp) else { continue };
                 if let Some(error) = self.partition_error(&tp, range.start, &data)? {
                     failure = Some(error);
@@ -236,7 +239,7 @@ impl Fetcher {
                 }
                 let batched = request::batches(&tp, range.start, &mut data, self.isolation, self.check_crcs)?;
                 if batched.next_offset > range.start {
-                    let chunk = chunk(range, batched);
+                    let chunk = chunk(range, topic_id, batched);
                     if chunk.is_last {
                         open.remove(&tp);
                     }
@@ -252,7 +255,7 @@ impl Fetcher {
         &self,
         wanted: &[(TopicPartition, i64)],
         lane: Lane,
-    ) -> (JoinSet<Result<Vec<(TopicPartition, PartitionData)>>>, Option<Error>) {
+    ) -> (JoinSet<Result<Vec<Answered>>>, Option<Error>) {
         let mut failure = None;
         let mut by_leader: BTreeMap<i32, Vec<Position>> = BTreeMap::new();
         for (tp, offset) in wanted {
@@ -319,11 +322,11 @@ impl Fetcher {
     fn take_available(
         &self,
         offsets: &[(TopicPartition, i64)],
-        answer: Vec<(TopicPartition, PartitionData)>,
+        answer: Vec<Answered>,
     ) -> Result<(Vec<Available>, Option<Error>)> {
         let mut found = Vec::new();
         let mut failure = None;
-        for (tp, mut data) in answer {
+        for (tp, topic_id, mut data) in answer {
             let Some((_, offset)) = offsets.iter().find(|(wanted, _)| *wanted == tp) else { continue };
             if let Some(error) = self.partition_error(&tp, *offset, &data)? {
                 failure = Some(error);
@@ -333,7 +336,7 @@ impl Fetcher {
             if end_offset > *offset {
                 let batched = request::batches(&tp, *offset, &mut data, self.isolation, self.check_crcs)?;
                 if batched.next_offset > *offset {
-                    self.ahead.lock().insert(tp.clone(), Ahead { start: *offset, batched });
+                    self.ahead.lock().insert(tp.clone(), Ahead { start: *offset, topic_id, batched });
                 }
                 found.push(Available { partition: tp, end_offset });
             }
@@ -359,11 +362,12 @@ fn into_lanes(ranges: Vec<OffsetRange>) -> Vec<Vec<OffsetRange>> {
 }
 
 /// Cuts what was read to the range and moves the range's start.
-fn chunk(range: &mut OffsetRange, batched: Batched) -> Chunk {
+fn chunk(range: &mut OffsetRange, topic_id: Uuid, batched: Batched) -> Chunk {
     let mut batches = batched.batches;
     batches.retain(|b| b.header.base_offset < range.end);
     range.start = batched.next_offset.min(range.end);
-    Chunk { partition: range.partition.clone(), batches, next_offset: range.start, is_last: range.start >= range.end }
+    let (partition, next_offset) = (range.partition.clone(), range.start);
+    Chunk { partition, topic_id, batches, next_offset, is_last: next_offset >= range.end }
 }
 
 fn still_missing(open: &BTreeMap<TopicPartition, OffsetRange>) -> Error {
@@ -383,7 +387,7 @@ async fn fetch(
     positions: Vec<Position>,
     limits: Limits,
     isolation: Isolation,
-) -> Result<Vec<(TopicPartition, PartitionData)>> {
+) -> Result<Vec<Answered>> {
     let request = FetchRequest {
         max_wait_ms: limits.max_wait_ms,
         min_bytes: limits.min_bytes,
@@ -403,8 +407,7 @@ async fn fetch(
         }
     })?;
     crate::error::check(response.error_code, None, || format!("fetch from broker {leader}"))?;
-    let name_of =
-        |id: &caudal_protocol::Uuid| positions.iter().find(|p| p.topic_id == *id).map(|p| p.partition.topic.clone());
+    let name_of = |id: &Uuid| positions.iter().find(|p| p.topic_id == *id).map(|p| p.partition.topic.clone());
     Ok(request::flatten(response.responses, name_of))
 }
 

@@ -59,17 +59,20 @@ pub(crate) fn position(client: &Client, partition: &TopicPartition, offset: i64)
     Ok((leader, Position { partition: partition.clone(), topic_id, leader_epoch, offset }))
 }
 
+/// The answer for a partition, with the id of its topic as the broker gives it.
+pub(crate) type Answered = (TopicPartition, Uuid, PartitionData);
+
 /// Pairs the partitions of an answer with the names of their topics; from version 13 on there are only ids.
 pub(crate) fn flatten(
     responses: Vec<FetchableTopicResponse>,
     name_of: impl Fn(&Uuid) -> Option<String>,
-) -> Vec<(TopicPartition, PartitionData)> {
+) -> Vec<Answered> {
     let mut flat = Vec::new();
     for topic in responses {
         let name = if topic.topic.is_empty() { name_of(&topic.topic_id) } else { Some(topic.topic) };
         let Some(name) = name else { continue };
         for data in topic.partitions {
-            flat.push((TopicPartition::new(name.clone(), data.partition_index), data));
+            flat.push((TopicPartition::new(name.clone(), data.partition_index), topic.topic_id, data));
         }
     }
     flat

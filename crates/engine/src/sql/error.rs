@@ -123,7 +123,7 @@ impl From<&EngineError> for SqlError {
                 let error = SqlError::new(*class, message.as_str());
                 if message.contains("aggregations without watermark") {
                     return error.hint(
-                        "Append puts a group out once, when a watermark has passed it: FROM STREAM t WATERMARK ts DELAY OF INTERVAL 10 SECONDS ... GROUP BY window(ts, '1 minute'). Or let groups change: TBLPROPERTIES ('outputMode'='update'), or SET caudal.sql.outputMode=update.",
+                        "Append puts a group out once, when a watermark has passed it: FROM STREAM t WATERMARK ts DELAY OF INTERVAL 10 SECONDS ... GROUP BY window(ts, '1 minute'). Or let groups change, into a sink that takes changes (kafka, console, memory or noop, not files): TBLPROPERTIES ('outputMode'='update'), or SET caudal.sql.outputMode=update.",
                     );
                 }
                 if message.starts_with("Limits are not supported") || message.starts_with("Sorting is not supported") {

@@ -132,6 +132,7 @@ impl Cluster for Script {
     fn read(&self, ranges: Vec<OffsetRange>) -> Box<dyn Chunks> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         let logs = self.logs.lock();
+        let topic_id = self.ids.lock()["t"];
         let mut answers = Vec::new();
         for range in ranges {
             let log = &logs[&range.partition];
@@ -145,6 +146,7 @@ impl Cluster for Script {
                 if header.next_offset() > range.start && header.base_offset < range.end {
                     answers.push(Ok(Chunk {
                         partition: range.partition.clone(),
+                        topic_id,
                         batches: vec![batch.clone()],
                         next_offset: header.next_offset(),
                         is_last: header.next_offset() >= range.end,
@@ -487,6 +489,35 @@ async fn a_topic_that_was_made_again_is_read_from_its_first_record() {
     let mut fourth = source(&script, &lenient, Some(&dir));
     let last = next(&mut fourth, &new).await;
     assert_eq!(values(&fourth.read(&new, &last).await.unwrap()).concat(), ["v8"]);
+}
+
+/// No time passes in which the source would ask for the topics again.
+#[tokio::test]
+async fn a_topic_that_is_made_again_while_a_query_runs_is_read_from_its_first_record() {
+    for limit in [None, Some(("maxOffsetsPerTrigger", "1000"))] {
+        let checkpoint = tempfile::tempdir().unwrap();
+        let script = Script::new(1);
+        script.append(0, 5, Codec::None);
+        let options: Vec<_> = [("failOnDataLoss", "false")].into_iter().chain(limit).collect();
+        let mut lenient = source(&script, &options, Some(checkpoint.path()));
+        let mut strict = source(&script, &[], None);
+        let start = lenient.initial_offset().await.unwrap();
+        let end = next(&mut lenient, &start).await;
+        assert_eq!(values(&lenient.read(&start, &end).await.unwrap()).concat().len(), 5);
+        assert_eq!(next(&mut strict, &start).await, end);
+
+        script.ids.lock().insert("t".to_owned(), Uuid::random());
+        script.logs.lock().insert(tp(0), Log::default());
+        script.append(0, 8, Codec::None);
+        let new = next(&mut lenient, &end).await;
+        let all: Vec<String> = (0..8).map(|n| format!("v{n}")).collect();
+        assert_eq!(values(&lenient.read(&end, &new).await.unwrap()).concat(), all);
+        lenient.commit(&new).await.unwrap();
+        assert_eq!(next(&mut lenient, &new).await, new);
+        // Nothing of the new topic is taken for the rest of the old one.
+        let refused = strict.next_offset(&end, ReadLimit::Options).await.unwrap_err().to_string();
+        assert!(refused.contains("Topic t was deleted and created again"), "{refused}");
+    }
 }
 
 /// The scripted topic as a table.

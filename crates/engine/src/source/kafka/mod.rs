@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use caudal_client::{Error, OffsetSpec};
+use caudal_client::{Chunk, Error, OffsetSpec};
 use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
 
 use super::{NextOffset, ReadLimit, Source, SourceOffset};
@@ -34,7 +34,7 @@ pub use columns::full_schema;
 use group::GroupCommits;
 pub use offsets::KafkaOffsets;
 use options::{KafkaOptions, Limit, Subscription};
-use read::{Prepared, Rows};
+use read::{Prepared, ReadError, Rows};
 
 /// How often the cluster is asked for new topics and partitions.
 const METADATA_INTERVAL: Duration = Duration::from_secs(5);
@@ -190,6 +190,29 @@ impl KafkaSource {
         Ok(())
     }
 
+    /// Whether records are not of the topic that is known by this name.
+    fn is_of_another_topic(&self, chunk: &Chunk) -> bool {
+        let known = self.topic_ids.get(&chunk.partition.topic);
+        known.is_some_and(|id| *id != chunk.topic_id && !id.is_zero() && !chunk.topic_id.is_zero())
+    }
+
+    /// Records of another topic were read instead of those at `start`: finds out which topics were made again.
+    async fn look_again(&mut self, start: &KafkaOffsets) -> Result<(), EngineError> {
+        self.refreshed_at = None;
+        self.refresh().await?;
+        if self.recreated.is_empty() {
+            // Not all brokers know it yet, or a wait had brought the records.
+            tokio::time::sleep(REFUSED_PAUSE).await;
+            return Ok(());
+        }
+        self.refresh_ends().await?;
+        if let Some(last) = &mut self.last {
+            let new = self.ends.0.iter().filter(|(tp, _)| self.recreated.contains(&tp.topic));
+            last.0.extend(new.map(|(tp, end)| (tp.clone(), *end)));
+        }
+        self.note_recreated(start)
+    }
+
     /// Notes that the positions `start` in topics that were made again are not offsets of the new topics.
     fn note_recreated(&mut self, start: &KafkaOffsets) -> Result<(), EngineError> {
         if self.recreated.is_empty() {
@@ -304,6 +327,53 @@ impl KafkaSource {
         Ok((self.begin(start, &end).await?, end))
     }
 
+    /// The end of the next batch; without a limit of the user's it is read for that.
+    async fn decide(
+        &mut self,
+        start: &SourceOffset,
+        given: &KafkaOffsets,
+        limit: ReadLimit,
+    ) -> Result<NextOffset, ReadError> {
+        self.prepared = None;
+        self.refresh().await?;
+        self.note_recreated(given)?;
+        let told_at = self.told_at.take();
+        let ends = match &self.last {
+            Some(last) => last.clone(),
+            None => {
+                if told_at.is_none_or(|at| at.elapsed() > ENDS_AGE) {
+                    self.refresh_ends().await?;
+                }
+                self.ends.clone()
+            }
+        };
+        let begin = self.begin(given, &ends).await?;
+        let latest = ends.to_source_offset();
+        let available = begin.distance(&ends);
+        if available == 0 {
+            // Partitions that came, went or are new ones are noted all the same, so as not to be found again and again.
+            let end = if begin == *given { start.clone() } else { latest };
+            return Ok(NextOffset { latest: end.clone(), end });
+        }
+        if limit == ReadLimit::Options && self.last.is_none() && !self.is_enough(available) {
+            return Ok(NextOffset { end: start.clone(), latest });
+        }
+        self.last_batch_at = Some(Instant::now());
+        let budget_bytes = match (limit, self.options.max_offsets) {
+            (ReadLimit::Everything, _) => return Ok(NextOffset { end: latest.clone(), latest }),
+            (ReadLimit::Options, Some(records)) => {
+                let end = offsets::limit(&begin, &ends, records).to_source_offset();
+                return Ok(NextOffset { end, latest });
+            }
+            (ReadLimit::Options, None) => read::BATCH_BYTES,
+            (ReadLimit::Bytes(bytes), _) => bytes,
+        };
+        let (end, rows) = self.fill(begin, &ends, budget_bytes).await?;
+        let end = end.to_source_offset();
+        self.prepared = Some(Prepared { start: start.clone(), end: end.clone(), rows });
+        Ok(NextOffset { end, latest })
+    }
+
     /// A broker refuses a position: whether that is so for good, and [`Source::next_offset`] has to say what follows.
     async fn is_out_of_range(&self, partition: &TopicPartition, offset: i64) -> Result<bool, EngineError> {
         let partition = std::slice::from_ref(partition);
@@ -359,45 +429,14 @@ impl Source for KafkaSource {
     }
 
     async fn next_offset(&mut self, start: &SourceOffset, limit: ReadLimit) -> Result<NextOffset, EngineError> {
-        self.prepared = None;
         let given = KafkaOffsets::from_source_offset(start)?;
-        self.refresh().await?;
-        self.note_recreated(&given)?;
-        let told_at = self.told_at.take();
-        let ends = match &self.last {
-            Some(last) => last.clone(),
-            None => {
-                if told_at.is_none_or(|at| at.elapsed() > ENDS_AGE) {
-                    self.refresh_ends().await?;
-                }
-                self.ends.clone()
+        loop {
+            match self.decide(start, &given, limit).await {
+                Ok(next) => return Ok(next),
+                Err(ReadError::AnotherTopic) => self.look_again(&given).await?,
+                Err(ReadError::Other(error)) => return Err(error),
             }
-        };
-        let begin = self.begin(&given, &ends).await?;
-        let latest = ends.to_source_offset();
-        let available = begin.distance(&ends);
-        if available == 0 {
-            // Partitions that came, went or are new ones are noted all the same, so as not to be found again and again.
-            let end = if begin == given { start.clone() } else { latest };
-            return Ok(NextOffset { latest: end.clone(), end });
         }
-        if limit == ReadLimit::Options && self.last.is_none() && !self.is_enough(available) {
-            return Ok(NextOffset { end: start.clone(), latest });
-        }
-        self.last_batch_at = Some(Instant::now());
-        let budget_bytes = match (limit, self.options.max_offsets) {
-            (ReadLimit::Everything, _) => return Ok(NextOffset { end: latest.clone(), latest }),
-            (ReadLimit::Options, Some(records)) => {
-                let end = offsets::limit(&begin, &ends, records).to_source_offset();
-                return Ok(NextOffset { end, latest });
-            }
-            (ReadLimit::Options, None) => read::BATCH_BYTES,
-            (ReadLimit::Bytes(bytes), _) => bytes,
-        };
-        let (end, rows) = self.fill(begin, &ends, budget_bytes).await?;
-        let end = end.to_source_offset();
-        self.prepared = Some(Prepared { start: start.clone(), end: end.clone(), rows });
-        Ok(NextOffset { end, latest })
     }
 
     async fn prepare_available_now(&mut self) -> Result<(), EngineError> {
@@ -468,13 +507,19 @@ impl Source for KafkaSource {
         if let Some(prepared) = self.prepared.take().filter(|p| p.start == *start && p.end == *end) {
             return Ok(prepared.rows.into_parts());
         }
-        // Topics that were made again while the query was down are a loss of data now.
-        self.refresh().await?;
         let (start, end) = (KafkaOffsets::from_source_offset(start)?, KafkaOffsets::from_source_offset(end)?);
-        let (mut at, end) = self.check_ends(&start, &end).await?;
-        let mut rows = Rows::default();
-        self.read_into(&mut rows, &mut at, &end, usize::MAX).await?;
-        Ok(rows.into_parts())
+        loop {
+            // Topics that were made again while the query was down are a loss of data now.
+            self.refresh().await?;
+            self.note_recreated(&start)?;
+            let (mut at, end) = self.check_ends(&start, &end).await?;
+            let mut rows = Rows::default();
+            match self.read_into(&mut rows, &mut at, &end, usize::MAX).await {
+                Ok(_) => return Ok(rows.into_parts()),
+                Err(ReadError::AnotherTopic) => self.look_again(&start).await?,
+                Err(ReadError::Other(error)) => return Err(error),
+            }
+        }
     }
 
     async fn commit(&mut self, end: &SourceOffset) -> Result<(), EngineError> {

@@ -64,7 +64,7 @@ impl KafkaSource {
         begin: KafkaOffsets,
         ends: &KafkaOffsets,
         budget_bytes: usize,
-    ) -> Result<(KafkaOffsets, Rows), EngineError> {
+    ) -> Result<(KafkaOffsets, Rows), ReadError> {
         let (mut at, mut rows) = (begin, Rows::default());
         let mut steps = 0;
         loop {
@@ -95,7 +95,7 @@ impl KafkaSource {
         at: &mut KafkaOffsets,
         target: &KafkaOffsets,
         most_bytes: usize,
-    ) -> Result<bool, EngineError> {
+    ) -> Result<bool, ReadError> {
         loop {
             let range = |(tp, end): (&TopicPartition, &i64)| OffsetRange {
                 partition: tp.clone(),
@@ -107,15 +107,15 @@ impl KafkaSource {
                 return Ok(true);
             }
             match self.read_ranges(&ranges, rows, at, most_bytes).await {
-                Ok(complete) => return Ok(complete),
-                Err(ReadError::Other(error)) => return Err(error),
-                Err(ReadError::OutOfRange { partition, offset }) => {
+                Err(RangeError::OutOfRange { partition, offset }) => {
                     self.data_loss(&format!("Offset {offset} of {partition} is out of range."))?;
                     let first = self.list(std::slice::from_ref(&partition), OffsetSpec::Earliest).await?;
                     // Always ahead, or this would not end.
                     let next = first.get(&partition).unwrap_or(0).max(offset.saturating_add(1));
                     at.0.insert(partition, next);
                 }
+                Err(RangeError::Other(error)) => return Err(error),
+                Ok(complete) => return Ok(complete),
             }
         }
     }
@@ -126,7 +126,7 @@ impl KafkaSource {
         rows: &mut Rows,
         at: &mut KafkaOffsets,
         most_bytes: usize,
-    ) -> Result<bool, ReadError> {
+    ) -> Result<bool, RangeError> {
         let mut chunks = self.cluster.read(ranges.to_vec());
         let mut decoding: VecDeque<(TopicPartition, Decoding)> = VecDeque::new();
         let mut result = Ok(true);
@@ -135,11 +135,14 @@ impl KafkaSource {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
                 Err(Error::OffsetOutOfRange { partition, offset }) => {
-                    result = Err(ReadError::OutOfRange { partition, offset });
+                    result = Err(RangeError::OutOfRange { partition, offset });
                     break;
                 }
-                Err(error) => return Err(ReadError::Other(failed("read records from", &error))),
+                Err(error) => return Err(failed("read records from", &error).into()),
             };
+            if self.is_of_another_topic(&chunk) {
+                return Err(ReadError::AnotherTopic.into());
+            }
             let Some(range) = ranges.iter().find(|r| r.partition == chunk.partition) else { continue };
             at.0.insert(chunk.partition.clone(), chunk.next_offset.min(range.end));
             let partition = chunk.partition.clone();
@@ -148,7 +151,7 @@ impl KafkaSource {
             if decoding.len() >= DECODING
                 && let Some((partition, oldest)) = decoding.pop_front()
             {
-                rows.add(partition, oldest.finish().await.map_err(ReadError::Other)?);
+                rows.add(partition, oldest.finish().await?);
             }
             if rows.bytes >= most_bytes {
                 result = Ok(ranges.iter().all(|range| at.get(&range.partition) == Some(range.end)));
@@ -157,15 +160,34 @@ impl KafkaSource {
         }
         drop(chunks);
         for (partition, rest) in decoding {
-            rows.add(partition, rest.finish().await.map_err(ReadError::Other)?);
+            rows.add(partition, rest.finish().await?);
         }
         result
     }
 }
 
-enum ReadError {
-    OutOfRange { partition: TopicPartition, offset: i64 },
+pub(super) enum ReadError {
+    /// The records are of a topic that was made since the offsets to read were decided.
+    AnotherTopic,
     Other(EngineError),
+}
+
+impl From<EngineError> for ReadError {
+    fn from(error: EngineError) -> Self {
+        ReadError::Other(error)
+    }
+}
+
+/// Why ranges were not read.
+enum RangeError {
+    OutOfRange { partition: TopicPartition, offset: i64 },
+    Other(ReadError),
+}
+
+impl<E: Into<ReadError>> From<E> for RangeError {
+    fn from(error: E) -> Self {
+        RangeError::Other(error.into())
+    }
 }
 
 /// A chunk on its way to columns: large ones on another thread, beside the fetch of the next.
