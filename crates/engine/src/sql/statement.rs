@@ -293,8 +293,17 @@ impl<'a> Cursor<'a> {
 
     fn table_clauses(&mut self, table: &mut CreateTable) -> Result<(), SqlError> {
         table.if_not_exists = self.take(&["IF", "NOT", "EXISTS"]);
-        table.name_at = Some(self.here());
+        let at = self.here();
+        table.name_at = Some(at);
         table.name = self.new_name()?;
+        // Tables are directories below the warehouse; a temporary view is nothing but a name.
+        if !table.temporary && !table.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            let message = format!(
+                "`{}` is not a valid name for tables/schemas. Valid names only contain alphabet characters, numbers and _. SQLSTATE: 42602",
+                table.name
+            );
+            return Err(SqlError::new("INVALID_SCHEMA_OR_RELATION_NAME", message).at(self.text, at, 1));
+        }
         if is_token(self.peek(0), &Token::LParen) {
             table.schema = Some(self.parenthesised()?);
         }
