@@ -30,7 +30,9 @@ use super::error::SqlError;
 use super::interval;
 use super::session::{SqlSession, StatementResult};
 use super::statement::{CreateTable, ParsedQuery};
-use super::streaming_clauses::{QueryClauses, check_clauses, check_column_list, check_memory, sink_options};
+use super::streaming_clauses::{
+    QueryClauses, check_clauses, check_column_list, check_memory, property_warnings, sink_options,
+};
 use crate::file_log::{create_dirs, write_whole};
 use crate::format::cell::utc;
 use crate::function::ddl::type_name;
@@ -194,6 +196,7 @@ impl SqlSession {
         check_clauses(table, format, files.is_some())?;
         let mut options = connect::located(sink_options(table), table.location.as_ref())?;
         connect::sink_warnings(format, options.keys()).into_iter().for_each(|warning| self.warn(warning));
+        property_warnings(table).into_iter().for_each(|warning| self.warn(warning));
         let aggregates = has_aggregate(plan);
         let timely = aggregates && has_event_time(plan);
         let free_mode = if aggregates && !timely { OutputMode::Update } else { OutputMode::Append };

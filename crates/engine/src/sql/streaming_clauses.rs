@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::datatypes::{Fields, Schema};
 
-use super::error::SqlError;
+use super::error::{SqlError, did_you_mean};
 use super::statement::CreateTable;
 use crate::function::ddl::{parse_columns, type_name};
 use crate::options::Options;
@@ -24,6 +24,9 @@ pub(super) struct QueryClauses {
 /// Options that are the query's, not the sink's. They may also be properties of the table.
 const CHECKPOINT: &str = "checkpointLocation";
 const QUERY_NAME: &str = "queryName";
+/// Properties only.
+const OUTPUT_MODE: &str = "outputMode";
+const TRIGGER: &str = "trigger";
 
 impl QueryClauses {
     pub(super) fn of(table: &CreateTable) -> Result<Self, SqlError> {
@@ -41,8 +44,19 @@ impl QueryClauses {
         };
         let checkpoint = either(CHECKPOINT)?.map(|path| local_path(&path)).transpose()?;
         let only = |name: &str| properties.get(name).map(str::to_owned);
-        Ok(Self { checkpoint, name: either(QUERY_NAME)?, output_mode: only("outputMode"), trigger: only("trigger") })
+        Ok(Self { checkpoint, name: either(QUERY_NAME)?, output_mode: only(OUTPUT_MODE), trigger: only(TRIGGER) })
     }
+}
+
+/// Properties of a table are free; one that is nearly the name of one that acts is told, since it does not.
+pub(super) fn property_warnings(table: &CreateTable) -> Vec<String> {
+    let acting = [CHECKPOINT, QUERY_NAME, OUTPUT_MODE, TRIGGER];
+    let idle = table.properties.iter().filter(|(name, _)| !acting.iter().any(|a| a.eq_ignore_ascii_case(name)));
+    let warning = |(name, _): &(String, String)| {
+        let near = did_you_mean(name, acting)?;
+        Some(format!("warning: the property {name} of `{}` has no effect; did you mean {near}?", table.name))
+    };
+    idle.filter_map(warning).collect()
 }
 
 /// The options that are left for the sink.

@@ -73,7 +73,7 @@ async fn the_checkpoint_and_the_name_may_be_options() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn options_of_a_producer_without_effect_are_told() {
+async fn options_and_properties_without_effect_are_told() {
     let (dir, session) = with_source().await;
     fs::remove_file(dir.path().join("in/1.json")).unwrap();
     let script = "CREATE STREAMING TABLE k USING kafka OPTIONS (kafka.bootstrap.servers '127.0.0.1:1', topic 't',
@@ -82,6 +82,11 @@ async fn options_of_a_producer_without_effect_are_told() {
     let warnings = session.take_warnings();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].contains("kafka.BATCH.SIZE has no effect") && warnings[1].contains("kafka.linger.ms"));
+    let script =
+        "CREATE STREAMING TABLE n USING noop TBLPROPERTIES ('triger' = 'once', 'owner' = 'me', 'OUTPUTMODE' = 'append')
+        AS SELECT a FROM STREAM source";
+    run(&session, script).await.unwrap();
+    assert_eq!(session.take_warnings(), ["warning: the property triger of `n` has no effect; did you mean trigger?"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
