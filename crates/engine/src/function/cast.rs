@@ -7,7 +7,9 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Date32Type, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+};
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::ScalarUDF;
 
@@ -83,14 +85,7 @@ pub(crate) fn convert(array: &ArrayRef, to: &DataType, lenient: bool) -> Result<
             safe(&(Arc::new(trimmed) as ArrayRef), to)?
         }
         (from, DataType::Timestamp(_, _)) if from.is_numeric() => {
-            let seconds = safe(array, &DataType::Float64)?;
-            let micros: TimestampMicrosecondArray = if from.is_integer() {
-                let seconds = safe(array, &DataType::Int64)?;
-                seconds.as_primitive::<Int64Type>().unary(|s| s.saturating_mul(1_000_000))
-            } else {
-                seconds.as_primitive::<Float64Type>().unary(|s| (s * 1e6) as i64)
-            };
-            arrow::compute::cast(&micros.with_timezone("UTC"), to)?
+            arrow::compute::cast(&number_to_time(array)?.with_timezone("UTC"), to)?
         }
         (DataType::Timestamp(_, _), to) if to.is_numeric() => {
             let micros = arrow::compute::cast(array, &timestamp())?;
@@ -120,7 +115,8 @@ fn first_failure(array: &ArrayRef, result: &ArrayRef, to: &DataType) -> Result<A
     let mut value = String::new();
     write_value(&mut value, array.as_ref(), row, &CellStyle::cast(utc()));
     let (from, to) = (type_name(array.data_type()), type_name(to));
-    if array.data_type().is_numeric() {
+    let finite = !["NaN", "Infinity", "-Infinity"].contains(&value.as_str());
+    if array.data_type().is_numeric() && finite {
         return exec_err!(
             "[CAST_OVERFLOW] The value {value} of the type \"{from}\" cannot be cast to \"{to}\" due to an overflow. Use `try_cast` to tolerate overflow and return NULL instead. SQLSTATE: 22003"
         );
@@ -163,23 +159,38 @@ fn to_text(array: &ArrayRef) -> Result<ArrayRef> {
 fn text_to_time(text: &StringArray, to: &DataType) -> ArrayRef {
     match to {
         DataType::Date32 => {
-            let days: arrow::array::PrimitiveArray<Date32Type> = text
-                .iter()
-                .map(|s| {
-                    s.and_then(|s| time::parse_timestamp(s.trim().as_bytes()))
-                        .and_then(|t| i32::try_from(t.div_euclid(86_400_000_000)).ok())
-                })
-                .collect();
+            let days: arrow::array::PrimitiveArray<Date32Type> =
+                text.iter().map(|s| s.and_then(|s| time::parse_date(s.as_bytes()))).collect();
             Arc::new(days)
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) => {
+            let micros: TimestampMicrosecondArray =
+                text.iter().map(|s| s.and_then(|s| time::parse_timestamp(s.trim().as_bytes()))).collect();
+            Arc::new(micros.with_timezone(Arc::clone(zone)))
         }
         _ => {
             let micros: TimestampMicrosecondArray =
-                text.iter().map(|s| s.and_then(|s| time::parse_timestamp(s.trim().as_bytes()))).collect();
-            let micros = match to {
-                DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) => micros.with_timezone(Arc::clone(zone)),
-                _ => micros,
-            };
+                text.iter().map(|s| s.and_then(|s| time::parse_wall_clock(s.trim().as_bytes()))).collect();
             Arc::new(micros)
         }
     }
+}
+
+/// Seconds as microseconds with Spark's rules: whole numbers end at the ends of the range, decimals wrap around, and other
+/// numbers that are out of it have no time.
+fn number_to_time(array: &ArrayRef) -> Result<TimestampMicrosecondArray> {
+    if let DataType::Decimal128(_, scale) = array.data_type() {
+        let scale = i32::from(*scale);
+        let factor = 10i128.wrapping_pow((scale - 6).unsigned_abs());
+        let micros = |v: i128| if scale > 6 { v / factor } else { v.wrapping_mul(factor) };
+        return Ok(array.as_primitive::<Decimal128Type>().unary(|v| micros(v) as i64));
+    }
+    if array.data_type().is_integer() {
+        let seconds = safe(array, &DataType::Int64)?;
+        return Ok(seconds.as_primitive::<Int64Type>().unary(|s| s.saturating_mul(1_000_000)));
+    }
+    let seconds = safe(array, &DataType::Float64)?;
+    // As a double, the greatest i64 is one more than it is.
+    let fits = |micros: &f64| (i64::MIN as f64..=i64::MAX as f64).contains(micros);
+    Ok(seconds.as_primitive::<Float64Type>().unary_opt(|s| Some(s * 1e6).filter(fits).map(|micros| micros as i64)))
 }

@@ -34,7 +34,7 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
     vec![
         function("to_timestamp", (1, 2), returns_timestamp, |c| to_timestamp(c, false)),
         function("try_to_timestamp", (1, 2), returns_timestamp, |c| to_timestamp(c, true)),
-        function("to_date", (1, 2), |_| Ok(DataType::Date32), |c| cast_up(&to_timestamp(c, false)?, &DataType::Date32)),
+        function("to_date", (1, 2), |_| Ok(DataType::Date32), to_date),
         function("date_format", (2, 2), returns_text, date_format),
         function("timestamp_seconds", (1, 1), returns_timestamp, timestamp_seconds),
         function("timestamp_millis", (1, 1), returns_timestamp, |c| timestamp_of(c.arg(0)?, 1_000)),
@@ -93,6 +93,13 @@ fn to_timestamp(call: &Call, lenient: bool) -> Result<ArrayRef> {
         micros.push(parsed);
     }
     Ok(Arc::new(TimestampMicrosecondArray::from(micros).with_timezone("UTC")))
+}
+
+fn to_date(call: &Call) -> Result<ArrayRef> {
+    if call.args.len() == 1 {
+        return convert(call.arg(0)?, &DataType::Date32, false);
+    }
+    cast_up(&to_timestamp(call, false)?, &DataType::Date32)
 }
 
 fn micros_of(array: &ArrayRef) -> Result<TimestampMicrosecondArray> {

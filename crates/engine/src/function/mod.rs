@@ -37,6 +37,7 @@ pub(crate) mod text;
 pub(crate) mod time;
 pub(crate) mod udf;
 pub(crate) mod window;
+pub(crate) mod zone;
 
 /// Registers everything, later ones in place of earlier ones of the same name.
 pub fn register_all(registry: &mut dyn FunctionRegistry) -> Result<()> {
@@ -70,6 +71,7 @@ fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     functions.extend(rounding::functions());
     functions.extend(string::functions());
     functions.extend(text::functions());
+    functions.extend(zone::functions());
     functions
 }
 
@@ -112,6 +114,8 @@ const FALLIBLE: &[&str] = &[
     "array_insert",
     "concat",
     "date_part",
+    "from_utc_timestamp",
+    "to_utc_timestamp",
     "decode",
     "encode",
     "format_string",

@@ -1,46 +1,113 @@
 //! Times as text: the forms that Spark casts to `TIMESTAMP`, and its datetime patterns.
 
+use super::zone::Zone;
+
 /// Microseconds since 1970 of a text such as `2024-05-01T10:20:30.123456Z`: what Spark's cast and JSON reader accept
-/// (`yyyy`, `yyyy-MM`, `yyyy-MM-dd`, then `T` or a blank and `HH:mm[:ss[.fraction]]`, then a zone). Without a zone: UTC.
+/// (`yyyy`, `yyyy-MM`, `yyyy-MM-dd`, then `T` or a blank and `HH[:mm[:ss[.fraction][zone]]]`, or the time alone, which is
+/// of today). Without a zone: UTC.
 #[inline]
 pub(crate) fn parse_timestamp(text: &[u8]) -> Option<i64> {
     parse_usual(text).or_else(|| parse_any(text))
 }
 
-#[expect(clippy::indexing_slicing, reason = "every index is checked against the length just before")]
 fn parse_any(text: &[u8]) -> Option<i64> {
-    let (negative, mut at) = match text.first()? {
-        b'-' => (true, 1),
-        b'+' => (false, 1),
-        _ => (false, 0),
+    let parts = parse_parts(text)?;
+    let zone = parts.zone.unwrap_or(Zone::Fixed(0));
+    let midnight = match parts.days {
+        Some(days) => days.checked_mul(DAY)?,
+        None => today(zone)?,
     };
-    let (year, used) = digits(&text[at..], 4, 6)?;
+    zone.to_utc(midnight.checked_add(parts.micros)?)
+}
+
+/// As [`parse_timestamp`] for a timestamp without a zone: it needs a date, and a zone has no meaning.
+pub(crate) fn parse_wall_clock(text: &[u8]) -> Option<i64> {
+    let parts = parse_parts(text)?;
+    parts.days?.checked_mul(DAY)?.checked_add(parts.micros)
+}
+
+/// As [`parse_wall_clock`], but a text with a zone is none.
+pub(crate) fn parse_zoneless(text: &[u8]) -> Option<i64> {
+    let parts = parse_parts(text).filter(|parts| parts.zone.is_none())?;
+    parts.days?.checked_mul(DAY)?.checked_add(parts.micros)
+}
+
+/// Days since 1970 of a text such as `2024-05-01`, also without the day or the month; whatever comes behind a whole date and
+/// a `T` or a blank does not matter.
+pub(crate) fn parse_date(text: &[u8]) -> Option<i32> {
+    let text = text.trim_ascii();
+    let (date, used) = date(text, 7)?;
+    let ended = match text.get(used) {
+        None => true,
+        Some(b'T' | b' ') => date.2.is_some(),
+        Some(_) => false,
+    };
+    i32::try_from(ended.then(|| days_of(date)).flatten()?).ok()
+}
+
+/// Microseconds of a day.
+const DAY: i64 = 86_400_000_000;
+
+struct Parts {
+    /// Since 1970; none for a time without a date.
+    days: Option<i64>,
+    /// Since midnight.
+    micros: i64,
+    zone: Option<Zone>,
+}
+
+/// The midnight with which the day that it is now in a zone began, on that zone's clock.
+fn today(zone: Zone) -> Option<i64> {
+    let now = zone.to_local(chrono::Utc::now().timestamp_micros())?;
+    Some(now - now.rem_euclid(DAY))
+}
+
+fn parse_parts(text: &[u8]) -> Option<Parts> {
+    let text = text.trim_ascii();
+    let (days, clock) = match text.split_first()? {
+        (b'T', clock) => (None, clock),
+        _ if matches!(text, [_, b':', ..] | [_, _, b':', ..]) => (None, text),
+        _ => {
+            let (date, used) = date(text, 6)?;
+            let days = Some(days_of(date)?);
+            match text.get(used..)?.split_first() {
+                None => return Some(Parts { days, micros: 0, zone: None }),
+                Some((b'T' | b' ', clock)) if date.2.is_some() => (days, clock),
+                Some(_) => return None,
+            }
+        }
+    };
+    let (micros, used, seconds) = time_of_day(clock)?;
+    let zone = clock.get(used..)?.trim_ascii();
+    if zone.is_empty() {
+        return Some(Parts { days, micros, zone: None });
+    }
+    // Only behind seconds is there a zone.
+    let zone = Zone::parse(std::str::from_utf8(zone).ok().filter(|_| seconds)?)?;
+    Some(Parts { days, micros, zone: Some(zone) })
+}
+
+/// A year, a month and a day, of which the text may lack the last ones.
+type Date = (i64, Option<i64>, Option<i64>);
+
+/// `[+-]yyyy[-MM[-dd]]` with years of up to `most` digits, and how long it is.
+fn date(text: &[u8], most: usize) -> Option<(Date, usize)> {
+    let sign = text.first().filter(|c| matches!(c, b'+' | b'-'));
+    let mut at = usize::from(sign.is_some());
+    let (year, used) = digits(text.get(at..)?, 4, most)?;
     at += used;
-    let year = if negative { -year } else { year };
-    let (mut month, mut day) = (1, 1);
-    if text.get(at) == Some(&b'-') {
-        let (m, used) = digits(&text[at + 1..], 1, 2)?;
-        month = m;
-        at += 1 + used;
-        if text.get(at) == Some(&b'-') {
-            let (d, used) = digits(&text[at + 1..], 1, 2)?;
-            day = d;
-            at += 1 + used;
-        }
-    }
-    let days = days_from_civil(year, month, day)?;
-    let mut micros = 0;
-    let mut offset = 0;
-    if at < text.len() {
-        if !matches!(text[at], b'T' | b' ' | b't') {
-            return None;
-        }
-        let (time, used) = time_of_day(&text[at + 1..])?;
-        micros = time;
-        at += 1 + used;
-        offset = zone_offset_micros(&text[at..])?;
-    }
-    days.checked_mul(86_400_000_000)?.checked_add(micros)?.checked_sub(offset)
+    let year = if sign == Some(&b'-') { -year } else { year };
+    let mut part = || {
+        let rest = text.get(at..)?.strip_prefix(b"-");
+        rest.map(|rest| digits(rest, 1, 2).inspect(|(_, used)| at += 1 + used).map(|(value, _)| value))
+    };
+    let month = part().map_or(Some(None), |month| month.map(Some))?;
+    let day = if month.is_some() { part().map_or(Some(None), |day| day.map(Some))? } else { None };
+    Some(((year, month, day), at))
+}
+
+fn days_of((year, month, day): Date) -> Option<i64> {
+    days_from_civil(year, month.unwrap_or(1), day.unwrap_or(1))
 }
 
 /// `yyyy-MM-ddTHH:mm:ss[.fraction]Z`, the form that most producers write, with all digits at their places; none for any
@@ -88,10 +155,11 @@ fn digits(text: &[u8], least: usize, most: usize) -> Option<(i64, usize)> {
     (used >= least).then_some((value, used))
 }
 
-/// `HH[:mm[:ss[.fraction]]]` in microseconds.
-fn time_of_day(text: &[u8]) -> Option<(i64, usize)> {
+/// `HH[:mm[:ss[.fraction]]]` in microseconds, how long it is, and whether it goes down to seconds.
+fn time_of_day(text: &[u8]) -> Option<(i64, usize, bool)> {
     let (hour, mut at) = digits(text, 1, 2)?;
     let (mut minute, mut second, mut fraction) = (0, 0, 0);
+    let mut seconds = false;
     if text.get(at) == Some(&b':') {
         let (m, used) = digits(text.get(at + 1..)?, 1, 2)?;
         minute = m;
@@ -99,6 +167,7 @@ fn time_of_day(text: &[u8]) -> Option<(i64, usize)> {
         if text.get(at) == Some(&b':') {
             let (s, used) = digits(text.get(at + 1..)?, 1, 2)?;
             second = s;
+            seconds = true;
             at += 1 + used;
             if text.get(at) == Some(&b'.') {
                 let rest = text.get(at + 1..)?;
@@ -112,27 +181,11 @@ fn time_of_day(text: &[u8]) -> Option<(i64, usize)> {
             }
         }
     }
-    (hour < 24 && minute < 60 && second < 60)
-        .then_some(((hour * 3600 + minute * 60 + second) * 1_000_000 + fraction, at))
-}
-
-/// The offset of `Z`, `UTC`, `+01:00`, `+0100`, `+01`, ` GMT+1` or nothing, in microseconds.
-fn zone_offset_micros(text: &[u8]) -> Option<i64> {
-    let text = text.trim_ascii();
-    if text.is_empty() || text.eq_ignore_ascii_case(b"z") || text == b"UTC" || text == b"GMT" {
-        return Some(0);
-    }
-    let text = text.strip_prefix(b"UTC").or_else(|| text.strip_prefix(b"GMT")).unwrap_or(text);
-    let (sign, rest) = match text.split_first()? {
-        (b'+', rest) => (1, rest),
-        (b'-', rest) => (-1, rest),
-        _ => return None,
-    };
-    let (hours, used) = digits(rest, 1, 2)?;
-    let rest = rest.get(used..)?;
-    let rest = rest.strip_prefix(b":").unwrap_or(rest);
-    let minutes = if rest.is_empty() { 0 } else { digits(rest, 2, 2).filter(|(_, n)| *n == rest.len())?.0 };
-    (hours <= 18 && minutes < 60).then_some(sign * (hours * 60 + minutes) * 60_000_000)
+    (hour < 24 && minute < 60 && second < 60).then_some((
+        (hour * 3600 + minute * 60 + second) * 1_000_000 + fraction,
+        at,
+        seconds,
+    ))
 }
 
 /// Days since 1970 of a date of the proleptic Gregorian calendar.

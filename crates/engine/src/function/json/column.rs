@@ -11,6 +11,8 @@ use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffe
 use arrow::datatypes::{DataType, FieldRef, Fields, TimeUnit};
 use datafusion::common::{Result, exec_err, plan_err};
 
+use super::scan::Bad;
+
 /// Which values are there.
 #[derive(Default)]
 pub(super) struct Validity {
@@ -86,6 +88,15 @@ pub(super) struct Lists {
     pub values: Box<Column>,
     pub ends: Vec<i32>,
     pub validity: Validity,
+}
+
+impl Lists {
+    /// Ends a list with the values that were added last; fails when there are too many.
+    pub(super) fn end(&mut self) -> std::result::Result<(), Bad> {
+        self.ends.push(i32::try_from(self.values.len()).map_err(|_| Bad::Syntax)?);
+        self.validity.push(true);
+        Ok(())
+    }
 }
 
 pub(super) struct Maps {

@@ -1,5 +1,6 @@
 //! Decoding records into columns by a schema, as Spark's `JacksonParser` does.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, StringArray};
@@ -8,6 +9,8 @@ use datafusion::common::{Result, exec_err, plan_err};
 
 use super::column::{Column, Lists, Maps, Structs};
 use super::scan::{Bad, Scanner, append, begins_with, parse_float, parse_int, plain_float, unescape};
+use crate::format::cell::write_double;
+use crate::format::json::write_text;
 use crate::function::time;
 
 /// What to do with a malformed record.
@@ -144,7 +147,7 @@ impl Decoder<'_> {
             return true;
         };
         let result = if !matches!(column, Column::Struct(_)) {
-            self.value(&mut scanner, column)
+            self.container(&mut scanner, column, first)
         } else if first == b'n' && scanner.word(b"null").is_ok() {
             if let Column::Struct(structs) = column {
                 structs.columns.iter_mut().for_each(Column::push_null);
@@ -171,7 +174,19 @@ impl Decoder<'_> {
         false
     }
 
-    /// One value into one column; a value of the wrong type fails before anything is read or pushed.
+    /// A record that is a list or a map; one object is a list of it alone.
+    fn container(&mut self, s: &mut Scanner<'_>, column: &mut Column, first: u8) -> std::result::Result<(), Bad> {
+        if let (Column::List(lists), b'{') = (&mut *column, first)
+            && let Column::Struct(structs) = lists.values.as_mut()
+        {
+            self.object(s, structs)?;
+            return lists.end();
+        }
+        self.value(s, column)
+    }
+
+    /// One value into one column; a value of the wrong type fails before anything is read. Of a list or a map, something may
+    /// be pushed by then, of which [`Column::truncate`] rids the column.
     #[inline]
     fn value(&mut self, s: &mut Scanner<'_>, column: &mut Column) -> std::result::Result<(), Bad> {
         let Some(first) = s.peek() else { return Err(Bad::Syntax) };
@@ -207,8 +222,8 @@ impl Decoder<'_> {
                     }
                 }
             }
-            Column::Timestamp { values, validity, .. } => {
-                values.push(self.timestamp(s, first)?);
+            Column::Timestamp { zoned, values, validity } => {
+                values.push(self.timestamp(s, first, *zoned)?);
                 validity.push(true);
             }
             Column::Bool(values, validity) => {
@@ -235,13 +250,22 @@ impl Decoder<'_> {
         Ok(())
     }
 
+    /// An array; when one element is of the wrong type, so is the whole.
     fn list(&mut self, s: &mut Scanner<'_>, lists: &mut Lists) -> std::result::Result<(), Bad> {
+        let (at, depth) = (s.at, s.depth);
+        let result = self.elements(s, lists);
+        if result == Err(Bad::Type) {
+            (s.at, s.depth) = (at, depth);
+        }
+        result
+    }
+
+    fn elements(&mut self, s: &mut Scanner<'_>, lists: &mut Lists) -> std::result::Result<(), Bad> {
         s.enter()?;
         s.at += 1;
         if !s.eat(b']') {
             loop {
-                let before = lists.values.len();
-                self.tolerant(s, &mut lists.values, before)?;
+                self.value(s, &mut lists.values)?;
                 if !s.eat(b',') {
                     s.expect(b']')?;
                     break;
@@ -249,9 +273,7 @@ impl Decoder<'_> {
             }
         }
         s.depth -= 1;
-        lists.ends.push(i32::try_from(lists.values.len()).map_err(|_| Bad::Syntax)?);
-        lists.validity.push(true);
-        Ok(())
+        lists.end()
     }
 
     /// As [`Self::value`] for a column of `before` values; a value of the wrong type is skipped, becomes null and marks the record.
@@ -315,7 +337,17 @@ impl Decoder<'_> {
         Ok(())
     }
 
+    /// An object as a map; when one value is of the wrong type, so is the whole.
     fn map(&mut self, s: &mut Scanner<'_>, maps: &mut Maps) -> std::result::Result<(), Bad> {
+        let (at, depth) = (s.at, s.depth);
+        let result = self.entries(s, maps);
+        if result == Err(Bad::Type) {
+            (s.at, s.depth) = (at, depth);
+        }
+        result
+    }
+
+    fn entries(&mut self, s: &mut Scanner<'_>, maps: &mut Maps) -> std::result::Result<(), Bad> {
         s.enter()?;
         s.at += 1;
         if !s.eat(b'}') {
@@ -324,8 +356,7 @@ impl Decoder<'_> {
                 text(s, quote, &mut maps.keys.bytes)?;
                 maps.keys.end(true);
                 s.expect(b':')?;
-                let before = maps.values.len();
-                self.tolerant(s, &mut maps.values, before)?;
+                self.value(s, &mut maps.values)?;
                 if !s.eat(b',') {
                     s.expect(b'}')?;
                     break;
@@ -338,20 +369,21 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// A time as text in the wanted format, or a whole number of seconds.
-    fn timestamp(&self, s: &mut Scanner<'_>, first: u8) -> std::result::Result<i64, Bad> {
+    /// A time as text in the wanted format, or, when it is an instant, a whole number of seconds, which wraps around.
+    fn timestamp(&self, s: &mut Scanner<'_>, first: u8, zoned: bool) -> std::result::Result<i64, Bad> {
         let start = s.at;
         let parsed = match first {
             b'"' | b'\'' => {
-                let (raw, _) = s.raw_string()?;
+                let raw = string(s)?;
                 match &self.options.timestamp_format {
-                    None => time::parse_timestamp(raw),
-                    Some(format) => time::parse_with_format(raw, format),
+                    None if zoned => time::parse_timestamp(&raw),
+                    None => time::parse_zoneless(&raw),
+                    Some(format) => time::parse_with_format(&raw, format),
                 }
             }
-            b'-' | b'0'..=b'9' => {
+            b'-' | b'0'..=b'9' if zoned => {
                 let number = s.number()?;
-                if number.whole { parse_int(number.text).and_then(|v| v.checked_mul(1_000_000)) } else { None }
+                if number.whole { parse_int(number.text).map(|v| v.wrapping_mul(1_000_000)) } else { None }
             }
             _ => None,
         };
@@ -361,20 +393,17 @@ impl Decoder<'_> {
         })
     }
 
+    /// A date as text in the wanted format, or as text that counts the days since 1970.
     fn date(&self, s: &mut Scanner<'_>, first: u8) -> std::result::Result<i32, Bad> {
         let start = s.at;
         let parsed = match first {
             b'"' | b'\'' => {
-                let (raw, _) = s.raw_string()?;
-                let micros = match &self.options.date_format {
-                    None => time::parse_timestamp(raw),
-                    Some(format) => time::parse_with_format(raw, format),
-                };
-                micros.and_then(|t| i32::try_from(t.div_euclid(86_400_000_000)).ok())
-            }
-            b'-' | b'0'..=b'9' => {
-                let number = s.number()?;
-                if number.whole { parse_int(number.text).and_then(|v| i32::try_from(v).ok()) } else { None }
+                let raw = string(s)?;
+                match &self.options.date_format {
+                    None => time::parse_date(&raw).or_else(|| std::str::from_utf8(&raw).ok()?.parse().ok()),
+                    Some(format) => time::parse_with_format(&raw, format)
+                        .and_then(|t| i32::try_from(t.div_euclid(86_400_000_000)).ok()),
+                }
             }
             _ => None,
         };
@@ -385,17 +414,22 @@ impl Decoder<'_> {
     }
 }
 
+/// A string without its quotes and escapes.
+#[inline]
+fn string<'a>(s: &mut Scanner<'a>) -> std::result::Result<Cow<'a, [u8]>, Bad> {
+    let (raw, escaped) = s.raw_string()?;
+    if !escaped {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let mut unescaped = Vec::new();
+    unescape(raw, &mut unescaped)?;
+    Ok(Cow::Owned(unescaped))
+}
+
 /// The column of the field whose name comes next; none when the schema does not have it.
 fn field_index(s: &mut Scanner<'_>, structs: &Structs) -> std::result::Result<Option<usize>, Bad> {
-    let (raw, escaped) = s.raw_string()?;
-    let mut unescaped = Vec::new();
-    let name = if escaped {
-        unescape(raw, &mut unescaped)?;
-        unescaped.as_slice()
-    } else {
-        raw
-    };
-    Ok(structs.fields.iter().position(|f| f.name().as_bytes() == name))
+    let name = string(s)?;
+    Ok(structs.fields.iter().position(|f| f.name().as_bytes() == name.as_ref()))
 }
 
 fn boolean(s: &mut Scanner<'_>, first: u8) -> std::result::Result<bool, Bad> {
@@ -441,37 +475,71 @@ fn text(s: &mut Scanner<'_>, first: u8, out: &mut Vec<u8>) -> std::result::Resul
         append(out, s.text, end - raw.len(), end);
         return Ok(());
     }
-    let start = s.at;
-    s.skip()?;
-    compact(s.text.get(start..s.at).unwrap_or_default(), out);
+    other_text(s, first, out)
+}
+
+/// The text of a value that is no string: numbers with a fraction or an exponent as doubles, as Spark writes them.
+fn other_text(s: &mut Scanner<'_>, first: u8, out: &mut Vec<u8>) -> std::result::Result<(), Bad> {
+    match first {
+        b'{' | b'[' => {
+            let start = s.at;
+            s.skip()?;
+            rewrite(s.text.get(start..s.at).unwrap_or_default(), out)
+        }
+        b't' | b'f' => {
+            let start = s.at;
+            s.skip()?;
+            out.extend_from_slice(s.text.get(start..s.at).unwrap_or_default());
+            Ok(())
+        }
+        _ => number_text(s, out),
+    }
+}
+
+fn number_text(s: &mut Scanner<'_>, out: &mut Vec<u8>) -> std::result::Result<(), Bad> {
+    let number = s.number()?;
+    if number.whole {
+        out.extend_from_slice(if number.text == b"-0" { b"0" } else { number.text });
+        return Ok(());
+    }
+    let value = parse_float(number.text).ok_or(Bad::Syntax)?;
+    let mut text = String::new();
+    write_double(&mut text, value);
+    // NaN and infinities have no number in JSON.
+    let quotes: &[u8] = if value.is_finite() { b"" } else { b"\"" };
+    out.extend_from_slice(quotes);
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(quotes);
     Ok(())
 }
 
-/// Copies a value that is known to be JSON without the blanks between its tokens.
-fn compact(value: &[u8], out: &mut Vec<u8>) {
-    let mut quote = None;
-    let mut escaped = false;
-    for byte in value {
-        match quote {
-            Some(end) => {
-                out.push(*byte);
-                if escaped {
-                    escaped = false;
-                } else if *byte == b'\\' {
-                    escaped = true;
-                } else if *byte == end {
-                    quote = None;
+/// Copies an object or an array that is known to be JSON: without blanks, with strings and numbers as Spark writes them.
+fn rewrite(value: &[u8], out: &mut Vec<u8>) -> std::result::Result<(), Bad> {
+    let mut s = Scanner::new(value);
+    while let Some(first) = s.peek() {
+        match first {
+            b'"' | b'\'' => {
+                let (raw, escaped) = s.raw_string()?;
+                if first == b'"' && !escaped {
+                    out.push(b'"');
+                    out.extend_from_slice(raw);
+                    out.push(b'"');
+                    continue;
                 }
+                let mut bytes = Vec::new();
+                unescape(raw, &mut bytes)?;
+                let mut quoted = String::new();
+                write_text(&mut quoted, &String::from_utf8_lossy(&bytes));
+                out.extend_from_slice(quoted.as_bytes());
             }
-            None if byte.is_ascii_whitespace() => {}
-            None => {
-                if matches!(byte, b'"' | b'\'') {
-                    quote = Some(*byte);
-                }
-                out.push(*byte);
+            b'-' | b'0'..=b'9' | b'N' | b'I' => number_text(&mut s, out)?,
+            other => {
+                out.push(other);
+                s.at += 1;
             }
         }
     }
+    Ok(())
 }
 
 fn decimal(s: &mut Scanner<'_>, first: u8, precision: u8, scale: i8) -> std::result::Result<i128, Bad> {
