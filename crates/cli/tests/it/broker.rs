@@ -66,6 +66,14 @@ impl Broker {
         run(&all, input)
     }
 
+    /// Memory of the process in KiB.
+    #[cfg(target_os = "linux")]
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Sends SIGTERM and waits for the end; returns the exit code.
     pub fn terminate(mut self) -> Option<i32> {
         signal(&self.child, "TERM");

@@ -1,3 +1,5 @@
+#[cfg(target_os = "linux")]
+use std::net::TcpStream;
 use std::path::Path;
 
 use crate::broker::{Broker, run};
@@ -57,4 +59,33 @@ fn an_id_and_the_features_of_releases() {
         "group.version=1 has no dependencies.\n"
     );
     run(&["kafka-storage", "fromat"], "").fails(1, "Did you mean:\n\tformat");
+}
+
+/// Not even root makes directories there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_cannot_be_written_is_refused() {
+    let ran = run(&["up", "--port", "0", "--data-dir", "/sys/caudal"], "");
+    assert!(ran.err.contains("Check its owner and permissions"), "{ran:?}");
+    // Which reason the system gives depends on the user and on how it is mounted.
+    ran.fails(1, "failed to open log directory /sys/caudal: it cannot be written to (");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_thousand_idle_connections_harm_nobody() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    // The broker's and the other tests' descriptors too.
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
+    let broker = Broker::start();
+    broker.caudal(&["produce", "t"], "before\n").ok();
+    let before = broker.resident_kib();
+    let idle: Vec<TcpStream> = (0..1000).map(|_| TcpStream::connect(&broker.address).unwrap()).collect();
+    broker.caudal(&["produce", "t"], "after\n").ok();
+    assert_eq!(broker.caudal(&["consume", "t", "-b", "-n", "2"], "").ok(), "before\nafter\n");
+    let grown = broker.resident_kib().saturating_sub(before);
+    assert!(grown < 32 * 1024, "{grown} KiB more");
+    drop(idle);
+    assert_eq!(broker.terminate(), Some(0));
 }

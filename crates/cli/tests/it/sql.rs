@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::broker::{CAUDAL, signal, wait};
+use crate::broker::{Broker, CAUDAL, run, signal, wait};
 
 /// A statement that never yields ends with the signal all the same.
 #[test]
@@ -90,4 +90,19 @@ fn a_program_that_pipes_reads_each_answer_before_it_asks_on() {
     }
     drop(stdin);
     assert_eq!(wait(&mut child), Some(0));
+}
+
+#[test]
+fn a_topic_that_does_not_exist_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start_in(dir.path(), &["up", "--port", "0", "--set", "auto.create.topics.enable=false"]);
+    let table = format!(
+        "CREATE TABLE t USING kafka OPTIONS ('kafka.bootstrap.servers' '{}', 'subscribe' 'nosuch');",
+        broker.address
+    );
+    for from in ["STREAM t", "t"] {
+        let ran = run(&["sql", "-e", &format!("{table} SELECT * FROM {from}")], "");
+        assert!(ran.err.contains("`caudal topic create NAME` creates a topic"), "{ran:?}");
+        ran.fails(1, "could not find topic 'nosuch': it does not exist; create it or check its name");
+    }
 }
