@@ -123,6 +123,9 @@ class Broker:
         sets = [x for config in configs for x in ("--config", config)]
         run([*self.topic_tool, "--bootstrap-server", self.address, "--create", "--topic", name, "--partitions", partitions, "--replication-factor", 1, *sets], 60)
 
+    def drop(self, name):
+        run([*self.topic_tool, "--bootstrap-server", self.address, "--delete", "--topic", name], 60)
+
 
 def caudal(binary, *settings):
     where, port = Path(tempfile.mkdtemp(prefix="caudal-bench-")), free_port()
