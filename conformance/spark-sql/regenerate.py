@@ -9,6 +9,7 @@ Cases under a line `# ours` are not run: there Caudal differs from Spark on purp
 import logging
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from pyspark.errors import PySparkException
@@ -83,6 +84,9 @@ def main():
     files = [Path(a) for a in arguments] or sorted(FILES.glob("*.slt"))
     builder = SparkSession.builder.master("local[2]").config("spark.sql.session.timeZone", "UTC")
     builder = builder.config("spark.ui.enabled", "false").config("spark.ui.showConsoleProgress", "false").config("spark.sql.shuffle.partitions", "2")
+    # What a case makes outside of the warehouse is within the directory, too.
+    scratch = tempfile.TemporaryDirectory(prefix="caudal-spark-sql-")
+    builder = builder.config("spark.sql.warehouse.dir", f"{scratch.name}/warehouse")
     spark = builder.config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
     spark.sparkContext.setLogLevel("OFF")
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
