@@ -24,6 +24,7 @@ use crate::group::offsets_log::{OFFSETS_TOPIC, OffsetsTopic};
 use crate::group::service::GroupService;
 use crate::metadata::{Metadata, RegisterError};
 use crate::producer_ids::ProducerIds;
+use crate::quota::Quotas;
 use crate::registration::{self, Registrar};
 use crate::replicas::Replicas;
 use crate::server::{self, BindError, RequestMemory, Serving};
@@ -143,7 +144,8 @@ impl Broker {
         replicas.follow(None, metadata_log.image());
         let directory_id = meta.directory_id.unwrap_or(Uuid::ZERO);
         let registrar = Registrar::new(&config, &listener.bound, directory_id, features, clean);
-        let metadata = Metadata::new(metadata_log, replicas.clone(), registrar);
+        let quotas = Arc::new(Quotas::new(&config.properties));
+        let metadata = Metadata::new(metadata_log, replicas.clone(), quotas.clone(), registrar);
         metadata.register().await?;
         let offsets = Arc::new(OffsetsTopic::new(topics.clone()));
         let images = metadata.images();
@@ -160,6 +162,7 @@ impl Broker {
             topics,
             replicas,
             groups,
+            quotas,
             transactions: Arc::new(transactions),
             fetch_sessions: Sessions::new(config.fetch_sessions),
             request_memory: RequestMemory::new(config.limits.queued_max_bytes),

@@ -14,6 +14,7 @@ use crate::fetch::session::Sessions;
 use crate::group::service::GroupService;
 use crate::metadata::Metadata;
 use crate::producer_ids::ProducerIds;
+use crate::quota::Quotas;
 use crate::replicas::Replicas;
 use crate::server::RequestMemory;
 use crate::topics::Topics;
@@ -35,6 +36,8 @@ pub struct Context {
     pub topics: Arc<Topics>,
     pub replicas: Arc<Replicas>,
     pub groups: Arc<GroupService>,
+    /// What clients may use, and have used.
+    pub quotas: Arc<Quotas>,
     pub transactions: Arc<TransactionService>,
     pub fetch_sessions: Sessions,
     /// What large requests may take of the memory.
@@ -46,6 +49,9 @@ pub struct Context {
 
 /// Requests that may decompress batches at a time.
 pub const UNFOLDING_MOST: usize = 4;
+
+/// The name of who did not say who he is: everybody on a PLAINTEXT listener.
+pub const ANONYMOUS: &str = "ANONYMOUS";
 
 impl Context {
     /// Does work that may block off the threads that carry sockets. `unfolds`: it may decompress batches, and waits until it is

@@ -13,6 +13,7 @@ pub mod group;
 pub mod metadata;
 pub mod partition;
 pub mod producer_ids;
+pub mod quota;
 mod registration;
 pub mod replicas;
 pub mod server;

@@ -16,6 +16,7 @@ use caudal_protocol::ErrorCode;
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::quota::Quotas;
 use crate::registration::Registrar;
 use crate::replicas::Replicas;
 
@@ -55,22 +56,25 @@ pub enum RegisterError {
 pub struct Metadata {
     shared: Arc<Shared>,
     log: Arc<Mutex<MetadataLog>>,
+    kraft_version: i16,
 }
 
 #[derive(Debug)]
 struct Shared {
     image: RwLock<Arc<MetadataImage>>,
     replicas: Arc<Replicas>,
+    quotas: Arc<Quotas>,
     registrar: Registrar,
     /// The registration is in the image but not in the log.
     unwritten: AtomicBool,
 }
 
 impl Metadata {
-    pub fn new(log: MetadataLog, replicas: Arc<Replicas>, registrar: Registrar) -> Metadata {
+    pub fn new(log: MetadataLog, replicas: Arc<Replicas>, quotas: Arc<Quotas>, registrar: Registrar) -> Metadata {
         let image = RwLock::new(log.image().clone());
-        let shared = Shared { image, replicas, registrar, unwritten: AtomicBool::new(true) };
-        Metadata { shared: Arc::new(shared), log: Arc::new(Mutex::new(log)) }
+        let shared = Shared { image, replicas, quotas, registrar, unwritten: AtomicBool::new(true) };
+        let kraft_version = log.kraft_version();
+        Metadata { shared: Arc::new(shared), log: Arc::new(Mutex::new(log)), kraft_version }
     }
 
     /// The current image; stays as it is while it is held.
@@ -82,6 +86,11 @@ impl Metadata {
     pub fn images(&self) -> impl Fn() -> Arc<MetadataImage> + Send + Sync + 'static {
         let shared = self.shared.clone();
         move || shared.image.read().clone()
+    }
+
+    /// The `kraft.version` of the quorum; no record of the image tells it.
+    pub fn kraft_version(&self) -> i16 {
+        self.kraft_version
     }
 
     /// The feature levels of the cluster, for those who do not know the rest.
@@ -224,6 +233,7 @@ impl Shared {
 
     fn publish(&self, after: Arc<MetadataImage>) {
         let before = std::mem::replace(&mut *self.image.write(), after.clone());
+        self.quotas.follow(&after);
         self.replicas.follow(Some(&before), &after);
     }
 }

@@ -32,10 +32,12 @@ pub async fn handle(
         min_version: f.min,
         max_version: f.max,
     });
-    let finalized = image.features().iter().filter(|(_, level)| **level > 0).map(|(name, level)| FinalizedFeatureKey {
-        name: name.clone(),
-        min_version_level: *level,
-        max_version_level: *level,
+    let kraft_version = ("kraft.version", ctx.metadata.kraft_version());
+    let levels = image.features().iter().map(|(name, level)| (name.as_str(), *level)).chain([kraft_version]);
+    let finalized = levels.filter(|(_, level)| *level > 0).map(|(name, level)| FinalizedFeatureKey {
+        name: name.to_owned(),
+        min_version_level: level,
+        max_version_level: level,
     });
     ApiVersionsResponse {
         api_keys: SERVED.iter().map(advertised).collect(),

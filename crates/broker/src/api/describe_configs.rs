@@ -1,7 +1,9 @@
 //! DescribeConfigs (32), versions 1-4: configs of topics, of groups and of this broker, with where each value comes from.
 
 use caudal_cluster::MetadataImage;
-use caudal_cluster::config::{self, ConfigDef, ConfigSource, GROUP_CONFIGS, Resolved, TOPIC_CONFIGS, Update};
+use caudal_cluster::config::{
+    self, CLIENT_METRICS_CONFIGS, ConfigDef, ConfigSource, GROUP_CONFIGS, Resolved, TOPIC_CONFIGS, Update,
+};
 use caudal_cluster::controller::{ApiError, check_topic_name};
 use caudal_cluster::image::{ConfigResource, ConfigResourceType};
 use caudal_protocol::ErrorCode;
@@ -76,7 +78,7 @@ fn describe(
         }
         Some(ConfigResourceType::Group) if name.is_empty() => Err(invalid("Group name must not be empty".to_owned())),
         Some(ConfigResourceType::Group) => Ok(group(ctx, image, name, extras)),
-        Some(ConfigResourceType::ClientMetrics) => Ok(Vec::new()),
+        Some(ConfigResourceType::ClientMetrics) => Ok(client_metrics(ctx, image, name, extras)),
         None => Err(invalid(format!("Unsupported resource type: {}", resource.resource_type))),
     }
 }
@@ -119,6 +121,20 @@ fn group(ctx: &Context, image: &MetadataImage, name: &str, extras: Extras) -> Ve
         entry(ctx.config.properties.resolve_group(image, ctx.node_id(), own, def), false, extras)
     };
     GROUP_CONFIGS.iter().map(resolve).collect()
+}
+
+fn client_metrics(
+    ctx: &Context,
+    image: &MetadataImage,
+    name: &str,
+    extras: Extras,
+) -> Vec<DescribeConfigsResourceResult> {
+    let resource = ConfigResource { kind: ConfigResourceType::ClientMetrics, name: name.to_owned() };
+    let own = image.configs(&resource);
+    let resolve = |def: &'static ConfigDef| {
+        entry(ctx.config.properties.resolve_client_metrics(image, ctx.node_id(), own, def), false, extras)
+    };
+    CLIENT_METRICS_CONFIGS.iter().map(resolve).collect()
 }
 
 fn broker(ctx: &Context, image: &MetadataImage, extras: Extras) -> Vec<DescribeConfigsResourceResult> {

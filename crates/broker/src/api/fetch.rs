@@ -25,6 +25,7 @@ use crate::context::Context;
 use crate::fetch::session::{FetchContext, PartitionKey, TopicKey, Wanted};
 use crate::fetch::waiters::Registration;
 use crate::partition::Partition;
+use crate::quota::{Kind, timed};
 use crate::server::{FileRange, Response};
 use crate::topics::TopicsView;
 
@@ -51,12 +52,36 @@ pub async fn handle(ctx: &Context, header: &RequestHeader, request: FetchRequest
         }
     };
     let from_replica = request.replica_id >= 0 || request.replica_state.replica_id >= 0;
-    let pass = if from_replica { refuse_all(&context) } else { wait_for_data(ctx, &request, version, &context).await };
-    answer(ctx, header, &context, pass)
+    if from_replica {
+        return answer(ctx, header, &context, refuse_all(&context));
+    }
+    let work = wait_for_data(ctx, header, &request, &context);
+    let (pass, busy) = timed(ctx.quotas.is_set(Kind::Request), work).await;
+    match throttle(ctx, header, pass.bytes, busy) {
+        0 => answer(ctx, header, &context, pass),
+        throttle_time_ms => {
+            // To be asked again after the pause.
+            let response = FetchResponse { throttle_time_ms, session_id: context.session_id(), ..Default::default() };
+            Ok(Response::new(encode(header, &response)?))
+        }
+    }
 }
 
-async fn wait_for_data(ctx: &Context, request: &FetchRequest, version: i16, context: &FetchContext) -> Pass {
+/// How long the consumer has to pause before it gets what was found; 0: it gets it now.
+fn throttle(ctx: &Context, header: &RequestHeader, bytes: usize, busy: Duration) -> i32 {
+    let for_bytes = ctx.quotas.record(Kind::Fetch, header, bytes as f64);
+    let throttle_ms = for_bytes.max(ctx.quotas.record_time(header, busy));
+    if throttle_ms > 0 {
+        ctx.quotas.unrecord(Kind::Fetch, header, bytes as f64);
+        header.connection.mute(throttle_ms);
+    }
+    throttle_ms
+}
+
+async fn wait_for_data(ctx: &Context, header: &RequestHeader, request: &FetchRequest, context: &FetchContext) -> Pass {
+    let version = header.version;
     let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(ctx.config.fetch_max_bytes);
+    let max_bytes = max_bytes.min(ctx.quotas.most_bytes(header));
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes);
     let complete = |pass: &Pass| pass.failed || pass.present.is_empty() || pass.bytes >= min_bytes;
     let read = || read_all(ctx, version, request.isolation_level, context, max_bytes);

@@ -20,6 +20,8 @@ pub struct RequestHeader {
     pub version: i16,
     pub correlation_id: i32,
     pub client_id: Option<String>,
+    /// Of the request with its header.
+    pub size_bytes: usize,
     pub connection: Arc<ConnectionInfo>,
 }
 

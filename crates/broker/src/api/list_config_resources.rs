@@ -1,5 +1,4 @@
-//! ListConfigResources (74), versions 0-1 (KIP-1142). Version 0 asks for client metrics subscriptions, of which there are
-//! none here.
+//! ListConfigResources (74), versions 0-1 (KIP-1142). Version 0 asks for client metrics subscriptions.
 
 use caudal_cluster::image::ConfigResourceType;
 use caudal_protocol::ErrorCode;

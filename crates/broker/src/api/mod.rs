@@ -18,30 +18,41 @@ use caudal_protocol::{ApiKey, ErrorCode};
 
 use crate::clock;
 use crate::context::Context;
+use crate::quota::{Kind, timed};
 use crate::server::{ConnectionInfo, Response};
 
 pub mod add_offsets_to_txn;
 pub mod add_partitions_to_txn;
+pub mod alter_client_quotas;
 pub mod alter_configs;
+pub mod alter_partition_reassignments;
+pub mod alter_user_scram_credentials;
 pub mod api_versions;
 pub mod consumer_group_describe;
 pub mod consumer_group_heartbeat;
+pub mod create_acls;
+pub mod create_delegation_token;
 pub mod create_partitions;
 pub mod create_topics;
+pub mod delete_acls;
 pub mod delete_groups;
 pub mod delete_records;
 pub mod delete_topics;
 pub mod describe_acls;
+pub mod describe_client_quotas;
 pub mod describe_cluster;
 pub mod describe_configs;
+pub mod describe_delegation_token;
 pub mod describe_groups;
 pub mod describe_log_dirs;
 pub mod describe_producers;
 pub mod describe_quorum;
 pub mod describe_topic_partitions;
 pub mod describe_transactions;
+pub mod describe_user_scram_credentials;
 pub mod elect_leaders;
 pub mod end_txn;
+pub mod expire_delegation_token;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod header;
@@ -61,11 +72,18 @@ pub mod offset_delete;
 pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod renew_delegation_token;
+pub mod sasl_authenticate;
+pub mod sasl_handshake;
 pub mod sync_group;
+mod throttle;
 pub mod txn_offset_commit;
+pub mod unregister_broker;
+pub mod update_features;
 pub mod write_txn_markers;
 
 pub use header::RequestHeader;
+use throttle::Throttled;
 
 const WARN_INTERVAL_MS: i64 = 60_000;
 /// As many of a name are logged.
@@ -143,7 +161,13 @@ macro_rules! serve {
                 }),
                 $(ApiKey::$key => Box::pin(async move {
                     let request = call.decode::<messages::$messages::$request>()?;
-                    let response = $module::handle(&call.ctx, &call.header, request, call.header.version).await;
+                    let work = $module::handle(&call.ctx, &call.header, request, call.header.version);
+                    let (mut response, busy) = timed(call.ctx.quotas.is_set(Kind::Request), work).await;
+                    let throttle_ms = call.ctx.quotas.record_time(&call.header, busy);
+                    if throttle_ms > 0 {
+                        response.throttle(throttle_ms);
+                        call.header.connection.mute(throttle_ms);
+                    }
                     call.answer(&response)
                 }),)*
                 other => {
@@ -179,10 +203,13 @@ serve! {
     DeleteTopics 1..=6 => delete_topics(delete_topics_request::DeleteTopicsRequest);
     DescribeAcls 1..=3 => describe_acls(describe_acls_request::DescribeAclsRequest);
     DescribeConfigs 1..=4 => describe_configs(describe_configs_request::DescribeConfigsRequest);
+    CreateAcls 1..=3 => create_acls(create_acls_request::CreateAclsRequest);
+    DeleteAcls 1..=3 => delete_acls(delete_acls_request::DeleteAclsRequest);
     AlterConfigs 0..=2 => alter_configs(alter_configs_request::AlterConfigsRequest);
     CreatePartitions 0..=3 => create_partitions(create_partitions_request::CreatePartitionsRequest);
     ElectLeaders 0..=2 => elect_leaders(elect_leaders_request::ElectLeadersRequest);
     IncrementalAlterConfigs 0..=1 => incremental_alter_configs(incremental_alter_configs_request::IncrementalAlterConfigsRequest);
+    AlterPartitionReassignments 0..=1 => alter_partition_reassignments(alter_partition_reassignments_request::AlterPartitionReassignmentsRequest);
     ListPartitionReassignments 0..=0 => list_partition_reassignments(list_partition_reassignments_request::ListPartitionReassignmentsRequest);
     DescribeCluster 0..=2 => describe_cluster(describe_cluster_request::DescribeClusterRequest);
     ListConfigResources 0..=1 => list_config_resources(list_config_resources_request::ListConfigResourcesRequest);
@@ -197,6 +224,18 @@ serve! {
     TxnOffsetCommit 0..=5 => txn_offset_commit(txn_offset_commit_request::TxnOffsetCommitRequest);
     DescribeTransactions 0..=0 => describe_transactions(describe_transactions_request::DescribeTransactionsRequest);
     ListTransactions 0..=2 => list_transactions(list_transactions_request::ListTransactionsRequest);
+    DescribeClientQuotas 0..=1 => describe_client_quotas(describe_client_quotas_request::DescribeClientQuotasRequest);
+    AlterClientQuotas 0..=1 => alter_client_quotas(alter_client_quotas_request::AlterClientQuotasRequest);
+    DescribeUserScramCredentials 0..=0 => describe_user_scram_credentials(describe_user_scram_credentials_request::DescribeUserScramCredentialsRequest);
+    AlterUserScramCredentials 0..=0 => alter_user_scram_credentials(alter_user_scram_credentials_request::AlterUserScramCredentialsRequest);
+    UpdateFeatures 0..=2 => update_features(update_features_request::UpdateFeaturesRequest);
+    UnregisterBroker 0..=0 => unregister_broker(unregister_broker_request::UnregisterBrokerRequest);
+    SaslHandshake 0..=1 => sasl_handshake(sasl_handshake_request::SaslHandshakeRequest);
+    SaslAuthenticate 0..=2 => sasl_authenticate(sasl_authenticate_request::SaslAuthenticateRequest);
+    CreateDelegationToken 1..=3 => create_delegation_token(create_delegation_token_request::CreateDelegationTokenRequest);
+    RenewDelegationToken 1..=2 => renew_delegation_token(renew_delegation_token_request::RenewDelegationTokenRequest);
+    ExpireDelegationToken 1..=2 => expire_delegation_token(expire_delegation_token_request::ExpireDelegationTokenRequest);
+    DescribeDelegationToken 1..=3 => describe_delegation_token(describe_delegation_token_request::DescribeDelegationTokenRequest);
 }
 
 /// Whether a frame (without its length) asks for something that waits for others: for records, or for the other members of a
@@ -228,6 +267,7 @@ pub fn dispatch(ctx: &Arc<Context>, connection: &Arc<ConnectionInfo>, mut frame:
         version: start.version,
         correlation_id: start.correlation_id,
         client_id,
+        size_bytes: frame_bytes,
         connection: connection.clone(),
     };
     Ok(route(Call { ctx: ctx.clone(), header, body: frame.freeze() }))

@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use caudal_protocol::batch::{BatchError, BatchHeader};
@@ -31,6 +32,7 @@ use super::header::HeaderStart;
 use super::{Refused, RequestHeader, Work, encode, header};
 use crate::context::Context;
 use crate::partition::{Durable, Partition};
+use crate::quota::{Kind, timed};
 use crate::server::Response;
 use crate::topics::Topic;
 use crate::transaction::participation::{Client, Participant};
@@ -68,17 +70,9 @@ pub async fn handle(
     request: ProduceRequest,
 ) -> Result<Option<Response>, Refused> {
     let acks = request.acks;
-    let version = header.version;
-    let (mut response, waiting) = if request.transactional_id.is_some() {
-        let _in_order = header.connection.transactional.lock().await;
-        let verdicts = verify(ctx, version, &request).await;
-        let cost = cost_of(ctx, version, &request);
-        append_at(cost, ctx, version, request, Some(verdicts)).await
-    } else {
-        let cost = cost_of(ctx, version, &request);
-        let _others_wait = (cost != AppendCost::Quick).then(|| header.connection.hold());
-        append_at(cost, ctx, version, request, None).await
-    };
+    let work = append_in_order(ctx, header, request);
+    let ((mut response, waiting), busy) = timed(ctx.quotas.is_set(Kind::Request), work).await;
+    response.throttle_time_ms = throttle(ctx, header, acks, busy);
     if acks == 0 {
         return match first_error(&response) {
             None => Ok(None),
@@ -97,6 +91,34 @@ pub async fn handle(
         }
     }
     Ok(Some(Response::new(encode(header, &response)?)))
+}
+
+async fn append_in_order(
+    ctx: &Arc<Context>,
+    header: &RequestHeader,
+    request: ProduceRequest,
+) -> (ProduceResponse, Waiting) {
+    let version = header.version;
+    if request.transactional_id.is_some() {
+        let _in_order = header.connection.transactional.lock().await;
+        let verdicts = verify(ctx, version, &request).await;
+        let cost = cost_of(ctx, version, &request);
+        append_at(cost, ctx, version, request, Some(verdicts)).await
+    } else {
+        let cost = cost_of(ctx, version, &request);
+        let _others_wait = (cost != AppendCost::Quick).then(|| header.connection.hold());
+        append_at(cost, ctx, version, request, None).await
+    }
+}
+
+/// How long the producer has to pause; from now on nothing of it is read for so long. What is not answered takes no thread's
+/// time in Kafka's book-keeping.
+fn throttle(ctx: &Context, header: &RequestHeader, acks: i16, busy: Duration) -> i32 {
+    let for_bytes = ctx.quotas.record(Kind::Produce, header, header.size_bytes as f64);
+    let for_time = if acks == 0 { 0 } else { ctx.quotas.record_time(header, busy) };
+    let throttle_ms = for_bytes.max(for_time);
+    header.connection.mute(throttle_ms);
+    throttle_ms
 }
 
 fn first_error(response: &ProduceResponse) -> Option<ErrorCode> {

@@ -138,6 +138,16 @@ pub struct FetchContext {
     pub partitions: Vec<(PartitionKey, Wanted)>,
 }
 
+impl FetchContext {
+    /// The session that the fetch goes on with; 0: none.
+    pub fn session_id(&self) -> i32 {
+        match self.kind {
+            Kind::Incremental { session_id, .. } => session_id,
+            Kind::Sessionless | Kind::Full { .. } => NO_SESSION,
+        }
+    }
+}
+
 /// The sessions of all consumers.
 #[derive(Debug)]
 pub struct Sessions {

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use super::frame::{FrameError, FrameReader};
 use super::memory::{Claim, Claimed};
 use super::outgoing::{Outgoing, Response};
 use crate::api::{self, Refused, Work};
+use crate::clock;
 use crate::config::ConnectionLimits;
 use crate::context::Context;
 
@@ -35,13 +36,40 @@ pub struct ConnectionInfo {
     pub local: SocketAddr,
     /// No further request is started meanwhile.
     held: AtomicBool,
+    /// The moment, on the monotonic clock, until which nothing is read.
+    muted_until_ms: AtomicI64,
     /// Held by the request of a transactional producer that may have to wait before it appends.
     pub transactional: tokio::sync::Mutex<()>,
 }
 
 impl ConnectionInfo {
     pub fn new(id: u64, peer: SocketAddr, local: SocketAddr) -> ConnectionInfo {
-        ConnectionInfo { id, peer, local, held: AtomicBool::new(false), transactional: Default::default() }
+        ConnectionInfo {
+            id,
+            peer,
+            local,
+            held: AtomicBool::new(false),
+            muted_until_ms: AtomicI64::new(i64::MIN),
+            transactional: Default::default(),
+        }
+    }
+
+    /// Starts no further request for that long: the client has used more than its quota.
+    pub fn mute(&self, throttle_ms: i32) {
+        if throttle_ms > 0 {
+            let until_ms = clock::monotonic_ms().saturating_add(throttle_ms.into());
+            self.muted_until_ms.fetch_max(until_ms, Ordering::AcqRel);
+        }
+    }
+
+    /// How much longer nothing is read; `None`: it is.
+    fn muted(&self) -> Option<Duration> {
+        let until_ms = self.muted_until_ms.load(Ordering::Acquire);
+        if until_ms == i64::MIN {
+            return None;
+        }
+        let left_ms = until_ms.saturating_sub(clock::monotonic_ms());
+        u64::try_from(left_ms).ok().filter(|left_ms| *left_ms > 0).map(Duration::from_millis)
     }
 
     /// Keeps back the requests that follow until the guard is dropped, for the one that must take effect before them and has
@@ -114,6 +142,8 @@ pub struct Connection {
     outgoing: Outgoing,
     last_active: Instant,
     timer: Pin<Box<Sleep>>,
+    /// Ends when the connection is read again; only while it is not.
+    muted: Option<Pin<Box<Sleep>>>,
     draining: bool,
 }
 
@@ -131,6 +161,7 @@ impl Connection {
             waiting_bytes: 0,
             outgoing: Outgoing::default(),
             last_active: Instant::now(),
+            muted: None,
             draining: false,
             ctx,
         }
@@ -184,7 +215,23 @@ impl Connection {
             }
             started += self.start_requests(cx)?;
         }
+        self.poll_muted(cx);
         self.poll_timer(cx)
+    }
+
+    /// Has the connection looked at again when it is to be read again.
+    fn poll_muted(&mut self, cx: &mut TaskContext<'_>) {
+        while let Some(left) = self.info.muted().filter(|_| !self.draining) {
+            let timer = self.muted.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            // It may have been muted for longer meanwhile.
+            self.muted = None;
+        }
+        if self.muted.take().is_some() {
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// Says that nothing more comes and waits for the peer to hang up, unless it was silent for long: a socket that is closed
@@ -214,6 +261,7 @@ impl Connection {
     fn may_read(&self) -> bool {
         !self.draining
             && !self.info.is_held()
+            && self.info.muted().is_none()
             && self.outgoing.is_empty()
             && self.queue.len() < self.limits().max_in_flight
             && self.waiting_bytes < self.limits().max_in_flight_bytes
@@ -224,6 +272,7 @@ impl Connection {
         let mut started = 0;
         while started < BURST
             && !self.info.is_held()
+            && self.info.muted().is_none()
             && self.queue.len() < self.limits().max_in_flight
             && self.waiting_bytes < self.limits().max_in_flight_bytes
         {
@@ -284,7 +333,7 @@ impl Connection {
             } else {
                 (self.limits().max_idle, Closed::Idle(quiet))
             };
-            if quiet >= allowed && self.queue.is_empty() {
+            if quiet >= allowed && self.queue.is_empty() && self.info.muted().is_none() {
                 return Poll::Ready(Err(closed));
             }
             if quiet >= self.limits().max_stall {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod admin;
+mod administration;
 mod compaction;
 mod connection;
 mod consumer_groups;
@@ -11,6 +12,7 @@ mod hostile;
 mod leftovers;
 mod limits;
 mod produce;
+mod quotas;
 mod raw;
 mod restart;
 mod settings;

@@ -13,6 +13,7 @@ pub enum ConfigSource {
     DynamicDefaultBroker,
     StaticBroker,
     Default,
+    ClientMetrics,
     Group,
 }
 
@@ -25,6 +26,7 @@ impl ConfigSource {
             ConfigSource::DynamicDefaultBroker => 3,
             ConfigSource::StaticBroker => 4,
             ConfigSource::Default => 5,
+            ConfigSource::ClientMetrics => 7,
             ConfigSource::Group => 8,
         }
     }
@@ -164,7 +166,7 @@ impl StaticConfig {
     fn values_of(&self, image: &MetadataImage, node_id: i32, name: &str, source: ConfigSource) -> Option<String> {
         let dynamic = |resource: ConfigResource| image.config(&resource, name).map(str::to_owned);
         match source {
-            ConfigSource::Topic | ConfigSource::Group => None,
+            ConfigSource::Topic | ConfigSource::Group | ConfigSource::ClientMetrics => None,
             ConfigSource::DynamicBroker => dynamic(ConfigResource::broker(node_id)),
             ConfigSource::DynamicDefaultBroker => dynamic(ConfigResource::all_brokers()),
             ConfigSource::StaticBroker => self.get(name).map(str::to_owned),
@@ -226,6 +228,17 @@ impl StaticConfig {
             resolved.synonyms.push(Synonym { name, value, source: ConfigSource::Default });
         }
         resolved
+    }
+
+    /// A config of a client metrics subscription as DescribeConfigs shows it. `own`: what is set on the subscription.
+    pub fn resolve_client_metrics(
+        &self,
+        image: &MetadataImage,
+        node_id: i32,
+        own: Option<&BTreeMap<String, String>>,
+        def: &'static ConfigDef,
+    ) -> Resolved {
+        self.resolve_own(image, node_id, own, def, ConfigSource::ClientMetrics)
     }
 
     fn resolve_own(

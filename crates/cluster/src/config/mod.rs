@@ -2,6 +2,7 @@
 
 mod broker_table_core;
 mod broker_table_other;
+mod client_metrics_table;
 mod definition;
 mod effective;
 mod group_table;
@@ -10,6 +11,9 @@ mod properties;
 mod tests;
 mod topic_table;
 
+pub use client_metrics_table::{
+    CLIENT_METRICS_CONFIGS, ClientMetricsConfigError, check_client_metrics_configs, client_metrics_config,
+};
 pub use definition::{BrokerSynonym, ConfigDef, ConfigType, DefaultValue, Importance, InvalidValue, Update, Validator};
 pub use effective::{
     ConfigSource, Resolved, StaticConfig, StaticConfigError, Synonym, TopicConfigError, check_topic_configs,

@@ -11,8 +11,8 @@ use caudal_protocol::records::metadata::{ClearElrRecord, ConfigRecord};
 
 use super::{ApiError, Decision, Node, outcome};
 use crate::config::{
-    ConfigDef, ConfigType, TOPIC_CONFIGS, Update, broker_config, check_group_configs, check_topic_configs,
-    group_config, topic_config,
+    ConfigDef, ConfigType, TOPIC_CONFIGS, Update, broker_config, check_client_metrics_configs, check_group_configs,
+    check_topic_configs, client_metrics_config, group_config, topic_config,
 };
 use crate::image::{ConfigResource, ConfigResourceType, MetadataImage};
 use crate::record::MetadataRecord;
@@ -188,6 +188,12 @@ fn target(image: &MetadataImage, node: &Node<'_>, kind: i8, name: &str) -> Resul
         Some(ConfigResourceType::Group) => {
             Ok(ConfigResource { kind: ConfigResourceType::Group, name: name.to_owned() })
         }
+        Some(ConfigResourceType::ClientMetrics) if name.is_empty() => {
+            Err(invalid("Subscription name can't be empty".to_owned()))
+        }
+        Some(ConfigResourceType::ClientMetrics) => {
+            Ok(ConfigResource { kind: ConfigResourceType::ClientMetrics, name: name.to_owned() })
+        }
         Some(other) => Err(invalid(format!("{} configs are not supported by this broker", other.name()))),
         None => Err(invalid(format!("Unknown resource type {kind}"))),
     }
@@ -197,6 +203,7 @@ fn definition(target: &ConfigResource, name: &str) -> Option<&'static ConfigDef>
     match target.kind {
         ConfigResourceType::Topic => topic_config(name),
         ConfigResourceType::Group => group_config(name),
+        ConfigResourceType::ClientMetrics => client_metrics_config(name),
         _ => broker_config(name),
     }
 }
@@ -261,6 +268,15 @@ fn change(
         ConfigResourceType::Group => {
             check_group_configs(wanted, node.config)
                 .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
+        }
+        ConfigResourceType::ClientMetrics => {
+            check_client_metrics_configs(wanted).map_err(|error| {
+                let code = match error.is_invalid_request() {
+                    true => ErrorCode::InvalidRequest,
+                    false => ErrorCode::InvalidConfig,
+                };
+                ApiError::new(code, error.to_string())
+            })?;
         }
         _ => {
             check_broker_configs(node, target, wanted, touched)?;

@@ -1,10 +1,16 @@
 //! The controller's decisions: from an image and a request to records and a response. Nothing here is carried out; the
 //! caller writes the records and answers when they are durable.
 
+#[cfg(test)]
+mod admin_tests;
 mod configs;
+mod features;
 mod partitions;
 mod placement;
+mod quotas;
+mod reassignments;
 mod registration;
+mod scram;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -17,7 +23,11 @@ pub use registration::{
 };
 pub use topics::{auto_create_request, check_topic_name, create_topics, delete_topics};
 
+pub use features::update_features;
 pub use partitions::create_partitions;
+pub use quotas::{CLIENT_ID, IP, USER, alter_client_quotas};
+pub use reassignments::alter_partition_reassignments;
+pub use scram::{ScramMechanism, alter_user_scram_credentials};
 
 use crate::config::StaticConfig;
 use crate::image::MetadataImage;

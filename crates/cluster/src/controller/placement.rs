@@ -42,13 +42,8 @@ pub(super) fn place(
         .collect())
 }
 
-/// Checks one partition's replicas that a request names.
-pub(super) fn check_manual(
-    image: &MetadataImage,
-    partition: i32,
-    replicas: &[i32],
-    expected_replicas: Option<usize>,
-) -> Result<(), ApiError> {
+/// Checks that a list of replicas that a request names can be one: each of them a registered broker, and once.
+pub(super) fn check_replicas(image: &MetadataImage, replicas: &[i32]) -> Result<(), ApiError> {
     let refuse = |message: String| ApiError::new(ErrorCode::InvalidReplicaAssignment, message);
     if replicas.is_empty() {
         return Err(refuse("The manual partition assignment includes an empty replica list.".to_owned()));
@@ -67,6 +62,18 @@ pub(super) fn check_manual(
         }
         previous = Some(id);
     }
+    Ok(())
+}
+
+/// Checks the replicas of one new partition that a request names.
+pub(super) fn check_manual(
+    image: &MetadataImage,
+    partition: i32,
+    replicas: &[i32],
+    expected_replicas: Option<usize>,
+) -> Result<(), ApiError> {
+    check_replicas(image, replicas)?;
+    let refuse = |message: String| ApiError::new(ErrorCode::InvalidReplicaAssignment, message);
     if let Some(expected) = expected_replicas.filter(|n| *n != replicas.len()) {
         return Err(refuse(format!(
             "The manual partition assignment includes a partition with {} replica(s), but this is not consistent \

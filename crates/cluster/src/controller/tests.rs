@@ -21,14 +21,14 @@ fn registration() -> Registration {
     }
 }
 
-fn apply(image: &mut MetadataImage, records: &[MetadataRecord]) {
+pub(super) fn apply(image: &mut MetadataImage, records: &[MetadataRecord]) {
     for record in records {
         image.apply(record).unwrap();
         image.offset += 1;
     }
 }
 
-fn started() -> MetadataImage {
+pub(super) fn started() -> MetadataImage {
     let mut image = MetadataImage::empty();
     let features = FEATURES.iter().filter_map(|f| {
         let level = f.initial?;
@@ -42,7 +42,7 @@ fn started() -> MetadataImage {
     image
 }
 
-fn topic(name: &str, num_partitions: i32, replication_factor: i16) -> CreatableTopic {
+pub(super) fn topic(name: &str, num_partitions: i32, replication_factor: i16) -> CreatableTopic {
     CreatableTopic { name: name.into(), num_partitions, replication_factor, ..CreatableTopic::default() }
 }
 

@@ -32,6 +32,14 @@ const METADATA_VERSIONS: &[(i16, &str)] = &[
     (30, "4.3-IV0"),
 ];
 
+/// The levels that brought records that the levels before do not have: they cannot be left again.
+const WITH_NEW_METADATA: &[i16] = &[8, 11, 13, 14, 15, 17, 23, 30];
+
+/// Whether records may have been written at metadata version `to` that do not exist at `from`, which is lower.
+pub fn metadata_changes_between(from: i16, to: i16) -> bool {
+    WITH_NEW_METADATA.iter().any(|level| (from + 1..=to).contains(level))
+}
+
 /// A feature beside metadata.version: its highest level, and the metadata version from which on it is the default.
 struct Feature {
     name: &'static str,

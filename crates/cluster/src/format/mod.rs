@@ -18,7 +18,9 @@ use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::disk::{read_file, replace_file};
 use caudal_storage::wall_clock_ms;
 
-pub use features::{InitialFeatures, LATEST, MetadataVersion, default_levels, highest_level, initial_features};
+pub use features::{
+    InitialFeatures, LATEST, MetadataVersion, default_levels, highest_level, initial_features, metadata_changes_between,
+};
 pub use voters::InitialController;
 
 use crate::config::StaticConfig;

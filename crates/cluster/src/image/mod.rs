@@ -135,8 +135,11 @@ pub struct NextProducerIds {
     pub first_id: i64,
 }
 
-/// Who a quota is for (`user`, `client-id`, `ip`, each with a name or the default), with the quota's key.
-pub type QuotaKey = (Vec<(String, Option<String>)>, String);
+/// Who a quota is for: `user`, `client-id`, `ip`, each with a name, or the default for `None`.
+pub type QuotaEntity = BTreeMap<String, Option<String>>;
+
+/// Who a quota is for, with the quota's name.
+pub type QuotaKey = (QuotaEntity, String);
 
 /// All of the cluster's metadata at one offset of the metadata log.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -241,7 +244,13 @@ impl MetadataImage {
         self.acls.values()
     }
 
-    pub fn quotas(&self) -> &BTreeMap<QuotaKey, f64> {
+    /// The quotas that are set, those of an entity one after the other.
+    pub fn quotas(&self) -> &Arc<BTreeMap<QuotaKey, f64>> {
         &self.quotas
+    }
+
+    /// By user and number of the mechanism.
+    pub fn scram_credentials(&self) -> &BTreeMap<(String, i8), UserScramCredentialRecord> {
+        &self.scram
     }
 }

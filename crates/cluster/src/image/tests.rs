@@ -18,6 +18,9 @@ enum Step {
     ProducerIds(i64),
     Quota(u8, f64, bool),
     Acl(u8, bool),
+    Scram(u8, i8, bool),
+    Token(u8, bool),
+    ClientMetrics(u8, Option<u8>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -32,6 +35,9 @@ fn step() -> impl Strategy<Value = Step> {
         (0i64..5).prop_map(|n| Step::ProducerIds(n * 1000)),
         (0u8..3, 0.0f64..9.0, any::<bool>()).prop_map(|(u, v, r)| Step::Quota(u, v, r)),
         (0u8..3, any::<bool>()).prop_map(|(a, r)| Step::Acl(a, r)),
+        (0u8..3, 1i8..3, any::<bool>()).prop_map(|(u, m, r)| Step::Scram(u, m, r)),
+        (0u8..3, any::<bool>()).prop_map(|(t, r)| Step::Token(t, r)),
+        (0u8..3, proptest::option::of(0u8..9)).prop_map(|(s, v)| Step::ClientMetrics(s, v)),
     ]
 }
 
@@ -114,12 +120,16 @@ fn records(image: &MetadataImage, step: &Step, id: u8) -> Vec<MetadataRecord> {
             vec![ProducerIdsRecord { broker_id: 1, broker_epoch: 3, next_producer_id: *next }.into()]
         }
         Step::Quota(user, value, remove) => {
-            let entity = client_quota_record::EntityData {
-                entity_type: "user".into(),
-                entity_name: (*user > 0).then(|| format!("user-{user}")),
+            let part = |entity_type: &str| client_quota_record::EntityData {
+                entity_type: entity_type.into(),
+                entity_name: (*user > 0).then(|| format!("{entity_type}-{user}")),
+            };
+            let entity = match user {
+                2 => vec![part("user"), part("client-id")],
+                _ => vec![part("user")],
             };
             let key = "producer_byte_rate".into();
-            vec![ClientQuotaRecord { entity: vec![entity], key, value: *value, remove: *remove }.into()]
+            vec![ClientQuotaRecord { entity, key, value: *value, remove: *remove }.into()]
         }
         Step::Acl(a, remove) => {
             let id = Uuid([*a; 16]);
@@ -128,6 +138,29 @@ fn records(image: &MetadataImage, step: &Step, id: u8) -> Vec<MetadataRecord> {
             }
             vec![AccessControlEntryRecord { id, principal: "User:a".into(), ..Default::default() }.into()]
         }
+        Step::Scram(user, mechanism, remove) => {
+            let (name, mechanism) = (format!("user-{user}"), *mechanism);
+            if *remove {
+                return vec![RemoveUserScramCredentialRecord { name, mechanism }.into()];
+            }
+            vec![UserScramCredentialRecord { name, mechanism, iterations: 4096, ..Default::default() }.into()]
+        }
+        Step::Token(token, remove) => {
+            let token_id = format!("token-{token}");
+            if *remove {
+                return vec![RemoveDelegationTokenRecord { token_id }.into()];
+            }
+            vec![DelegationTokenRecord { token_id, owner: "User:a".into(), ..Default::default() }.into()]
+        }
+        Step::ClientMetrics(name, value) => vec![
+            ConfigRecord {
+                resource_type: 16,
+                resource_name: format!("subscription-{name}"),
+                name: "interval.ms".into(),
+                value: value.map(|v| v.to_string()),
+            }
+            .into(),
+        ],
     }
 }
 

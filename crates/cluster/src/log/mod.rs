@@ -343,6 +343,11 @@ impl MetadataLog {
         self.last_snapshot.is_none() && self.log.log_end_offset() == 0
     }
 
+    /// The `kraft.version` that the quorum was formatted with.
+    pub fn kraft_version(&self) -> i16 {
+        self.kraft_version
+    }
+
     /// The image of all that is written.
     pub fn image(&self) -> &Arc<MetadataImage> {
         &self.image

@@ -1,0 +1,258 @@
+//! Quotas of clients (KIP-13, KIP-124, KIP-546): who uses more than his share has to pause, as in Kafka.
+//!
+//! A client belongs to the most exact of the quotas that are set for his user and his client id; those that it stands for share
+//! it. What they use is counted over `quota.window.num` windows. Beyond the quota the answer says for how long to pause
+//! (`throttle_time_ms`), and nothing more is read from the connection meanwhile.
+
+mod rate;
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use caudal_cluster::MetadataImage;
+use caudal_cluster::config::StaticConfig;
+use caudal_cluster::controller::{CLIENT_ID, IP, USER};
+use caudal_cluster::image::QuotaKey;
+use parking_lot::Mutex;
+
+use crate::api::RequestHeader;
+use crate::clock;
+use crate::context::ANONYMOUS;
+
+pub use rate::{Rate, Windows};
+
+/// Clients whose use is remembered; of more, those who use nothing are forgotten, or the new ones not counted.
+const MAX_RATES: usize = 100_000;
+
+/// What there are quotas of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Bytes of produce requests per second.
+    Produce,
+    /// Bytes of fetched records per second.
+    Fetch,
+    /// Percent of a thread's time.
+    Request,
+}
+
+const KINDS: [(Kind, &str); 3] =
+    [(Kind::Produce, "producer_byte_rate"), (Kind::Fetch, "consumer_byte_rate"), (Kind::Request, "request_percentage")];
+
+/// A name, or the default of all that have none of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Name {
+    Of(String),
+    Default,
+}
+
+/// Whom a quota is set for: user and client id.
+type Entity = (Option<Name>, Option<Name>);
+
+#[derive(Debug)]
+struct Inner {
+    /// What the limits were made of.
+    image: Arc<BTreeMap<QuotaKey, f64>>,
+    limits: HashMap<(Kind, Entity), f64>,
+    /// By whom a quota is for and who shares it: user and client id, empty where they do not matter.
+    rates: HashMap<(Kind, String, String), Rate>,
+}
+
+/// The quotas that are in effect, and what was used of them.
+#[derive(Debug)]
+pub struct Quotas {
+    windows: Windows,
+    /// Whether anybody has one, by kind.
+    set: [AtomicBool; KINDS.len()],
+    inner: Mutex<Inner>,
+}
+
+/// The quota that a client belongs to.
+struct Share {
+    limit: f64,
+    user: String,
+    client_id: String,
+}
+
+impl Quotas {
+    pub fn new(config: &StaticConfig) -> Quotas {
+        let windows = Windows {
+            window_ms: config.int("quota.window.size.seconds").saturating_mul(1000),
+            samples: usize::try_from(config.int("quota.window.num")).unwrap_or(1),
+        };
+        let inner = Inner { image: Arc::default(), limits: HashMap::new(), rates: HashMap::new() };
+        Quotas { windows, set: Default::default(), inner: Mutex::new(inner) }
+    }
+
+    /// Takes over the quotas of an image.
+    pub fn follow(&self, image: &MetadataImage) {
+        let mut inner = self.inner.lock();
+        if Arc::ptr_eq(&inner.image, image.quotas()) {
+            return;
+        }
+        inner.image = image.quotas().clone();
+        inner.limits = limits_of(image.quotas());
+        for ((kind, _), set) in KINDS.iter().zip(&self.set) {
+            let any = inner.limits.keys().any(|(of, _)| of == kind);
+            set.store(any, Ordering::Release);
+        }
+    }
+
+    /// Whether anybody has a quota of this kind.
+    pub fn is_set(&self, kind: Kind) -> bool {
+        KINDS.iter().zip(&self.set).any(|((of, _), set)| *of == kind && set.load(Ordering::Acquire))
+    }
+
+    /// Counts what a client uses; how many milliseconds it has to pause for it.
+    pub fn record(&self, kind: Kind, header: &RequestHeader, amount: f64) -> i32 {
+        let now_ms = clock::monotonic_ms();
+        let throttle_ms = self.with_rate(kind, header, |rate, limit| {
+            rate.record(amount, now_ms);
+            rate.throttle_ms(limit, now_ms)
+        });
+        let throttle_ms = throttle_ms.unwrap_or(0);
+        // A short pause does for a thread's time: it is none that could be saved up.
+        let most_ms = if kind == Kind::Request { self.windows.window_ms } else { i64::MAX };
+        i32::try_from(throttle_ms.min(most_ms)).unwrap_or(i32::MAX)
+    }
+
+    /// Takes back what was counted and did not happen.
+    pub fn unrecord(&self, kind: Kind, header: &RequestHeader, amount: f64) {
+        let now_ms = clock::monotonic_ms();
+        self.with_rate(kind, header, |rate, _| rate.record(-amount, now_ms));
+    }
+
+    /// Counts the time that a request took; how many milliseconds the client has to pause for it.
+    pub fn record_time(&self, header: &RequestHeader, busy: Duration) -> i32 {
+        if self.is_set(Kind::Request) { self.record(Kind::Request, header, busy.as_secs_f64() * 100.0) } else { 0 }
+    }
+
+    /// The most that may be fetched at once: more could never be paid for.
+    pub fn most_bytes(&self, header: &RequestHeader) -> usize {
+        if !self.is_set(Kind::Fetch) {
+            return usize::MAX;
+        }
+        let windows_s = self.windows.samples.saturating_sub(1) as f64 * self.windows.window_ms as f64 / 1000.0;
+        let share = self.inner.lock().share(Kind::Fetch, client_id(header));
+        // Saturates.
+        share.map_or(usize::MAX, |share| (share.limit * windows_s) as usize)
+    }
+
+    fn with_rate<T>(&self, kind: Kind, header: &RequestHeader, act: impl FnOnce(&mut Rate, f64) -> T) -> Option<T> {
+        if !self.is_set(kind) {
+            return None;
+        }
+        let mut inner = self.inner.lock();
+        let Share { limit, user, client_id } = inner.share(kind, client_id(header))?;
+        let key = (kind, user, client_id);
+        if inner.rates.len() >= MAX_RATES && !inner.rates.contains_key(&key) {
+            let now_ms = clock::monotonic_ms();
+            inner.rates.retain(|_, rate| !rate.is_idle(now_ms));
+            if inner.rates.len() >= MAX_RATES {
+                return None;
+            }
+        }
+        let rate = inner.rates.entry(key).or_insert_with(|| Rate::new(self.windows));
+        Some(act(rate, limit))
+    }
+}
+
+impl Inner {
+    /// The most exact quota, in Kafka's order. Who has none is not counted.
+    fn share(&self, kind: Kind, client_id: &str) -> Option<Share> {
+        // Who did not say who he is has a user's name all the same.
+        let (user, client) = (Name::Of(ANONYMOUS.to_owned()), Name::Of(client_id.to_owned()));
+        let order = [
+            (Some(user.clone()), Some(client.clone())),
+            (Some(user.clone()), Some(Name::Default)),
+            (Some(user), None),
+            (Some(Name::Default), Some(client.clone())),
+            (Some(Name::Default), Some(Name::Default)),
+            (Some(Name::Default), None),
+            (None, Some(client)),
+            (None, Some(Name::Default)),
+        ];
+        // Nobody has the empty client id: no quota is for it.
+        let matching = order.into_iter().filter(|(_, client)| client.is_none() || !client_id.is_empty());
+        matching.into_iter().find_map(|entity| {
+            let named = |part: &Option<Name>, name: &str| part.as_ref().map_or_else(String::new, |_| name.to_owned());
+            let (user, client_id) = (named(&entity.0, ANONYMOUS), named(&entity.1, client_id));
+            Some(Share { limit: *self.limits.get(&(kind, entity))?, user, client_id })
+        })
+    }
+}
+
+fn client_id(header: &RequestHeader) -> &str {
+    header.client_id.as_deref().unwrap_or_default()
+}
+
+fn limits_of(quotas: &BTreeMap<QuotaKey, f64>) -> HashMap<(Kind, Entity), f64> {
+    let mut limits = HashMap::new();
+    for ((entity, key), value) in quotas {
+        let Some((kind, _)) = KINDS.iter().find(|(_, name)| name == key) else { continue };
+        if entity.contains_key(IP) {
+            continue;
+        }
+        let part = |of: &str| entity.get(of).map(|name| name.clone().map_or(Name::Default, Name::Of));
+        limits.insert((*kind, (part(USER), part(CLIENT_ID))), *value);
+    }
+    limits
+}
+
+/// What `future` gives, and for how long it kept its thread busy; not measured unless that is wanted.
+pub async fn timed<F: Future>(measured: bool, future: F) -> (F::Output, Duration) {
+    let mut future = std::pin::pin!(future);
+    let mut busy = Duration::ZERO;
+    let output = poll_fn(|cx| {
+        let start = measured.then(Instant::now);
+        let polled = future.as_mut().poll(cx);
+        busy += start.map_or(Duration::ZERO, |start| start.elapsed());
+        polled
+    });
+    (output.await, busy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Quota<'a> = (&'a [(&'a str, Option<&'a str>)], f64);
+
+    fn inner(quotas: &[Quota<'_>]) -> Inner {
+        let quota = |(entity, value): &Quota<'_>| {
+            let entity = entity.iter().map(|(k, n)| ((*k).to_owned(), n.map(str::to_owned))).collect();
+            ((entity, "producer_byte_rate".to_owned()), *value)
+        };
+        let image = Arc::new(quotas.iter().map(quota).collect());
+        Inner { limits: limits_of(&image), image, rates: HashMap::new() }
+    }
+
+    #[test]
+    fn the_most_exact_quota_counts() {
+        let me = ("user", Some(ANONYMOUS));
+        let all: [Quota<'_>; 8] = [
+            (&[me, ("client-id", Some("c"))], 1.0),
+            (&[me, ("client-id", None)], 2.0),
+            (&[me], 3.0),
+            (&[("user", None), ("client-id", Some("c"))], 4.0),
+            (&[("user", None), ("client-id", None)], 5.0),
+            (&[("user", None)], 6.0),
+            (&[("client-id", Some("c"))], 7.0),
+            (&[("client-id", None)], 8.0),
+        ];
+        for (from, (_, expected)) in all.iter().enumerate() {
+            let quotas = inner(&all[from..]);
+            let share = quotas.share(Kind::Produce, "c").unwrap();
+            assert_eq!(share.limit, *expected);
+            let of_user = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0].contains(expected);
+            assert_eq!(share.user.is_empty(), !of_user);
+            assert_eq!(share.client_id.is_empty(), [3.0, 6.0].contains(expected));
+            assert!(quotas.share(Kind::Fetch, "c").is_none());
+        }
+        assert!(inner(&all[6..7]).share(Kind::Produce, "d").is_none());
+        assert_eq!(inner(&all).share(Kind::Produce, "").unwrap().limit, 3.0);
+        assert!(inner(&[(&[("user", Some("other"))], 1.0)]).share(Kind::Produce, "c").is_none());
+    }
+}
