@@ -125,7 +125,7 @@ impl Broker {
         outlive_file_size_limit();
         let listener = server::bind(&config)?;
         complete(&mut config, &listener.bound);
-        config.limits.max_connections = config.limits.max_connections.min(descriptors::for_connections());
+        config.limits.open_files = descriptors::for_connections();
         let settings = config.clone();
         let opened = tokio::task::spawn_blocking(move || open(&settings, disk));
         let Opened { log_dir, meta, metadata_log, features, clean } =

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caudal_cluster::config::{Properties, StaticConfig, StaticConfigError};
+use caudal_cluster::config::{Properties, StaticConfig, StaticConfigError, connection_overrides};
 
 use crate::group::GroupConfig;
 use crate::group::consumer::config::{check_consumer_groups, consumer_config};
@@ -62,10 +62,8 @@ pub struct ConnectionLimits {
     /// `socket.send.buffer.bytes`, `socket.receive.buffer.bytes`; `None`: -1, what the system gives.
     pub send_buffer_bytes: Option<usize>,
     pub receive_buffer_bytes: Option<usize>,
-    /// `max.connections`
-    pub max_connections: usize,
-    /// `max.connections.per.ip`
-    pub max_connections_per_ip: usize,
+    /// As many connections as the system has descriptors for; `max.connections` may be less.
+    pub open_files: usize,
     /// `connections.max.idle.ms`
     pub max_idle: Duration,
     /// A frame that was begun must go on arriving within this time.
@@ -155,6 +153,9 @@ impl BrokerConfig {
             let reason = format!("it must be more than 1048576 for each of the {threads} log.cleaner.threads");
             return Err(refuse("log.cleaner.dedupe.buffer.size", &buffer.to_string(), reason));
         }
+        let overrides = values.value("max.connections.per.ip.overrides").unwrap_or_default();
+        connection_overrides(overrides)
+            .map_err(|reason| refuse("max.connections.per.ip.overrides", overrides, reason))?;
         let (queued, largest) = (values.int("queued.max.request.bytes"), values.int("socket.request.max.bytes"));
         if (1..largest).contains(&queued) {
             let reason = format!("it must be at least socket.request.max.bytes={largest}");
@@ -200,8 +201,7 @@ impl BrokerConfig {
                 request_max_bytes: size("socket.request.max.bytes"),
                 send_buffer_bytes: usize::try_from(values.int("socket.send.buffer.bytes")).ok(),
                 receive_buffer_bytes: usize::try_from(values.int("socket.receive.buffer.bytes")).ok(),
-                max_connections: size("max.connections"),
-                max_connections_per_ip: size("max.connections.per.ip"),
+                open_files: usize::MAX,
                 max_idle: millis("connections.max.idle.ms"),
                 max_stall: MAX_STALL,
                 queued_max_bytes: match values.int("queued.max.request.bytes") {
@@ -216,6 +216,7 @@ impl BrokerConfig {
                 max_timeout_ms: values.int("transaction.max.timeout.ms"),
                 id_expiration_ms: values.int("transactional.id.expiration.ms"),
                 abort_interval: millis("transaction.abort.timed.out.transaction.cleanup.interval.ms"),
+                patience: millis("add.partitions.to.txn.retry.backoff.max.ms").min(millis("request.timeout.ms")),
                 remove_interval: millis("transaction.remove.expired.transaction.cleanup.interval.ms"),
             },
             properties: Arc::new(values),

@@ -153,8 +153,18 @@ impl Context {
 
     /// A broker config of type boolean as it is in effect now.
     pub fn is_broker_flag_set(&self, name: &str) -> bool {
+        self.broker_text(name) == "true"
+    }
+
+    /// A broker config that is a number as it is in effect now; 0 where it has none.
+    pub fn broker_number(&self, name: &str) -> i64 {
+        self.broker_text(name).parse().unwrap_or(0)
+    }
+
+    /// A broker config as it is in effect now; empty where it has no value.
+    pub fn broker_text(&self, name: &str) -> String {
         let resolve = |def| self.config.properties.resolve_broker(&self.metadata.image(), self.node_id(), def).value;
-        broker_config(name).and_then(resolve).is_some_and(|value| value == "true")
+        broker_config(name).and_then(resolve).unwrap_or_default()
     }
 
     /// What the controller's decisions look at beside the image.

@@ -139,7 +139,13 @@ fn client_metrics(
 
 fn broker(ctx: &Context, image: &MetadataImage, extras: Extras) -> Vec<DescribeConfigsResourceResult> {
     let listed = config::broker_configs().filter(|def| !def.is_internal());
+    let is_set = |def: &&'static ConfigDef| {
+        [ConfigResource::broker(ctx.node_id()), ConfigResource::all_brokers()]
+            .iter()
+            .any(|resource| image.config(resource, def.name).is_some())
+    };
     listed
+        .chain(config::unlisted_broker_configs().iter().filter(is_set))
         .map(|def| {
             let read_only = def.update != Update::Dynamic;
             entry(ctx.config.properties.resolve_broker(image, ctx.node_id(), def), read_only, extras)

@@ -4,6 +4,8 @@
 //! it. What they use is counted over `quota.window.num` windows. Beyond the quota the answer says for how long to pause
 //! (`throttle_time_ms`), and nothing more is read from the connection meanwhile.
 
+mod connection;
+mod mutation;
 mod rate;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +24,8 @@ use crate::api::RequestHeader;
 use crate::clock;
 use crate::context::ANONYMOUS;
 
+pub use connection::Admission;
+pub use mutation::Admitted;
 pub use rate::{Rate, Windows};
 
 /// Clients whose use is remembered; of more, those who use nothing are forgotten, or the new ones not counted.
@@ -36,10 +40,16 @@ pub enum Kind {
     Fetch,
     /// Percent of a thread's time.
     Request,
+    /// Partitions created and deleted per second.
+    Mutation,
 }
 
-const KINDS: [(Kind, &str); 3] =
-    [(Kind::Produce, "producer_byte_rate"), (Kind::Fetch, "consumer_byte_rate"), (Kind::Request, "request_percentage")];
+const KINDS: [(Kind, &str); 4] = [
+    (Kind::Produce, "producer_byte_rate"),
+    (Kind::Fetch, "consumer_byte_rate"),
+    (Kind::Request, "request_percentage"),
+    (Kind::Mutation, "controller_mutation_rate"),
+];
 
 /// A name, or the default of all that have none of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,19 +61,24 @@ enum Name {
 /// Whom a quota is set for: user and client id.
 type Entity = (Option<Name>, Option<Name>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
     /// What the limits were made of.
     image: Arc<BTreeMap<QuotaKey, f64>>,
     limits: HashMap<(Kind, Entity), f64>,
     /// By whom a quota is for and who shares it: user and client id, empty where they do not matter.
     rates: HashMap<(Kind, String, String), Rate>,
+    /// Of [`Kind::Mutation`], by the same.
+    buckets: HashMap<(String, String), mutation::Bucket>,
+    connections: connection::Connections,
 }
 
 /// The quotas that are in effect, and what was used of them.
 #[derive(Debug)]
 pub struct Quotas {
     windows: Windows,
+    /// Of [`Kind::Mutation`].
+    mutation_windows: Windows,
     /// Whether anybody has one, by kind.
     set: [AtomicBool; KINDS.len()],
     inner: Mutex<Inner>,
@@ -78,22 +93,29 @@ struct Share {
 
 impl Quotas {
     pub fn new(config: &StaticConfig) -> Quotas {
-        let windows = Windows {
-            window_ms: config.int("quota.window.size.seconds").saturating_mul(1000),
-            samples: usize::try_from(config.int("quota.window.num")).unwrap_or(1),
+        let windows = |seconds: &str, number: &str| Windows {
+            window_ms: config.int(seconds).saturating_mul(1000),
+            samples: usize::try_from(config.int(number)).unwrap_or(1),
         };
-        let inner = Inner { image: Arc::default(), limits: HashMap::new(), rates: HashMap::new() };
-        Quotas { windows, set: Default::default(), inner: Mutex::new(inner) }
+        Quotas {
+            windows: windows("quota.window.size.seconds", "quota.window.num"),
+            mutation_windows: windows("controller.quota.window.size.seconds", "controller.quota.window.num"),
+            set: Default::default(),
+            inner: Mutex::default(),
+        }
     }
 
     /// Takes over the quotas of an image.
     pub fn follow(&self, image: &MetadataImage) {
-        let mut inner = self.inner.lock();
-        if Arc::ptr_eq(&inner.image, image.quotas()) {
+        if Arc::ptr_eq(&self.inner.lock().image, image.quotas()) {
             return;
         }
+        // It may take a while.
+        let of_addresses = connection::limits_of(image.quotas());
+        let mut inner = self.inner.lock();
         inner.image = image.quotas().clone();
         inner.limits = limits_of(image.quotas());
+        inner.connections.limits = of_addresses;
         for ((kind, _), set) in KINDS.iter().zip(&self.set) {
             let any = inner.limits.keys().any(|(of, _)| of == kind);
             set.store(any, Ordering::Release);
@@ -226,7 +248,7 @@ mod tests {
             ((entity, "producer_byte_rate".to_owned()), *value)
         };
         let image = Arc::new(quotas.iter().map(quota).collect());
-        Inner { limits: limits_of(&image), image, rates: HashMap::new() }
+        Inner { limits: limits_of(&image), image, ..Inner::default() }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use caudal_cluster::config::connection_overrides;
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use super::connection::{Closed, Connection, ConnectionInfo};
 use crate::config::{BrokerConfig, ConnectionLimits};
 use crate::context::Context;
+use crate::quota::Admission;
 
 const BACKLOG: i32 = 1024;
 /// How long a stop waits for a client that does not take its answers.
@@ -93,13 +95,17 @@ struct Place {
 
 impl Place {
     fn take(counts: &Arc<Counts>, ip: IpAddr, ctx: &Context) -> Result<Place, &'static str> {
-        let limits = &ctx.config.limits;
-        if counts.total.load(Ordering::Relaxed) >= limits.max_connections {
+        let limit = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
+        let most = limit(ctx.broker_number("max.connections")).min(ctx.config.limits.open_files);
+        if counts.total.load(Ordering::Relaxed) >= most {
             return Err("max.connections");
         }
+        let overrides = connection_overrides(&ctx.broker_text("max.connections.per.ip.overrides")).unwrap_or_default();
+        let own = overrides.iter().find(|(address, _)| *address == ip.to_canonical());
+        let most_per_ip = own.map_or_else(|| limit(ctx.broker_number("max.connections.per.ip")), |(_, most)| *most);
         let mut per_ip = counts.per_ip.lock();
         let open = per_ip.entry(ip).or_default();
-        if *open >= limits.max_connections_per_ip {
+        if *open >= most_per_ip {
             return Err("max.connections.per.ip");
         }
         *open += 1;
@@ -162,6 +168,20 @@ async fn accept(socket: TcpListener, ctx: Arc<Context>, counts: Arc<Counts>, (mu
                 continue;
             }
         };
+        match ctx.quotas.connect(peer.ip(), ctx.broker_number("max.connection.creation.rate")) {
+            Admission::Now => {}
+            Admission::Later(pause) => {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = stop.changed() => return,
+                }
+            }
+            Admission::Refused(pause) => {
+                tracing::debug!(%peer, "refused a connection: its address has a quota of them");
+                hold_back(stream, pause, Place::take(&counts, peer.ip(), &ctx).ok());
+                continue;
+            }
+        }
         let place = match Place::take(&counts, peer.ip(), &ctx) {
             Ok(place) => place,
             Err(limit) => {
@@ -171,6 +191,16 @@ async fn accept(socket: TcpListener, ctx: Arc<Context>, counts: Arc<Counts>, (mu
         };
         let id = counts.next_id.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(run(stream, peer, id, ctx.clone(), place, (stop.clone(), alive.clone())));
+    }
+}
+
+/// Closes a connection after a while, or at once when there is no place for it: its client would ask again.
+fn hold_back(stream: TcpStream, pause: Duration, place: Option<Place>) {
+    if let Some(place) = place {
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            drop((stream, place));
+        });
     }
 }
 

@@ -109,6 +109,8 @@ pub struct TransactionConfig {
     pub id_expiration_ms: i64,
     /// `transaction.abort.timed.out.transaction.cleanup.interval.ms`
     pub abort_interval: Duration,
+    /// `add.partitions.to.txn.retry.backoff.max.ms`: how long a write waits for the transaction before to be over.
+    pub patience: Duration,
     /// `transaction.remove.expired.transaction.cleanup.interval.ms`
     pub remove_interval: Duration,
 }
@@ -119,6 +121,7 @@ impl Default for TransactionConfig {
             max_timeout_ms: 900_000,
             id_expiration_ms: 604_800_000,
             abort_interval: Duration::from_secs(10),
+            patience: Duration::from_millis(100),
             remove_interval: Duration::from_secs(3600),
         }
     }

@@ -2,7 +2,6 @@
 //! taken at their word and the partition is made part of it; of others it is verified that they said so before (KIP-890).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use caudal_protocol::{ErrorCode, TopicPartition};
 use caudal_storage::Verification;
@@ -12,8 +11,6 @@ use super::machine::Producer;
 use crate::context::Context;
 use crate::partition::Partition;
 
-/// How long a write waits for the transaction before to be over (Kafka's `add.partitions.to.txn.retry.backoff.max.ms`).
-pub const PATIENCE: Duration = Duration::from_millis(100);
 const VERIFICATION: &str = "transaction.partition.verification.enable";
 
 /// What a client knows of, by the version of its request.
@@ -72,7 +69,7 @@ impl Participant<'_> {
         }
         let (id, producer) = (self.id, self.producer);
         let refused: Vec<(&TopicPartition, ErrorCode)> = if self.client == Client::Joins {
-            let added = ctx.transactions.add_patiently(id, producer, partitions, EPOCH_BUMPS_FROM, PATIENCE).await;
+            let added = ctx.transactions.add_patiently(id, producer, partitions, EPOCH_BUMPS_FROM).await;
             added.err().into_iter().flat_map(|error| partitions.iter().map(move |p| (p, error))).collect()
         } else {
             let verify = |p| ctx.transactions.verify(id, producer, p).err().map(|error| (p, error));

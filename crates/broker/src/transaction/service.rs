@@ -314,9 +314,8 @@ impl TransactionService {
         producer: Producer,
         partitions: &BTreeSet<TopicPartition>,
         version: i16,
-        patience: Duration,
     ) -> Result<(), ErrorCode> {
-        let deadline = tokio::time::Instant::now() + patience;
+        let deadline = tokio::time::Instant::now() + self.config.patience;
         loop {
             let settled = self.core.settled.notified();
             let added = self.add(id, producer, partitions, version).await;

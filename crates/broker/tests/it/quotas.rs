@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use caudal_protocol::ErrorCode;
+use caudal_protocol::messages::create_topics_request::CreatableTopic;
 use caudal_protocol::messages::*;
 
 use crate::administration::set_quota;
@@ -100,4 +102,55 @@ fn quotas_outlive_a_restart() {
     let broker = broker.restart();
     let response: ProduceResponse = broker.connect().ask(&request("t", 0, batch(1, 103_000).freeze()), 12);
     assert!(response.throttle_time_ms > 0);
+}
+
+#[test]
+fn an_address_makes_so_many_connections_a_second() {
+    let broker = TestBroker::start();
+    let mut client = broker.connect();
+    answered_after(&mut client);
+    assert_eq!(set_quota(&mut client, &[("ip", Some("127.0.0.1"))], "connection_creation_rate", Some(1.0)), 0);
+    // Ten seconds' worth at once, then no more than one a second.
+    let mut is_refused = || {
+        let mut client = broker.connect();
+        client.send(&MetadataRequest { topics: Some(Vec::new()), ..Default::default() }, 12);
+        client.receive_frame().is_none()
+    };
+    assert!(!is_refused());
+    assert!((0..200).any(|_| is_refused()));
+    assert_eq!(set_quota(&mut client, &[("ip", Some("127.0.0.1"))], "connection_creation_rate", None), 0);
+    answered_after(&mut broker.connect());
+}
+
+#[test]
+fn partitions_are_created_at_the_rate_of_the_quota() {
+    let broker = TestBroker::start();
+    let mut client = broker.connect();
+    let new = |name: &str, num_partitions: i32| CreatableTopic {
+        name: name.into(),
+        num_partitions,
+        replication_factor: 1,
+        ..Default::default()
+    };
+    let create = |client: &mut RawClient, topics: Vec<CreatableTopic>, version: i16| {
+        let response: CreateTopicsResponse =
+            client.ask(&CreateTopicsRequest { topics, timeout_ms: 1000, ..Default::default() }, version);
+        let codes: Vec<i16> = response.topics.iter().map(|topic| topic.error_code).collect();
+        (codes, response.throttle_time_ms)
+    };
+    assert_eq!(set_quota(&mut client, &[("user", None)], "controller_mutation_rate", Some(1.0)), 0);
+    // Eleven at once, and one topic may be beyond that.
+    let exceeded = ErrorCode::ThrottlingQuotaExceeded.code();
+    let (codes, throttle_ms) = create(&mut client, vec![new("a", 10), new("b", 2), new("c", 1)], 7);
+    assert_eq!(codes, [0, 0, exceeded]);
+    assert!((1..=1000).contains(&throttle_ms), "{throttle_ms}");
+    // Who does not know the error has his way and pauses.
+    let (codes, throttle_ms) = create(&mut client, vec![new("d", 3)], 5);
+    assert_eq!(codes, [0]);
+    assert!(throttle_ms > 1000, "{throttle_ms}");
+    let mut client = broker.connect();
+    let request = DeleteTopicsRequest { topic_names: vec!["d".into(), "no such".into()], ..Default::default() };
+    let deleted: DeleteTopicsResponse = client.ask(&request, 5);
+    let codes: Vec<i16> = deleted.responses.iter().map(|topic| topic.error_code).collect();
+    assert_eq!(codes, [ErrorCode::UnknownTopicOrPartition.code(), exceeded]);
 }

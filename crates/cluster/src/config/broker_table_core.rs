@@ -37,8 +37,10 @@ config_table! {
     "controller.quorum.retry.backoff.ms" Int "20" AtLeast(0) Low fixed idle "";
     "controller.quorum.voters" List "" Any High fixed acts
         "Voters of a static quorum: id@host:port. This node alone.";
-    "controller.quota.window.num" Int "11" AtLeast(1) Low fixed idle "";
-    "controller.quota.window.size.seconds" Int "1" AtLeast(1) Low fixed idle "";
+    "controller.quota.window.num" Int "11" AtLeast(1) Low fixed acts
+        "Windows' worth of controller_mutation_rate that a client may save up.";
+    "controller.quota.window.size.seconds" Int "1" AtLeast(1) Low fixed acts
+        "Seconds of a window of controller_mutation_rate.";
     "controller.socket.timeout.ms" Int "30000" Any Medium fixed idle "";
     "default.replication.factor" Int "1" Any Medium fixed acts
         "Replicas of a topic that is created without saying how many.";
@@ -167,12 +169,14 @@ config_table! {
         "Default of segment.bytes.";
     "log.segment.delete.delay.ms" Long "60000" AtLeast(0) High dynamic acts
         "Default of file.delete.delay.ms.";
-    "max.connection.creation.rate" Int "2147483647" AtLeast(0) Medium dynamic idle "";
+    "max.connection.creation.rate" Int "2147483647" AtLeast(0) Medium dynamic acts
+        "Connections per second that are accepted; more wait.";
     "max.connections" Int "2147483647" AtLeast(0) Medium dynamic acts
         "Connections that are open at a time.";
     "max.connections.per.ip" Int "2147483647" AtLeast(0) Medium dynamic acts
         "Connections that are open at a time from one address.";
-    "max.connections.per.ip.overrides" String "" Any Medium dynamic idle "";
+    "max.connections.per.ip.overrides" String "" Any Medium dynamic acts
+        "max.connections.per.ip of single addresses: ADDRESS:COUNT,...";
     "max.incremental.fetch.session.cache.slots" Int "1000" AtLeast(0) Medium fixed acts
         "Fetch sessions that are remembered at a time.";
     "max.request.partition.size.limit" Int "2000" AtLeast(1) Medium fixed acts
@@ -239,7 +243,8 @@ config_table! {
     "replica.socket.timeout.ms" Int "30000" Any High fixed idle "";
     "replication.quota.window.num" Int "11" AtLeast(1) Low fixed idle "";
     "replication.quota.window.size.seconds" Int "1" AtLeast(1) Low fixed idle "";
-    "request.timeout.ms" Int "30000" Any High fixed idle "";
+    "request.timeout.ms" Int "30000" Any High fixed acts
+        "Milliseconds that the first write of a transaction waits for the one before at the most.";
     "socket.connection.setup.timeout.max.ms" Long "30000" Any Medium fixed idle "";
     "socket.connection.setup.timeout.ms" Long "10000" Any Medium fixed idle "";
     "socket.listen.backlog.size" Int "50" AtLeast(1) Medium fixed idle "";
@@ -269,7 +274,7 @@ config_table! {
     "transaction.two.phase.commit.enable" Boolean "false" Any Low fixed idle "";
     "transactional.id.expiration.ms" Int "604800000" AtLeast(1) High fixed acts
         "How long a transactional id is known after its last use.";
-    "unclean.leader.election.enable" Boolean "false" Any High dynamic idle
+    "unclean.leader.election.enable" Boolean "false" Any High dynamic acts
         "Default of the topics' unclean.leader.election.enable.";
     "unclean.leader.election.interval.ms" Long "300000" AtLeast(1) Medium internal idle "";
     "caudal.allow.insecure" Boolean "false" Any High fixed acts
@@ -278,4 +283,14 @@ config_table! {
         "Start although records of the metadata log that were on disk are missing or damaged, and go on without them. For one start, when there is no backup.";
     "caudal.flush.before.ack" Boolean "true" Any High fixed acts
         "Whether a produce is answered only after its records were flushed to disk. 'false' is Kafka's behaviour: quicker, and a power cut may take what was acknowledged.";
+}
+
+config_table! {
+    /// Those that are not listed unless they are set, and can be set while the broker runs only: what a reassignment of replicas
+    /// sets for as long as it lasts.
+    BROKER_CONFIGS_UNLISTED:
+    "follower.replication.throttled.rate" Long "9223372036854775807" AtLeast(0) Medium dynamic acts
+        "Bytes per second of the replicas whose replication is throttled on the follower's side: none on a single node.";
+    "leader.replication.throttled.rate" Long "9223372036854775807" AtLeast(0) Medium dynamic acts
+        "Bytes per second of the replicas whose replication is throttled on the leader's side: none on a single node.";
 }

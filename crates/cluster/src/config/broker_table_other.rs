@@ -5,7 +5,8 @@ use super::definition::{ConfigDef, config_table};
 config_table! {
     /// In the order of their names; see [`super::broker_config`].
     BROKER_CONFIGS_OTHER:
-    "add.partitions.to.txn.retry.backoff.max.ms" Int "100" AtLeast(0) High fixed idle "";
+    "add.partitions.to.txn.retry.backoff.max.ms" Int "100" AtLeast(0) High fixed acts
+        "Milliseconds for which the first write of a transaction waits for the one before to be over; no longer than request.timeout.ms.";
     "add.partitions.to.txn.retry.backoff.ms" Int "20" AtLeast(1) High fixed idle "";
     "alter.config.policy.class.name" Class null Any Low fixed idle "";
     "alter.log.dirs.replication.quota.window.num" Int "11" AtLeast(1) Low fixed idle "";
@@ -75,8 +76,10 @@ config_table! {
     "metrics.recording.level" String "INFO" Any Low fixed idle "";
     "metrics.sample.window.ms" Long "30000" AtLeast(1) Low fixed idle "";
     "principal.builder.class" Class "org.apache.kafka.common.security.authenticator.DefaultKafkaPrincipalBuilder" Any Medium dynamic idle "";
-    "quota.window.num" Int "11" AtLeast(1) Low fixed idle "";
-    "quota.window.size.seconds" Int "1" AtLeast(1) Low fixed idle "";
+    "quota.window.num" Int "11" AtLeast(1) Low fixed acts
+        "Windows over which the use of a quota is counted.";
+    "quota.window.size.seconds" Int "1" AtLeast(1) Low fixed acts
+        "Seconds of a window over which the use of a quota is counted.";
     "remote.fetch.max.wait.ms" Int "500" AtLeast(1) Medium dynamic idle "";
     "remote.list.offsets.request.timeout.ms" Long "30000" AtLeast(1) Medium dynamic idle "";
     "remote.log.index.file.cache.total.size.bytes" Long "1073741824" AtLeast(1) Low dynamic idle "";

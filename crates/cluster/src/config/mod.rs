@@ -11,6 +11,8 @@ mod properties;
 mod tests;
 mod topic_table;
 
+use std::net::IpAddr;
+
 pub use client_metrics_table::{
     CLIENT_METRICS_CONFIGS, ClientMetricsConfigError, check_client_metrics_configs, client_metrics_config,
 };
@@ -32,9 +34,14 @@ pub fn broker_configs() -> impl Iterator<Item = &'static ConfigDef> {
     broker_table_core::BROKER_CONFIGS_CORE.iter().chain(broker_table_other::BROKER_CONFIGS_OTHER)
 }
 
+/// Broker configs that are listed only where they are set.
+pub fn unlisted_broker_configs() -> &'static [ConfigDef] {
+    broker_table_core::BROKER_CONFIGS_UNLISTED
+}
+
 /// The broker config of this name.
 pub fn broker_config(name: &str) -> Option<&'static ConfigDef> {
-    broker_configs().find(|def| def.name == name)
+    broker_configs().chain(unlisted_broker_configs()).find(|def| def.name == name)
 }
 
 /// The broker configs that stand in for one that is not set, itself first; in Kafka's order.
@@ -51,6 +58,22 @@ pub fn broker_synonyms(name: &str) -> &'static [&'static str] {
         }
     }
     broker_config(name).map_or(&[], |def| std::slice::from_ref(&def.name))
+}
+
+/// Reads `max.connections.per.ip.overrides`: `ADDRESS:COUNT,...`. Unlike Kafka's it takes no names of hosts.
+///
+/// # Errors
+/// A sentence that names the item at fault.
+pub fn connection_overrides(text: &str) -> Result<Vec<(IpAddr, usize)>, String> {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let read = |item: &str| {
+        let (address, count) = item.rsplit_once(':').ok_or_else(|| format!("'{item}' is not ADDRESS:COUNT"))?;
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        let ip: IpAddr = address.parse().map_err(|_| format!("'{address}' is not an IP address"))?;
+        let count = count.trim().parse().map_err(|_| format!("'{count}' is not a number of connections"))?;
+        Ok((ip.to_canonical(), count))
+    };
+    items.map(read).collect()
 }
 
 /// The known name that is nearest to a mistyped one, when one is near enough to be meant.

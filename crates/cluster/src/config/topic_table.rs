@@ -24,14 +24,14 @@ config_table! {
         "Records after which the log is flushed to disk, whoever waits for it.";
     "flush.ms" Long "9223372036854775807" AtLeast(0) Medium dynamic acts ["log.flush.interval.ms" * 1, "log.flush.scheduler.interval.ms" * 1]
         "Milliseconds after which the log is flushed to disk, whoever waits for it.";
-    "follower.replication.throttled.replicas" List "" Throttled Medium dynamic idle []
-        "Replicas whose replication is throttled on the follower's side.";
+    "follower.replication.throttled.replicas" List "" Throttled Medium dynamic acts []
+        "Replicas whose replication is throttled on the follower's side: none on a single node.";
     "index.interval.bytes" Int "4096" AtLeast(0) Medium dynamic acts ["log.index.interval.bytes" * 1]
         "Bytes of log between two entries of the offset index.";
     "internal.segment.bytes" Int null Any Medium internal acts []
         "segment.bytes below 1 MiB, for tests.";
-    "leader.replication.throttled.replicas" List "" Throttled Medium dynamic idle []
-        "Replicas whose replication is throttled on the leader's side.";
+    "leader.replication.throttled.replicas" List "" Throttled Medium dynamic acts []
+        "Replicas whose replication is throttled on the leader's side: none on a single node.";
     "local.retention.bytes" Long "-2" AtLeast(-2) Medium dynamic idle ["log.local.retention.bytes" * 1]
         "Bytes kept on the broker's own disk when tiered storage is on; -2 for retention.bytes.";
     "local.retention.ms" Long "-2" AtLeast(-2) Medium dynamic idle ["log.local.retention.ms" * 1]
@@ -72,6 +72,6 @@ config_table! {
         "Milliseconds by which segment.ms is shortened at random, so that partitions do not all roll at once.";
     "segment.ms" Long "604800000" AtLeast(1) Medium dynamic acts ["log.roll.ms" * 1, "log.roll.hours" * 3600000]
         "Milliseconds after which a new segment is begun even if the old one is not full.";
-    "unclean.leader.election.enable" Boolean "false" Any Medium dynamic idle ["unclean.leader.election.enable" * 1]
-        "Whether a replica that lags may become leader when no other is left, at the price of lost records.";
+    "unclean.leader.election.enable" Boolean "false" Any Medium dynamic acts ["unclean.leader.election.enable" * 1]
+        "Whether a replica that lags may become leader when no other is left, at the price of lost records. The replica of a single node never lags.";
 }

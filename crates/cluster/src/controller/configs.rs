@@ -12,7 +12,7 @@ use caudal_protocol::records::metadata::{ClearElrRecord, ConfigRecord};
 use super::{ApiError, Decision, Node, outcome};
 use crate::config::{
     ConfigDef, ConfigType, TOPIC_CONFIGS, Update, broker_config, check_client_metrics_configs, check_group_configs,
-    check_topic_configs, client_metrics_config, group_config, topic_config,
+    check_topic_configs, client_metrics_config, connection_overrides, group_config, topic_config,
 };
 use crate::image::{ConfigResource, ConfigResourceType, MetadataImage};
 use crate::record::MetadataRecord;
@@ -314,10 +314,22 @@ const CLEANER_CONFIGS: &[&str] = &[
     "log.cleaner.threads",
 ];
 
-/// Whether a broker config takes effect as soon as it is changed: those from which topics take their defaults do, and
-/// the log cleaner's.
+/// Broker configs that are looked up whenever they matter.
+const LIVE_CONFIGS: &[&str] = &[
+    "max.connection.creation.rate",
+    "max.connections",
+    "max.connections.per.ip",
+    "max.connections.per.ip.overrides",
+    "transaction.partition.verification.enable",
+    // There is nothing that they could slow down.
+    "follower.replication.throttled.rate",
+    "leader.replication.throttled.rate",
+];
+
+/// Whether a broker config takes effect as soon as it is changed: those from which topics take their defaults do, those of
+/// the log cleaner, and those of [`LIVE_CONFIGS`].
 fn acts_while_running(name: &str) -> bool {
-    if CLEANER_CONFIGS.contains(&name) {
+    if CLEANER_CONFIGS.contains(&name) || LIVE_CONFIGS.contains(&name) {
         return true;
     }
     TOPIC_CONFIGS.iter().any(|topic| topic.acts && topic.synonyms.iter().any(|s| s.name == name))
@@ -341,6 +353,10 @@ fn check_broker_configs(
             continue;
         }
         let value = def.check(value).map_err(|e| invalid(e.to_string()))?;
+        if name == "max.connections.per.ip.overrides" {
+            connection_overrides(&value)
+                .map_err(|why| invalid(format!("Invalid value {value} for configuration {name}: {why}")))?;
+        }
         if !acts_while_running(name) && node.config.value(name) != Some(value.as_str()) {
             let reason = match def.acts {
                 true => "this broker takes it at start only; set it in the properties file and restart".to_owned(),
