@@ -167,6 +167,7 @@ impl BrokerConfig {
             .map_err(|(key, reason)| refuse(key, values.value(key).unwrap_or_default(), reason))?;
         let mut config = BrokerConfig::with(values, listen, PathBuf::from(dirs));
         config.node_id = node_id;
+        config.groups.consumer.node_id = node_id;
         config.listener_names = listener_names;
         config.advertised = advertised;
         Ok((config, warnings))

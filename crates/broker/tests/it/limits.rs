@@ -8,9 +8,11 @@ use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::api_versions_request::ApiVersionsRequest;
 use caudal_protocol::messages::api_versions_response::ApiVersionsResponse;
 use caudal_protocol::messages::fetch_response::FetchResponse;
+use caudal_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use caudal_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use caudal_protocol::messages::metadata_response::MetadataResponse;
 use caudal_protocol::messages::produce_response::ProduceResponse;
+use caudal_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 
 use crate::fetch::{offsets, request};
 use crate::produce::{batch, produce};
@@ -136,4 +138,33 @@ fn within_the_limit_of_file_sizes() {
     assert_eq!(ErrorCode::from_code(refused.error_code), ErrorCode::KafkaStorageError, "{:?}", refused.error_message);
     let response: FetchResponse = client.ask(&request("t", &[(0, 0)]), 12);
     assert_eq!(offsets(&response.responses[0].partitions[0]).len(), written);
+}
+
+#[test]
+fn limits_of_connections_change_while_it_runs() {
+    let broker = TestBroker::start();
+    let mut client = broker.connect();
+    is_served(&mut client);
+    let set = |client: &mut RawClient, name: &str, value: &str| {
+        let config = AlterableConfig { name: name.into(), config_operation: 0, value: Some(value.into()) };
+        let resource = AlterConfigsResource { resource_type: 4, resource_name: "1".into(), configs: vec![config] };
+        let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+        let response: IncrementalAlterConfigsResponse = client.ask(&request, 1);
+        assert_eq!(response.responses[0].error_code, 0, "{:?}", response.responses[0].error_message);
+    };
+    let is_refused = || {
+        let mut client = broker.connect();
+        client.send(&MetadataRequest { topics: Some(Vec::new()), ..Default::default() }, 12);
+        client.receive_frame().is_none()
+    };
+    assert!(!is_refused());
+    // This connection is the one that there may be.
+    for name in ["max.connections", "max.connections.per.ip"] {
+        set(&mut client, name, "1");
+        wait_until(name, is_refused);
+        set(&mut client, name, "100");
+        wait_until(name, || !is_refused());
+    }
+    set(&mut client, "max.connections.per.ip.overrides", "127.0.0.1:1, 10.0.0.1:7");
+    wait_until("an address of its own", is_refused);
 }

@@ -111,7 +111,7 @@ fn an_address_makes_so_many_connections_a_second() {
     answered_after(&mut client);
     assert_eq!(set_quota(&mut client, &[("ip", Some("127.0.0.1"))], "connection_creation_rate", Some(1.0)), 0);
     // Ten seconds' worth at once, then no more than one a second.
-    let mut is_refused = || {
+    let is_refused = || {
         let mut client = broker.connect();
         client.send(&MetadataRequest { topics: Some(Vec::new()), ..Default::default() }, 12);
         client.receive_frame().is_none()

@@ -316,6 +316,7 @@ const CLEANER_CONFIGS: &[&str] = &[
 
 /// Broker configs that are looked up whenever they matter.
 const LIVE_CONFIGS: &[&str] = &[
+    "group.consumer.assignment.interval.ms",
     "max.connection.creation.rate",
     "max.connections",
     "max.connections.per.ip",
@@ -353,6 +354,9 @@ fn check_broker_configs(
             continue;
         }
         let value = def.check(value).map_err(|e| invalid(e.to_string()))?;
+        if name == "group.consumer.assignment.interval.ms" {
+            check_assignment_interval(node, name, &value)?;
+        }
         if name == "max.connections.per.ip.overrides" {
             connection_overrides(&value)
                 .map_err(|why| invalid(format!("Invalid value {value} for configuration {name}: {why}")))?;
@@ -382,6 +386,20 @@ fn check_broker_configs(
         ));
     }
     Ok(())
+}
+
+fn check_assignment_interval(node: &Node<'_>, name: &str, value: &str) -> Result<(), ApiError> {
+    let limit = |name: &str| node.config.int(name);
+    let (min, max) = ("group.consumer.min.assignment.interval.ms", "group.consumer.max.assignment.interval.ms");
+    let number = value.parse().unwrap_or(0);
+    let message = if number < limit(min) {
+        format!("{name} must be greater than or equal to {min}")
+    } else if number > limit(max) {
+        format!("{name} must be less than or equal to {max}")
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::new(ErrorCode::InvalidRequest, message))
 }
 
 /// What Kafka's cleaner refuses while it runs: a number of threads that is less than half or more than double of the

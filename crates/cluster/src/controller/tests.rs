@@ -377,10 +377,26 @@ fn configs_change_one_by_one() {
         (
             4,
             "1",
-            vec![("max.connections", 0, Some("3"))],
+            vec![("producer.id.expiration.ms", 0, Some("3"))],
             InvalidRequest,
-            "Invalid value 3 for configuration max.connections: this broker takes it at start only; set it in the \
-             properties file and restart",
+            "Invalid value 3 for configuration producer.id.expiration.ms: this broker takes it at start only; set it in \
+             the properties file and restart",
+        ),
+        (
+            4,
+            "1",
+            vec![("max.connections.per.ip.overrides", 0, Some("::1:3,localhost:3"))],
+            InvalidRequest,
+            "Invalid value ::1:3,localhost:3 for configuration max.connections.per.ip.overrides: 'localhost' is not an \
+             IP address",
+        ),
+        (
+            4,
+            "",
+            vec![("group.consumer.assignment.interval.ms", 0, Some("15001"))],
+            InvalidRequest,
+            "group.consumer.assignment.interval.ms must be less than or equal to \
+             group.consumer.max.assignment.interval.ms",
         ),
         (4, "2", vec![], InvalidRequest, "Unexpected broker id, expected 1, but received 2"),
         (

@@ -15,6 +15,7 @@ pub fn consumer_config(values: &StaticConfig) -> ConsumerConfig {
     let int = |name: &str| i32::try_from(values.int(&format!("group.consumer.{name}"))).unwrap_or(i32::MAX);
     let range = |name: &str| (int(&format!("min.{name}")), int(&format!("max.{name}")));
     ConsumerConfig {
+        node_id: 1,
         enabled: list(values, "group.coordinator.rebalance.protocols").iter().any(|protocol| protocol == "consumer"),
         session_timeout_ms: int("session.timeout.ms"),
         session_timeout_range_ms: range("session.timeout.ms"),

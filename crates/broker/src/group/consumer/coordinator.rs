@@ -69,6 +69,13 @@ impl Coordinator {
         let session = own("consumer.session.timeout.ms", config.session_timeout_range_ms);
         let heartbeat = own("consumer.heartbeat.interval.ms", config.heartbeat_interval_range_ms);
         let assignment = own("consumer.assignment.interval.ms", config.assignment_interval_range_ms);
+        // The only one of the three that can be changed while the broker runs.
+        let dynamic = |resource: ConfigResource| {
+            self.image.config(&resource, "group.consumer.assignment.interval.ms")?.trim().parse::<i32>().ok()
+        };
+        let assignment = assignment
+            .or_else(|| dynamic(ConfigResource::broker(config.node_id)))
+            .or_else(|| dynamic(ConfigResource::all_brokers()));
         GroupTimes {
             session_timeout_ms: i64::from(session.unwrap_or(config.session_timeout_ms)),
             heartbeat_interval_ms: heartbeat.unwrap_or(config.heartbeat_interval_ms),

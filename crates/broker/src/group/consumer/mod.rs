@@ -95,6 +95,8 @@ impl MigrationPolicy {
 /// The broker's `group.consumer.*` properties.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
+    /// `node.id`: whose dynamic configs count.
+    pub node_id: i32,
     /// The protocol is among `group.coordinator.rebalance.protocols`.
     pub enabled: bool,
     pub session_timeout_ms: i32,
@@ -115,6 +117,7 @@ pub struct ConsumerConfig {
 impl Default for ConsumerConfig {
     fn default() -> Self {
         ConsumerConfig {
+            node_id: 1,
             enabled: true,
             session_timeout_ms: 45_000,
             session_timeout_range_ms: (45_000, 60_000),
