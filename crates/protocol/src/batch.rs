@@ -27,7 +27,7 @@ use bytes::{Bytes, BytesMut};
 use crate::compression::{self, Codec, CompressionError};
 use crate::record::{self, BatchRecords, RecordError};
 
-pub use rewrite::rewrite;
+pub use rewrite::{recompress, renumber, rewrite};
 
 /// Bytes of a batch before its records.
 pub const HEADER_LEN: usize = 61;
@@ -47,6 +47,7 @@ const ATTRIBUTES_AT: usize = 21;
 const MAX_TIMESTAMP_AT: usize = 35;
 const PRODUCER_ID_AT: usize = 43;
 
+const CODEC_MASK: i16 = 7;
 /// Bit 3 of the attributes.
 const LOG_APPEND_TIME: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
@@ -168,7 +169,7 @@ impl BatchHeader {
     }
 
     pub fn codec_id(&self) -> i16 {
-        self.attributes & 7
+        self.attributes & CODEC_MASK
     }
 
     /// The codec; `None` when the id is not one that Kafka defines.

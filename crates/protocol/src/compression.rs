@@ -3,7 +3,17 @@
 //!
 //! Decompressed sizes come from whoever produced the batch, so every decoder here is bounded by a limit of the caller.
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
+
+use zstd::zstd_safe;
+
+thread_local! {
+    /// Making one costs more than decompressing a small batch.
+    static ZSTD: RefCell<zstd_safe::DCtx<'static>> = RefCell::new(zstd_safe::DCtx::create());
+}
+/// A decoder that has become larger is not kept.
+const ZSTD_KEPT: usize = 4 << 20;
 
 /// The codec in bits 0..=2 of a batch's attributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -78,15 +88,26 @@ impl std::fmt::Display for Codec {
 
 /// Appends `input`, compressed, to `out`. Levels are the codecs' defaults, as in Kafka's Java client.
 pub fn compress(codec: Codec, input: &[u8], out: &mut Vec<u8>) -> Result<(), CompressionError> {
+    compress_at(codec, None, input, out)
+}
+
+/// As [`compress`], at a level of the codec's own scale: gzip 1 to 9, lz4 1 to 17, zstd -131072 to 22. `None`: its default.
+///
+/// # Errors
+/// The codec fails.
+pub fn compress_at(codec: Codec, level: Option<i32>, input: &[u8], out: &mut Vec<u8>) -> Result<(), CompressionError> {
     let failed =
         |reason: &dyn std::fmt::Display| CompressionError::Compress { codec: codec.name(), reason: reason.to_string() };
     match codec {
         Codec::None => out.extend_from_slice(input),
         Codec::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::default());
+            let level = level.and_then(|level| u32::try_from(level).ok());
+            let level = level.map_or_else(flate2::Compression::default, flate2::Compression::new);
+            let mut encoder = flate2::write::GzEncoder::new(out, level);
             encoder.write_all(input).and_then(|()| encoder.finish()).map_err(|e| failed(&e))?;
         }
         Codec::Snappy => compress_xerial(input, out).map_err(|e| failed(&e))?,
+        Codec::Lz4 if level.is_some() => crate::lz4::compress(input, level.unwrap_or_default(), out),
         Codec::Lz4 => {
             // Kafka's reader accepts independent blocks only.
             let info = lz4_flex::frame::FrameInfo::new()
@@ -97,7 +118,9 @@ pub fn compress(codec: Codec, input: &[u8], out: &mut Vec<u8>) -> Result<(), Com
             encoder.finish().map_err(|e| failed(&e))?;
         }
         Codec::Zstd => {
-            zstd::stream::copy_encode(input, out, 0).map_err(|e| failed(&e))?;
+            // The size is told beforehand: tables and window are then no larger than it, at any level.
+            let compressed = zstd::bulk::compress(input, level.unwrap_or(0)).map_err(|e| failed(&e))?;
+            out.extend_from_slice(&compressed);
         }
     }
     Ok(())
@@ -122,12 +145,27 @@ fn decompress_into(codec: Codec, input: &[u8], limit_bytes: usize, out: &mut Vec
         }
         Codec::Gzip => read_bounded(codec, flate2::read::MultiGzDecoder::new(input), input.len(), limit_bytes, out),
         Codec::Snappy => decompress_snappy(input, limit_bytes, out),
-        Codec::Lz4 => read_bounded(codec, lz4_flex::frame::FrameDecoder::new(input), input.len(), limit_bytes, out),
-        Codec::Zstd => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(input)
-                .map_err(|e| CompressionError::Corrupt { codec: codec.name(), reason: e.to_string() })?;
-            read_bounded(codec, decoder, input.len(), limit_bytes, out)
+        Codec::Lz4 => {
+            let start = out.len();
+            if crate::lz4::decompress_plain(input, limit_bytes, out).is_some() {
+                return Ok(());
+            }
+            out.truncate(start);
+            read_bounded(codec, lz4_flex::frame::FrameDecoder::new(input), input.len(), limit_bytes, out)
         }
+        Codec::Zstd => ZSTD.with_borrow_mut(|context| {
+            let failed = |reason: String| CompressionError::Corrupt { codec: codec.name(), reason };
+            context
+                .reset(zstd_safe::ResetDirective::SessionOnly)
+                .map_err(|code| failed(zstd_safe::get_error_name(code).to_owned()))?;
+            let decoder = zstd::stream::read::Decoder::with_context(input, context);
+            let decompressed = read_bounded(codec, decoder, input.len(), limit_bytes, out);
+            // The frame says how large the window is.
+            if context.sizeof() > ZSTD_KEPT {
+                *context = zstd_safe::DCtx::create();
+            }
+            decompressed
+        }),
     }
 }
 
@@ -275,6 +313,22 @@ mod tests {
                 }
                 if let Ok(out) = decompress(codec, &valid, 10_000) { prop_assert!(out.len() <= 10_000); }
             }
+        }
+    }
+
+    #[test]
+    fn levels_are_heard() {
+        let words: Vec<u8> = (0..40_000_u32).flat_map(|n| format!("word{} ", n * n % 977).into_bytes()).collect();
+        for (codec, low, high) in [(Codec::Gzip, 1, 9), (Codec::Lz4, 1, 17), (Codec::Zstd, -100, 22)] {
+            let size = |level: Option<i32>| {
+                let mut out = Vec::new();
+                compress_at(codec, level, &words, &mut out).unwrap();
+                check_start(codec, &out).unwrap();
+                assert_eq!(decompress(codec, &out, words.len()).unwrap(), words);
+                out.len()
+            };
+            assert!(size(Some(high)) < size(Some(low)), "{codec}");
+            assert!(size(Some(high)) < size(None), "{codec}");
         }
     }
 

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod compression;
 pub mod error;
 mod generated;
+mod lz4;
 #[cfg(test)]
 mod message_tests;
 pub mod record;

@@ -20,6 +20,15 @@ pub enum RecordError {
     Compression { base_offset: i64, reason: String },
 }
 
+const MISNUMBERED: &str = "its offset delta is not its place in the batch";
+
+impl RecordError {
+    /// Whether a record can be read, but has another offset than its place in the batch.
+    pub fn is_misnumbered(&self) -> bool {
+        matches!(self, RecordError::Malformed { reason, .. } if *reason == MISNUMBERED)
+    }
+}
+
 /// One record, borrowed from the records section of its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordRef<'a> {
@@ -213,6 +222,14 @@ pub struct RecordIter<'a> {
     log_append_time_ms: Option<i64>,
     index: u32,
     count: u32,
+}
+
+impl<'a> RecordIter<'a> {
+    /// Over the uncompressed records section of a batch.
+    pub(crate) fn plain(section: &'a [u8], base_offset: i64, base_timestamp_ms: i64, count: u32) -> RecordIter<'a> {
+        let cursor = Cursor(section);
+        RecordIter { cursor, base_offset, base_timestamp_ms, log_append_time_ms: None, index: 0, count }
+    }
 }
 
 impl<'a> Iterator for RecordIter<'a> {
@@ -448,7 +465,7 @@ impl<'a> Cursor<'a> {
         body.byte()?; // attributes: none are defined
         let timestamp_ms = base_timestamp_ms.wrapping_add(body.varlong()?);
         if body.varint()?.cast_unsigned() != index {
-            return Err("its offset delta is not its place in the batch");
+            return Err(MISNUMBERED);
         }
         let has_key = body.nullable()?.is_some();
         body.nullable()?;

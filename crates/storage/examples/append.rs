@@ -19,16 +19,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     let megabytes: usize = args.next().map_or(Ok(1024), |arg| arg.parse())?;
     let batch_bytes: usize = args.next().map_or(Ok(16 << 10), |arg| arg.parse())?;
     let codec = args.next().and_then(|name| Codec::from_name(&name)).unwrap_or_default();
-    let value: Vec<u8> = (0..1024usize).map(|n| (n * n % 251) as u8).collect();
+    // Words, so that codecs find about what they find in text.
+    let value = |n: i64| -> Vec<u8> {
+        let word =
+            |at: i64| format!("{:x} ", (n * 131 + at).wrapping_mul(0x9E37_79B9_7F4A_7C15_u64.cast_signed()) >> 52);
+        (0..).flat_map(|at| word(at).into_bytes()).take(1024).collect()
+    };
     let mut builder = BatchBuilder::new(codec);
     let mut n = 0;
     while builder.uncompressed_size_bytes() < batch_bytes {
-        builder.append(1_700_000_000_000 + n, Some(format!("key-{n}").as_bytes()), Some(&value), &[(b"h", None)]);
+        builder.append(1_700_000_000_000 + n, Some(format!("key-{n}").as_bytes()), Some(&value(n)), &[(b"h", None)]);
         n += 1;
     }
+    let uncompressed = builder.uncompressed_size_bytes();
     let bytes = builder.build()?;
     let count = (megabytes << 20) / bytes.len();
-    println!("{count} batches of {} bytes", bytes.len());
+    println!("{count} batches of {} bytes, {uncompressed} uncompressed", bytes.len());
 
     std::fs::create_dir_all(&dir)?;
     // In turns, since neighbours on the machine and its page cache disturb both alike.

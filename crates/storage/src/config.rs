@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use caudal_protocol::batch::TimestampType;
+use caudal_protocol::compression::Codec;
 
 /// Settings of one log. Durations are in milliseconds, sizes in bytes, -1 stands for "no limit" where Kafka has it so.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,17 @@ pub struct LogConfig {
     pub min_compaction_lag_ms: i64,
     pub max_compaction_lag_ms: i64,
     pub min_cleanable_dirty_ratio: f64,
+    /// What clients' batches are stored with (`compression.type`); `None`: as they come.
+    pub compression: Option<Codec>,
+    pub gzip_level: i32,
+    pub lz4_level: i32,
+    pub zstd_level: i32,
 }
+
+/// zlib's own choice.
+const GZIP_DEFAULT: i32 = -1;
+/// Stands for the fast compressor, as in Kafka; every other level searches.
+const LZ4_DEFAULT: i32 = 9;
 
 impl Default for LogConfig {
     /// Kafka's defaults.
@@ -54,6 +65,10 @@ impl Default for LogConfig {
             min_compaction_lag_ms: 0,
             max_compaction_lag_ms: i64::MAX,
             min_cleanable_dirty_ratio: 0.5,
+            compression: None,
+            gzip_level: GZIP_DEFAULT,
+            lz4_level: LZ4_DEFAULT,
+            zstd_level: 3,
         }
     }
 }
@@ -68,8 +83,8 @@ pub struct ConfigError {
 }
 
 impl LogConfig {
-    /// These settings with the topic's own on top. Names that do not concern the log (`min.insync.replicas`,
-    /// `compression.type`, ...) are left to others.
+    /// These settings with the topic's own on top. Names that do not concern the log (`min.insync.replicas`, ...) are left
+    /// to others.
     pub fn with_overrides(&self, overrides: &HashMap<String, String>) -> Result<LogConfig, ConfigError> {
         let mut config = self.clone();
         for (name, value) in overrides {
@@ -84,6 +99,16 @@ impl LogConfig {
         if self.cleanup_compact { self.segment_ms.min(self.max_compaction_lag_ms) } else { self.segment_ms }
     }
 
+    /// The level for a codec, `None` for its default.
+    pub(crate) fn level(&self, codec: Codec) -> Option<i32> {
+        match codec {
+            Codec::Gzip => Some(self.gzip_level).filter(|&level| level != GZIP_DEFAULT),
+            Codec::Lz4 => Some(self.lz4_level).filter(|&level| level != LZ4_DEFAULT),
+            Codec::Zstd => Some(self.zstd_level),
+            Codec::None | Codec::Snappy => None,
+        }
+    }
+
     /// Sets one topic configuration by its Kafka name. True when the log has such a setting.
     pub fn set(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
         let refuse = |allowed| ConfigError { name: name.to_owned(), value: value.to_owned(), allowed };
@@ -94,7 +119,24 @@ impl LogConfig {
         let size = |minimum: i64, allowed: &'static str| at_least(minimum, allowed).map(i64::unsigned_abs);
         const POSITIVE: &str = "an integer of at least 1";
         const NATURAL: &str = "an integer of at least 0";
+        const CODECS: &str = "uncompressed, zstd, lz4, snappy, gzip or producer";
+        let level = |from: i32, to: i32, allowed: &'static str| match value.trim().parse::<i32>() {
+            Ok(level) if (from..=to).contains(&level) => Ok(level),
+            _ => Err(refuse(allowed)),
+        };
         match name {
+            "compression.type" => {
+                self.compression = match value.trim() {
+                    "producer" => None,
+                    "uncompressed" => Some(Codec::None),
+                    "none" => return Err(refuse(CODECS)),
+                    codec => Some(Codec::from_name(codec).ok_or_else(|| refuse(CODECS))?),
+                };
+            }
+            "compression.gzip.level" if value.trim() == "-1" => self.gzip_level = GZIP_DEFAULT,
+            "compression.gzip.level" => self.gzip_level = level(1, 9, "1 to 9, or -1")?,
+            "compression.lz4.level" => self.lz4_level = level(1, 17, "1 to 17")?,
+            "compression.zstd.level" => self.zstd_level = level(-131_072, 22, "-131072 to 22")?,
             // Kafka 4 refuses less than 1 MiB for the public name and keeps the internal one for tests.
             "segment.bytes" => self.segment_bytes = size(1 << 20, "an integer of at least 1048576")?,
             "internal.segment.bytes" => self.segment_bytes = size(1, POSITIVE)?,
@@ -166,6 +208,9 @@ mod tests {
             ("message.timestamp.type", "createtime"),
             ("min.cleanable.dirty.ratio", "1.1"),
             ("flush.messages", "many"),
+            ("compression.type", "none"),
+            ("compression.gzip.level", "0"),
+            ("compression.lz4.level", "18"),
         ] {
             let error = LogConfig::default().set(name, value).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");

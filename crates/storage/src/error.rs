@@ -38,6 +38,11 @@ pub enum AppendError {
     Batch(#[from] BatchError),
     #[error("failed to append to {log}: a batch of {size_bytes} bytes exceeds max.message.bytes={max_bytes}")]
     BatchTooLarge { log: TopicPartition, size_bytes: usize, max_bytes: usize },
+    #[error(
+        "failed to append to {log}: decompressed the batch exceeds {limit_bytes} bytes. Send smaller batches, or raise \
+         max.message.bytes where the topic has compression.type=uncompressed"
+    )]
+    UnfoldsTooLarge { log: TopicPartition, limit_bytes: usize },
     #[error("failed to append to {log}: {size_bytes} bytes exceed segment.bytes={segment_bytes}")]
     LargerThanSegment { log: TopicPartition, size_bytes: usize, segment_bytes: u64 },
     /// `timestamp_ms` is the first one at fault; `records`: the places in the batch of the first hundred, where known.
@@ -91,7 +96,7 @@ impl AppendError {
             AppendError::Batch(BatchError::BadCount { .. } | BatchError::Invalid { .. }) => ErrorCode::InvalidRecord,
             AppendError::Batch(BatchError::BadMagic { .. }) => ErrorCode::InvalidRecord,
             AppendError::Batch(_) => ErrorCode::CorruptMessage,
-            AppendError::BatchTooLarge { .. } => ErrorCode::MessageTooLarge,
+            AppendError::BatchTooLarge { .. } | AppendError::UnfoldsTooLarge { .. } => ErrorCode::MessageTooLarge,
             AppendError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
             AppendError::InvalidTimestamp { .. } | AppendError::TimestampTypeFromClient { .. } => {
                 ErrorCode::InvalidTimestamp

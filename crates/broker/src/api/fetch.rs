@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caudal_protocol::ErrorCode;
+use caudal_protocol::compression::Codec;
 use caudal_protocol::messages::fetch_request::FetchRequest;
 use caudal_protocol::messages::fetch_response::{
     AbortedTransaction, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
@@ -125,6 +126,12 @@ fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchCon
         };
         pass.present.push(partition.clone());
         let left = max_bytes.saturating_sub(pass.bytes);
+        // KIP-110: clients before version 10 do not know the codec.
+        if version < 10 && partition.log.config().compression == Some(Codec::Zstd) {
+            pass.failed = true;
+            pass.answers.push(failed(key.partition, ErrorCode::UnsupportedCompressionType));
+            continue;
+        }
         let mut data = match read_one(partition, wanted, committed_only, (left, pass.bytes == 0), &mut pass.ranges) {
             Ok(data) => data,
             Err(error) => {

@@ -5,9 +5,7 @@
 //! closes the connection, the only way to tell. Versions 0-2 are advertised (see [`super::api_versions`]) but answered with
 //! UNSUPPORTED_VERSION, where Kafka closes the connection.
 //!
-//! The records of uncompressed batches are checked one by one, those of compressed batches are passed on as they came
-//! (Kafka decompresses every batch) if they begin as their codec has it: where a client compressed nonsense, readers get an
-//! error with its offset.
+//! Records are checked one by one, those of compressed batches too, by `caudal_storage`: what was acknowledged can be read.
 //!
 //! The first batch of a transaction in a partition waits until the coordinator knows that the partition is part of it, see
 //! [`crate::transaction::participation`]; meanwhile later requests of that connection that name a transactional id wait too,

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use caudal_protocol::ErrorCode;
-use caudal_protocol::batch::Batches;
+use caudal_protocol::batch::{BatchBuilder, Batches};
+use caudal_protocol::compression::Codec;
 use caudal_protocol::messages::api_versions_request::ApiVersionsRequest;
 use caudal_protocol::messages::api_versions_response::ApiVersionsResponse;
 use caudal_protocol::messages::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
@@ -13,7 +14,7 @@ use caudal_protocol::messages::list_offsets_request::{ListOffsetsPartition, List
 use caudal_protocol::messages::list_offsets_response::ListOffsetsResponse;
 use caudal_protocol::wire::Records;
 
-use crate::produce::{batch, produce};
+use crate::produce::{batch, batch_of, produce};
 use crate::raw::TestBroker;
 
 pub fn request(topic: &str, wanted: &[(i32, i64)]) -> FetchRequest {
@@ -217,5 +218,26 @@ fn offsets_are_listed_by_position_and_time() {
         assert_eq!(list(i64::MAX), (ErrorCode::None, -1));
         let max = if version >= 7 { (ErrorCode::None, 0) } else { (ErrorCode::UnsupportedVersion, -1) };
         assert_eq!(list(-3), max, "version {version}");
+    }
+}
+
+/// KIP-110: who does not know the codec is told, not fed.
+#[test]
+fn old_clients_are_told_of_zstd() {
+    let broker = TestBroker::start();
+    broker.create_topic_with("t", 1, &[("compression.type", "zstd")]);
+    let mut client = broker.connect();
+    let sent = batch_of(20, 100, |_| BatchBuilder::new(Codec::Gzip));
+    assert_eq!(produce(&mut client, "t", 0, sent).error_code, 0);
+    for version in [4, 9, 10, 12] {
+        let response: FetchResponse = client.ask(&request("t", &[(0, 0)]), version);
+        let answer = &response.responses[0].partitions[0];
+        let expected = if version < 10 { ErrorCode::UnsupportedCompressionType } else { ErrorCode::None };
+        assert_eq!(answer.error_code, expected.code(), "version {version}");
+        if version >= 10 {
+            let stored = Batches::new(bytes(answer)).next().unwrap().unwrap();
+            assert_eq!(stored.header.codec(), Some(Codec::Zstd));
+            assert_eq!(stored.records(1 << 20).unwrap().to_records().unwrap().len(), 20);
+        }
     }
 }

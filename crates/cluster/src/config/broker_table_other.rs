@@ -1,4 +1,4 @@
-//! Broker configs of Apache Kafka 4.3: security, tiered storage, share groups and the rest, none of which acts here.
+//! Broker configs of Apache Kafka 4.3: security, tiered storage, share groups and the rest, nearly none of which acts here.
 
 use super::definition::{ConfigDef, config_table};
 
@@ -13,10 +13,10 @@ config_table! {
     "alter.log.dirs.replication.quota.window.size.seconds" Int "1" AtLeast(1) Low fixed idle "";
     "authorizer.class.name" String "" Any Low fixed idle "";
     "client.quota.callback.class" Class null Any Low fixed idle "";
-    "compression.gzip.level" Int "-1" GzipLevel Medium dynamic idle "";
-    "compression.lz4.level" Int "9" Between(1, 17) Medium dynamic idle "";
-    "compression.type" String "producer" OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]) High dynamic idle "";
-    "compression.zstd.level" Int "3" Between(-131072, 22) Medium dynamic idle "";
+    "compression.gzip.level" Int "-1" GzipLevel Medium dynamic acts "Level for topics whose compression.type is gzip and that set no other.";
+    "compression.lz4.level" Int "9" Between(1, 17) Medium dynamic acts "Level for topics whose compression.type is lz4 and that set no other.";
+    "compression.type" String "producer" OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]) High dynamic acts "Codec that the batches of topics are stored with that set none; with 'producer' as they were sent.";
+    "compression.zstd.level" Int "3" Between(-131072, 22) Medium dynamic acts "Level for topics whose compression.type is zstd and that set no other.";
     "config.providers" List "" Any Low dynamic idle "";
     "connection.failed.authentication.delay.ms" Int "100" AtLeast(0) Low fixed idle "";
     "controlled.shutdown.enable" Boolean "true" Any Medium fixed idle "";

@@ -85,10 +85,10 @@ fn bad_topic_configs_are_refused_in_kafkas_words() {
              format: [partitionId]:[brokerId],[partitionId]:[brokerId],...",
         ),
         (
-            "compression.type",
-            "gzip",
-            "Invalid value gzip for configuration compression.type: this broker does not act on compression.type \
-             and takes only its default, producer",
+            "remote.log.copy.disable",
+            "true",
+            "Invalid value true for configuration remote.log.copy.disable: this broker does not act on \
+             remote.log.copy.disable and takes only its default, false",
         ),
     ] {
         let error = check_topic_configs(&configs(&[(name, value)])).unwrap_err();
@@ -141,13 +141,13 @@ fn settings_are_checked_and_typing_errors_named() {
 
 #[test]
 fn keys_without_effect_are_named() {
-    let text = "compression.type=gzip\nnum.io.threads=8\nnum.network.threads=4\nssl.keystore.password=secret\nauthorizer.class.name=\n";
+    let text = "log.preallocate=true\nnum.io.threads=8\nnum.network.threads=4\nssl.keystore.password=secret\nauthorizer.class.name=\n";
     let properties = Properties::parse(text, "f").unwrap();
     let (_, warnings) = StaticConfig::from_properties(&properties).unwrap();
     assert_eq!(
         warnings,
         [
-            "f line 1: compression.type=gzip has no effect: this broker does not act on it and goes by its default, producer",
+            "f line 1: log.preallocate=true has no effect: this broker does not act on it and goes by its default, false",
             "f line 3: num.network.threads=4 has no effect: this broker does not act on it and goes by its default, 3",
             "f line 4: ssl.keystore.password has no effect: this broker does not act on it",
         ]

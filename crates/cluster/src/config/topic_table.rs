@@ -8,13 +8,13 @@ config_table! {
     TOPIC_CONFIGS:
     "cleanup.policy" List "delete" ListOf(&["compact", "delete"]) Medium dynamic acts ["log.cleanup.policy" * 1]
         "What becomes of old records: 'delete' drops segments past the retention, 'compact' keeps the last record of each key; both may be given.";
-    "compression.gzip.level" Int "-1" GzipLevel Medium dynamic idle ["compression.gzip.level" * 1]
+    "compression.gzip.level" Int "-1" GzipLevel Medium dynamic acts ["compression.gzip.level" * 1]
         "Level for topics whose compression.type is gzip.";
-    "compression.lz4.level" Int "9" Between(1, 17) Medium dynamic idle ["compression.lz4.level" * 1]
-        "Level for topics whose compression.type is lz4.";
-    "compression.type" String "producer" OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]) Medium dynamic idle ["compression.type" * 1]
-        "Codec that batches are stored with. Only 'producer' is served: batches stay as the producer sent them.";
-    "compression.zstd.level" Int "3" Between(-131072, 22) Medium dynamic idle ["compression.zstd.level" * 1]
+    "compression.lz4.level" Int "9" Between(1, 17) Medium dynamic acts ["compression.lz4.level" * 1]
+        "Level for topics whose compression.type is lz4. 9 is the fast compressor, as in Kafka; all others search, the longer the higher they are.";
+    "compression.type" String "producer" OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]) Medium dynamic acts ["compression.type" * 1]
+        "Codec that batches are stored with, whatever they were sent with; with 'producer' they stay as they were sent.";
+    "compression.zstd.level" Int "3" Between(-131072, 22) Medium dynamic acts ["compression.zstd.level" * 1]
         "Level for topics whose compression.type is zstd.";
     "delete.retention.ms" Long "86400000" AtLeast(0) Medium dynamic acts ["log.cleaner.delete.retention.ms" * 1]
         "Milliseconds for which compaction keeps the marker that a key was deleted.";

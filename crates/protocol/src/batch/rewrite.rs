@@ -1,11 +1,11 @@
-//! Writing a stored batch anew with a part of its records, as compaction does.
+//! Writing a batch anew: with a part of its records, as compaction does, or with another codec (`compression.type`).
 
 use super::{
-    BatchHeader, CONTROL, DELETE_HORIZON, HEADER_LEN, LOG_APPEND_TIME, LOG_OVERHEAD, MAGIC, NO_TIMESTAMP,
+    BatchHeader, CODEC_MASK, CONTROL, DELETE_HORIZON, HEADER_LEN, LOG_APPEND_TIME, LOG_OVERHEAD, MAGIC, NO_TIMESTAMP,
     TRANSACTIONAL, TimestampType, compute_crc, len_i32, put,
 };
 use crate::compression::{self, Codec, CompressionError};
-use crate::record::{self, RecordRef};
+use crate::record::{self, RecordError, RecordIter, RecordRef};
 
 /// The batch of `header` with only `records` of it, compressed as it was. Offsets stay what they are, the last offset
 /// and the producer's fields too, so that the batch still tells its producer's last sequence number.
@@ -45,6 +45,37 @@ pub fn rewrite(
     let horizon_flag = if horizon_ms.is_some() { DELETE_HORIZON } else { 0 };
     let flags = codec.id() | kept_flags | horizon_flag;
     Ok(finish(header, batch, flags, (base_timestamp_ms, max_timestamp_ms), len_i32(records.len())))
+}
+
+/// The batch of `header` around its records, `plain`, with another codec. A level is on the codec's own scale.
+///
+/// # Errors
+/// The codec fails.
+pub fn recompress(
+    header: &BatchHeader,
+    plain: &[u8],
+    codec: Codec,
+    level: Option<i32>,
+) -> Result<Vec<u8>, CompressionError> {
+    let mut batch = Vec::with_capacity(HEADER_LEN + plain.len() / if codec == Codec::None { 1 } else { 2 });
+    batch.resize(HEADER_LEN, 0);
+    compression::compress_at(codec, level, plain, &mut batch)?;
+    let attributes = header.attributes & !CODEC_MASK | codec.id();
+    let times = (header.base_timestamp_ms, header.max_timestamp_ms);
+    Ok(finish(header, batch, attributes, times, header.record_count))
+}
+
+/// The records section `plain` with offset deltas that count up from 0.
+///
+/// # Errors
+/// The first record that cannot be read.
+pub fn renumber(header: &BatchHeader, plain: &[u8]) -> Result<Vec<u8>, RecordError> {
+    let count = u32::try_from(header.record_count).unwrap_or(0);
+    let mut out = Vec::with_capacity(plain.len());
+    for (index, record) in (0..).zip(RecordIter::plain(plain, 0, header.base_timestamp_ms, count)) {
+        put_record(&mut out, &RecordRef { offset: index, ..record? }, 0, header.base_timestamp_ms);
+    }
+    Ok(out)
 }
 
 /// Fills in the header at the beginning of `batch`.
@@ -146,6 +177,38 @@ mod tests {
             assert_eq!((none.header.codec(), none.bytes.len()), (Some(Codec::None), HEADER_LEN));
             assert_eq!((none.header.base_timestamp_ms, none.header.max_timestamp_ms), (-1, 1004));
         }
+    }
+
+    #[test]
+    fn another_codec_changes_nothing_else() {
+        for from in Codec::ALL {
+            let batch = batch(from);
+            let records = batch.records(1 << 20).unwrap();
+            for to in Codec::ALL {
+                let bytes = Bytes::from(recompress(&batch.header, records.data(), to, None).unwrap());
+                check_crc(&bytes).unwrap();
+                let new = Batch::parse(&bytes).unwrap();
+                assert_eq!(new.header.codec(), Some(to));
+                assert_eq!(new.records(1 << 20).unwrap().to_records(), records.to_records());
+                let back = recompress(&new.header, records.data(), from, None).unwrap();
+                assert_eq!(Batch::parse(&back.into()).unwrap().header, batch.header);
+            }
+        }
+    }
+
+    #[test]
+    fn records_are_numbered_anew() {
+        let batch = batch(Codec::None);
+        let records = batch.records(1 << 20).unwrap();
+        let (mut odd, mut first) = (Vec::new(), None);
+        for record in records.iter() {
+            let record = record.unwrap();
+            put_record(&mut odd, &RecordRef { offset: *first.get_or_insert(record.offset), ..record }, 100, 1000);
+        }
+        let refused = crate::record::check_records(&odd, 5, 100, 1000, |_| {}).unwrap_err();
+        assert!(refused.is_misnumbered());
+        assert_eq!(renumber(&batch.header, &odd).unwrap(), records.data().as_ref());
+        assert!(renumber(&batch.header, &odd[..odd.len() - 1]).is_err());
     }
 
     #[test]

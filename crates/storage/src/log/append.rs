@@ -44,11 +44,13 @@ pub(super) struct Checked {
     now_ms: i64,
     /// The time of the newest record where the first batch's header gives another.
     max_timestamp_ms: Option<i64>,
+    /// What to write instead of what came; `first` is of it.
+    rewritten: Option<Vec<u8>>,
 }
 
 impl Log {
     /// Appends the batches in `batches` (whole ones, nothing else) as they are, but for the base offset, the leader
-    /// epoch and, where the topic says so, the time. Compressed records stay compressed unless the topic is compacted.
+    /// epoch and, where the topic says so, the time and, of clients' batches, the codec.
     ///
     /// The records are readable at once up to [`Log::log_end_offset`]; whoever acknowledges them waits for
     /// [`Flusher::notify_durable`](crate::Flusher::notify_durable) with `last_offset + 1`.
@@ -70,7 +72,9 @@ impl Log {
         origin: AppendOrigin,
         verification: Verification,
     ) -> Result<AppendInfo, AppendError> {
-        let checked = self.check_batches(batches, origin, &self.config())?;
+        let mut checked = self.check_batches(batches, origin, &self.config())?;
+        let rewritten = checked.rewritten.take();
+        let batches = rewritten.as_deref().unwrap_or(batches);
         self.append_checked(batches, &checked, leader_epoch, origin, |writer| {
             self.check_producer(writer, batches, &checked, origin, verification)
         })
@@ -143,32 +147,35 @@ impl Log {
         let now_ms = wall_clock_ms();
         let mut rest = batches;
         let mut first = None;
-        let mut max_timestamp_ms = None;
+        let mut accepted = None;
         let mut count = 0;
         while first.is_none() || !rest.is_empty() {
             let header = if origin == AppendOrigin::Client { batch::validate(rest)? } else { batch::check_crc(rest)? };
             let size = header.size_bytes();
             let (bytes, tail) = rest.split_at_checked(size).unwrap_or((rest, &[]));
             if origin == AppendOrigin::Client {
-                max_timestamp_ms = self.check_client_batch(&header, bytes, config, now_ms)?;
+                accepted = Some(self.check_client_batch(&header, bytes, config, now_ms)?);
             }
             first.get_or_insert(header);
             count += 1;
             rest = tail;
         }
-        let len = batches.len() as u64;
+        let (max_timestamp_ms, rewritten) = accepted.map_or((None, None), |a| (a.max_timestamp_ms, a.rewritten));
+        let size_bytes = rewritten.as_deref().unwrap_or(batches).len();
+        let len = size_bytes as u64;
         if len > config.segment_bytes || len > i32::MAX as u64 {
-            return Err(AppendError::LargerThanSegment {
-                log: self.topic_partition.clone(),
-                size_bytes: batches.len(),
-                segment_bytes: config.segment_bytes,
-            });
+            let (log, segment_bytes) = (self.topic_partition.clone(), config.segment_bytes);
+            return Err(AppendError::LargerThanSegment { log, size_bytes, segment_bytes });
         }
+        let first = match &rewritten {
+            Some(rewritten) => Some(BatchHeader::parse(rewritten)?),
+            None => first,
+        };
         let first = first.ok_or(BatchError::Truncated { have_bytes: 0, need_bytes: HEADER_LEN })?;
         if origin == AppendOrigin::Client && count > 1 {
             return Err(self.invalid("a client sends one batch at a time".to_owned()));
         }
-        Ok(Checked { first, count, now_ms, max_timestamp_ms })
+        Ok(Checked { first, count, now_ms, max_timestamp_ms, rewritten })
     }
 
     /// The answer for a batch that was appended before, or whether its producer may append it now.

@@ -1,23 +1,37 @@
 //! What a log checks of a batch from a client, beyond the header's own sense: its size, its times and its records.
 //!
-//! Uncompressed records are walked, as Kafka's `LogValidator` does: lengths, counts, offset deltas, times, and keys where
-//! the topic is compacted. Offset deltas that do not count up are refused, where Kafka keeps them for uncompressed
-//! batches and hands readers offsets that repeat. Compressed records stay compressed, unless the topic is compacted and
-//! needs their keys: decompressing costs more than all the rest of an append. That they begin as their codec has it is
-//! checked; readers find out about nonsense behind that.
+//! The records are walked, as Kafka's `LogValidator` does: lengths, counts, offset deltas, times, and keys where the topic
+//! is compacted. Compressed ones are decompressed for that, in bounded memory: readers must never meet a batch that they
+//! cannot read or that counts wrong. They are stored as they came, unless `compression.type` wants another codec.
+//! Offset deltas that do not count up are refused in uncompressed batches, where Kafka keeps them and hands readers offsets
+//! that repeat; compressed batches are numbered anew, as Kafka does.
 
-use caudal_protocol::batch::{BatchError, BatchHeader, HEADER_LEN, NO_TIMESTAMP, TimestampType};
-use caudal_protocol::compression::{self, Codec};
-use caudal_protocol::record::{self, RecordSketch};
+use std::borrow::Cow;
+
+use caudal_protocol::batch::{self, BatchError, BatchHeader, HEADER_LEN, NO_TIMESTAMP, TimestampType};
+use caudal_protocol::compression::{self, Codec, CompressionError};
+use caudal_protocol::record::{self, RecordError, RecordSketch};
+use parking_lot::Mutex;
 
 use super::Log;
 use crate::config::LogConfig;
 use crate::error::AppendError;
 
-/// Bounds the memory that checking the keys of a compressed batch may take.
+/// Bounds the memory that checking a compressed batch may take.
 pub(super) const DECOMPRESSED_LIMIT: usize = 256 << 20;
+/// What is larger decompressed is decompressed by one thread at a time.
+const EASY_LIMIT: usize = 16 << 20;
+static DECOMPRESSES_MUCH: Mutex<()> = Mutex::new(());
 /// How many records at fault are told apart. A batch can hold a hundred thousand, and each is named in the answer.
 const NAMED_MOST: usize = 100;
+
+/// What becomes of a batch that was found good.
+pub(super) struct Accepted {
+    /// The time of its newest record when that is not what the header says.
+    pub max_timestamp_ms: Option<i64>,
+    /// The batch to store in its place.
+    pub rewritten: Option<Vec<u8>>,
+}
 
 /// What the walk over a batch's records noticed.
 struct Noticed {
@@ -29,22 +43,14 @@ struct Noticed {
 
 impl Log {
     /// Checks a client's batch. `batch` is exactly the batch, whose header and CRC were found good.
-    ///
-    /// Returns the time of its newest record when that is known and not what the header says.
     pub(super) fn check_client_batch(
         &self,
         header: &BatchHeader,
         batch: &[u8],
         config: &LogConfig,
         now_ms: i64,
-    ) -> Result<Option<i64>, AppendError> {
-        if batch.len() > config.max_message_bytes {
-            return Err(AppendError::BatchTooLarge {
-                log: self.topic_partition.clone(),
-                size_bytes: batch.len(),
-                max_bytes: config.max_message_bytes,
-            });
-        }
+    ) -> Result<Accepted, AppendError> {
+        self.check_size(batch, config)?;
         if header.is_control() {
             return Err(self.invalid("clients are not allowed to write control records".to_owned()));
         }
@@ -64,70 +70,131 @@ impl Log {
             to_ms: times.as_ref().map_or(i64::MAX, |times| *times.end()),
             records,
         };
-        let Some(noticed) = self.walk(header, batch, config, is_wrong)? else {
-            let wrong = [header.base_timestamp_ms, header.max_timestamp_ms].into_iter().find(|&t| is_wrong(t));
-            return wrong.map_or(Ok(None), |timestamp_ms| Err(bad_time(Vec::new(), timestamp_ms)));
-        };
+        let (noticed, rewritten) = self.walk(header, batch, config, is_wrong)?;
         if !noticed.out_of_range.is_empty() {
             return Err(bad_time(noticed.out_of_range, noticed.out_of_range_ms));
         }
         if !noticed.without_key.is_empty() {
             return Err(AppendError::KeyMissing { log: self.topic_partition.clone(), records: noticed.without_key });
         }
-        Ok((times.is_some() && noticed.max_timestamp_ms != header.max_timestamp_ms).then_some(noticed.max_timestamp_ms))
+        if let Some(rewritten) = &rewritten {
+            self.check_size(rewritten, config)?;
+        }
+        let differs = times.is_some() && noticed.max_timestamp_ms != header.max_timestamp_ms;
+        Ok(Accepted { max_timestamp_ms: differs.then_some(noticed.max_timestamp_ms), rewritten })
     }
 
-    /// `None` when the records stay compressed.
+    fn check_size(&self, batch: &[u8], config: &LogConfig) -> Result<(), AppendError> {
+        if batch.len() <= config.max_message_bytes {
+            return Ok(());
+        }
+        Err(AppendError::BatchTooLarge {
+            log: self.topic_partition.clone(),
+            size_bytes: batch.len(),
+            max_bytes: config.max_message_bytes,
+        })
+    }
+
+    /// The second value: the batch to store instead.
     fn walk(
         &self,
         header: &BatchHeader,
         batch: &[u8],
         config: &LogConfig,
         is_wrong: impl Fn(i64) -> bool,
-    ) -> Result<Option<Noticed>, AppendError> {
+    ) -> Result<(Noticed, Option<Vec<u8>>), AppendError> {
         let codec = header
             .codec()
             .ok_or(BatchError::UnknownCodec { base_offset: header.base_offset, id: header.codec_id() })?;
+        let target = config.compression.unwrap_or(codec);
         let section = batch.get(HEADER_LEN..).unwrap_or_default();
-        let decompressed;
         let records = match codec {
-            Codec::None => section,
-            _ if !config.cleanup_compact => {
-                compression::check_start(codec, section).map_err(|error| self.invalid(error.to_string()))?;
-                return Ok(None);
-            }
-            _ => {
-                decompressed = compression::decompress(codec, section, DECOMPRESSED_LIMIT)
-                    .map_err(|error| self.invalid(error.to_string()))?;
-                &decompressed
-            }
+            Codec::None => Cow::Borrowed(section),
+            codec => Cow::Owned(self.decompress(codec, section, target, config)?),
         };
-        let mut noticed = Noticed {
-            max_timestamp_ms: NO_TIMESTAMP,
-            out_of_range: Vec::new(),
-            out_of_range_ms: NO_TIMESTAMP,
-            without_key: Vec::new(),
+        let noticed = match notice(header, &records, config, &is_wrong) {
+            Err(error) if error.is_misnumbered() && codec != Codec::None => {
+                let renumbered = batch::renumber(header, &records).map_err(|error| self.invalid(error.to_string()))?;
+                let noticed = notice(header, &renumbered, config, &is_wrong);
+                return self.rewritten(header, &renumbered, target, config, noticed);
+            }
+            noticed => noticed,
         };
-        let count = u32::try_from(header.record_count).unwrap_or(0);
-        record::check_records(records, count, header.base_offset, header.base_timestamp_ms, |record| {
-            noticed.max_timestamp_ms = noticed.max_timestamp_ms.max(record.timestamp_ms);
-            if is_wrong(record.timestamp_ms) {
-                if noticed.out_of_range.is_empty() {
-                    noticed.out_of_range_ms = record.timestamp_ms;
-                }
-                note(&mut noticed.out_of_range, record);
+        if target != codec {
+            return self.rewritten(header, &records, target, config, noticed);
+        }
+        noticed.map(|noticed| (noticed, None)).map_err(|error| self.invalid(error.to_string()))
+    }
+
+    fn rewritten(
+        &self,
+        header: &BatchHeader,
+        records: &[u8],
+        target: Codec,
+        config: &LogConfig,
+        noticed: Result<Noticed, RecordError>,
+    ) -> Result<(Noticed, Option<Vec<u8>>), AppendError> {
+        let noticed = noticed.map_err(|error| self.invalid(error.to_string()))?;
+        let rewritten = batch::recompress(header, records, target, config.level(target));
+        Ok((noticed, Some(rewritten.map_err(|error| self.invalid(error.to_string()))?)))
+    }
+
+    fn decompress(
+        &self,
+        codec: Codec,
+        section: &[u8],
+        target: Codec,
+        config: &LogConfig,
+    ) -> Result<Vec<u8>, AppendError> {
+        // What is stored decompressed must not be larger than a batch may be.
+        let most = if target == Codec::None { config.max_message_bytes } else { usize::MAX };
+        let limit = DECOMPRESSED_LIMIT.min(most);
+        let decompressed = match compression::decompress(codec, section, limit.min(EASY_LIMIT)) {
+            Err(CompressionError::LimitExceeded { .. }) if limit > EASY_LIMIT => {
+                let _alone = DECOMPRESSES_MUCH.lock();
+                compression::decompress(codec, section, limit)
             }
-            if config.cleanup_compact && !record.has_key {
-                note(&mut noticed.without_key, record);
+            decompressed => decompressed,
+        };
+        decompressed.map_err(|error| match error {
+            CompressionError::LimitExceeded { .. } => {
+                AppendError::UnfoldsTooLarge { log: self.topic_partition.clone(), limit_bytes: limit }
             }
+            error => self.invalid(error.to_string()),
         })
-        .map_err(|error| self.invalid(error.to_string()))?;
-        Ok(Some(noticed))
     }
 
     pub(super) fn invalid(&self, reason: String) -> AppendError {
         AppendError::InvalidRecord { log: self.topic_partition.clone(), reason }
     }
+}
+
+fn notice(
+    header: &BatchHeader,
+    records: &[u8],
+    config: &LogConfig,
+    is_wrong: impl Fn(i64) -> bool,
+) -> Result<Noticed, RecordError> {
+    let mut noticed = Noticed {
+        max_timestamp_ms: NO_TIMESTAMP,
+        out_of_range: Vec::new(),
+        out_of_range_ms: NO_TIMESTAMP,
+        without_key: Vec::new(),
+    };
+    let count = u32::try_from(header.record_count).unwrap_or(0);
+    record::check_records(records, count, header.base_offset, header.base_timestamp_ms, |record| {
+        noticed.max_timestamp_ms = noticed.max_timestamp_ms.max(record.timestamp_ms);
+        if is_wrong(record.timestamp_ms) {
+            if noticed.out_of_range.is_empty() {
+                noticed.out_of_range_ms = record.timestamp_ms;
+            }
+            note(&mut noticed.out_of_range, record);
+        }
+        if config.cleanup_compact && !record.has_key {
+            note(&mut noticed.without_key, record);
+        }
+    })?;
+    Ok(noticed)
 }
 
 #[cold]

@@ -17,7 +17,7 @@ pub enum AppendCost {
     /// It has to sync files first (the first batch of a segment or of a leader epoch), or to wait for somebody who holds
     /// the log for long.
     Syncs,
-    /// It decompresses a batch: much time, and much memory.
+    /// It decompresses or compresses a batch: much time, and much memory.
     Unfolds,
 }
 
@@ -38,7 +38,8 @@ impl Log {
         // What cannot be read is refused, and quickly.
         let Ok(header) = BatchHeader::parse(batches) else { return AppendCost::Quick };
         let config = self.config();
-        if origin == AppendOrigin::Client && config.cleanup_compact && header.codec() != Some(Codec::None) {
+        let folds = config.compression.is_some_and(|codec| codec != Codec::None);
+        if origin == AppendOrigin::Client && (folds || header.codec() != Some(Codec::None)) {
             return AppendCost::Unfolds;
         }
         if self.is_busy() || self.epochs.lock().latest() != Some(leader_epoch) {

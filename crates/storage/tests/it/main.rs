@@ -12,6 +12,7 @@ mod clean;
 mod clean_crash;
 mod clean_model;
 mod clean_transactions;
+mod compression;
 mod crash;
 mod damage;
 mod group_commit;
