@@ -117,9 +117,11 @@ fn nonsense_under_a_right_crc_is_refused() {
     append(&batch(Codec::None, &three().concat(), 3, set(53, 0i32.to_be_bytes()))).unwrap();
 }
 
-/// Only where the keys are needed: elsewhere compressed records are passed on as they are, and readers refuse them.
+/// What is numbered anew in compressed batches, as Kafka does.
+const REPAIRED: [&str; 3] = ["an offset twice", "an offset left out", "a negative offset"];
+
 #[test]
-fn compressed_nonsense_is_refused_by_a_compacted_topic() {
+fn compressed_nonsense_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, _) = open(temp.path());
     let log = create(&dir, LogConfig { cleanup_compact: true, ..LogConfig::default() });
@@ -127,7 +129,12 @@ fn compressed_nonsense_is_refused_by_a_compacted_topic() {
         let append = |bytes: &[u8]| log.append(bytes, 0, AppendOrigin::Client);
         append(&batch(codec, &three().concat(), 3, |_| {})).unwrap();
         for (name, records, count, _) in nonsense() {
-            let refused = append(&batch(codec, &records, count, |_| {})).expect_err(name);
+            let appended = append(&batch(codec, &records, count, |_| {}));
+            if codec != Codec::None && REPAIRED.contains(&name) {
+                appended.unwrap();
+                continue;
+            }
+            let refused = appended.expect_err(name);
             assert_eq!(refused.error_code(), ErrorCode::InvalidRecord, "{name}, {codec}: {refused}");
         }
         let mut cut = batch(codec, &three().concat(), 3, |_| {});
