@@ -119,24 +119,8 @@ impl LogConfig {
         let size = |minimum: i64, allowed: &'static str| at_least(minimum, allowed).map(i64::unsigned_abs);
         const POSITIVE: &str = "an integer of at least 1";
         const NATURAL: &str = "an integer of at least 0";
-        const CODECS: &str = "uncompressed, zstd, lz4, snappy, gzip or producer";
-        let level = |from: i32, to: i32, allowed: &'static str| match value.trim().parse::<i32>() {
-            Ok(level) if (from..=to).contains(&level) => Ok(level),
-            _ => Err(refuse(allowed)),
-        };
         match name {
-            "compression.type" => {
-                self.compression = match value.trim() {
-                    "producer" => None,
-                    "uncompressed" => Some(Codec::None),
-                    "none" => return Err(refuse(CODECS)),
-                    codec => Some(Codec::from_name(codec).ok_or_else(|| refuse(CODECS))?),
-                };
-            }
-            "compression.gzip.level" if value.trim() == "-1" => self.gzip_level = GZIP_DEFAULT,
-            "compression.gzip.level" => self.gzip_level = level(1, 9, "1 to 9, or -1")?,
-            "compression.lz4.level" => self.lz4_level = level(1, 17, "1 to 17")?,
-            "compression.zstd.level" => self.zstd_level = level(-131_072, 22, "-131072 to 22")?,
+            name if name.starts_with("compression.") => return self.set_compression(name, value),
             // Kafka 4 refuses less than 1 MiB for the public name and keeps the internal one for tests.
             "segment.bytes" => self.segment_bytes = size(1 << 20, "an integer of at least 1048576")?,
             "internal.segment.bytes" => self.segment_bytes = size(1, POSITIVE)?,
@@ -184,6 +168,32 @@ impl LogConfig {
                 self.cleanup_delete = delete;
                 self.cleanup_compact = compact;
             }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn set_compression(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
+        let value = value.trim();
+        let refuse = |allowed| ConfigError { name: name.to_owned(), value: value.to_owned(), allowed };
+        let level = |from: i32, to: i32, allowed: &'static str| match value.parse::<i32>() {
+            Ok(level) if (from..=to).contains(&level) => Ok(level),
+            _ => Err(refuse(allowed)),
+        };
+        const CODECS: &str = "uncompressed, zstd, lz4, snappy, gzip or producer";
+        match name {
+            "compression.type" => {
+                self.compression = match value {
+                    "producer" => None,
+                    "uncompressed" => Some(Codec::None),
+                    "none" => return Err(refuse(CODECS)),
+                    codec => Some(Codec::from_name(codec).ok_or_else(|| refuse(CODECS))?),
+                };
+            }
+            "compression.gzip.level" if value == "-1" => self.gzip_level = GZIP_DEFAULT,
+            "compression.gzip.level" => self.gzip_level = level(1, 9, "1 to 9, or -1")?,
+            "compression.lz4.level" => self.lz4_level = level(1, 17, "1 to 17")?,
+            "compression.zstd.level" => self.zstd_level = level(-131_072, 22, "-131072 to 22")?,
             _ => return Ok(false),
         }
         Ok(true)
