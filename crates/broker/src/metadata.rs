@@ -7,12 +7,13 @@
 //! to the image in memory and written as soon as there is space, before any other change.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI16, Ordering};
 
 use caudal_cluster::controller::Decision;
 use caudal_cluster::image::ApplyError;
 use caudal_cluster::{MetadataImage, MetadataLog, MetadataLogError};
 use caudal_protocol::ErrorCode;
+use caudal_protocol::records::control::VotersRecord;
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -56,7 +57,7 @@ pub enum RegisterError {
 pub struct Metadata {
     shared: Arc<Shared>,
     log: Arc<Mutex<MetadataLog>>,
-    kraft_version: i16,
+    kraft_version: Arc<AtomicI16>,
 }
 
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl Metadata {
     pub fn new(log: MetadataLog, replicas: Arc<Replicas>, quotas: Arc<Quotas>, registrar: Registrar) -> Metadata {
         let image = RwLock::new(log.image().clone());
         let shared = Shared { image, replicas, quotas, registrar, unwritten: AtomicBool::new(true) };
-        let kraft_version = log.kraft_version();
+        let kraft_version = Arc::new(AtomicI16::new(log.kraft_version()));
         Metadata { shared: Arc::new(shared), log: Arc::new(Mutex::new(log)), kraft_version }
     }
 
@@ -90,7 +91,25 @@ impl Metadata {
 
     /// The `kraft.version` of the quorum; no record of the image tells it.
     pub fn kraft_version(&self) -> i16 {
-        self.kraft_version
+        self.kraft_version.load(Ordering::Acquire)
+    }
+
+    /// Raises `kraft.version` to 1; `voters`: this node alone. Returns when it is durable.
+    ///
+    /// # Errors
+    /// KAFKA_STORAGE_ERROR: it could not be written and did not happen.
+    pub async fn raise_kraft_version(&self, voters: VotersRecord) -> Result<(), ChangeError> {
+        let mut log = self.log.clone().lock_owned().await;
+        let (shared, kraft_version) = (self.shared.clone(), self.kraft_version.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            if log.kraft_version() == 0 {
+                let after = log.raise_kraft_version(voters).map_err(|error| ChangeError::storage(&error))?;
+                shared.publish(after);
+                kraft_version.store(log.kraft_version(), Ordering::Release);
+            }
+            Ok(())
+        });
+        done.await.unwrap_or_else(|error| Err(ChangeError::crashed(&error)))
     }
 
     /// The feature levels of the cluster, for those who do not know the rest.

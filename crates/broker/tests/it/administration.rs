@@ -1,5 +1,9 @@
 //! What an operator asks of the cluster: reassignments, features, quotas, credentials; and what is answered without security.
 
+use std::sync::Arc;
+
+use caudal_cluster::config::StaticConfig;
+use caudal_cluster::format::{self, FormatOptions};
 use caudal_protocol::messages::alter_client_quotas_request::{EntityData, EntryData, OpData};
 use caudal_protocol::messages::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
 use caudal_protocol::messages::alter_user_scram_credentials_request::{
@@ -13,6 +17,7 @@ use caudal_protocol::messages::incremental_alter_configs_request::{AlterConfigsR
 use caudal_protocol::messages::update_features_request::FeatureUpdateKey;
 use caudal_protocol::messages::*;
 use caudal_protocol::{ApiKey, ErrorCode};
+use caudal_storage::RealDisk;
 
 use crate::raw::{RawClient, TestBroker};
 
@@ -80,6 +85,35 @@ fn features_change_while_it_runs_and_stay_changed() {
     let request = UpdateFeaturesRequest { feature_updates: vec![update], ..Default::default() };
     let response: UpdateFeaturesResponse = client.ask(&request, 0);
     assert_eq!((response.error_code, response.results.len()), (0, 1));
+}
+
+#[test]
+fn a_static_quorum_of_one_becomes_a_dynamic_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = StaticConfig::default();
+    for (key, value) in [
+        ("node.id", "1"),
+        ("process.roles", "broker,controller"),
+        ("controller.listener.names", "CONTROLLER"),
+        ("controller.quorum.voters", "1@127.0.0.1:9093"),
+        ("log.dirs", dir.path().to_str().unwrap()),
+    ] {
+        config.set(key, value);
+    }
+    let options = FormatOptions { cluster_id: "5L6g3nShT-eMCtK--X86sw".into(), ..Default::default() };
+    format::format(&RealDisk, &config, &options).unwrap();
+    let properties = Arc::new(config);
+    let given = properties.clone();
+    let broker = TestBroker::start_in(dir, move |config| config.properties = given).unwrap();
+    let mut client = broker.connect();
+    assert_eq!(finalized(&mut client, "kraft.version"), 0);
+    assert_eq!(update_feature(&mut client, "kraft.version", 1, 1), 0);
+    assert_eq!(finalized(&mut client, "kraft.version"), 1);
+    assert_eq!(update_feature(&mut client, "transaction.version", 1, 2), 0);
+    let dir = broker.end(false);
+    let broker = TestBroker::start_in(dir, move |config| config.properties = properties).unwrap();
+    let mut client = broker.connect();
+    assert_eq!((finalized(&mut client, "kraft.version"), finalized(&mut client, "transaction.version")), (1, 1));
 }
 
 type Name<'a> = (&'a str, Option<&'a str>);

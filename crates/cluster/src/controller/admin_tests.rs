@@ -116,6 +116,8 @@ fn features_go_up_and_down_within_what_is_supported() {
     assert_eq!(update(&mut image, &[("transaction.version", 2, SAFE)], false).0, invalid);
     assert_eq!(update(&mut image, &[("transaction.version", 2, 0)], false).0, invalid);
     assert_eq!(update(&mut image, &[("no.such", 1, UPGRADE)], false).0, invalid);
+    let (code, message) = update(&mut image, &[("no.such", 0, SAFE)], false);
+    assert!(code == invalid && message.ends_with("Feature no.such not found."), "{message}");
     assert_eq!(update(&mut image, &[("transaction.version", 2, UPGRADE)], false).0, 0);
     assert_eq!(image.feature("transaction.version"), 2);
     assert_eq!(update(&mut image, &[("kraft.version", 1, UPGRADE)], false).0, 0);

@@ -6,7 +6,7 @@ use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::update_features_request::FeatureUpdateKey;
 use caudal_protocol::messages::update_features_response::UpdatableFeatureResult;
 use caudal_protocol::messages::{UpdateFeaturesRequest, UpdateFeaturesResponse};
-use caudal_protocol::records::metadata::{ConfigRecord, FeatureLevelRecord};
+use caudal_protocol::records::metadata::{ConfigRecord, FeatureLevelRecord, NoOpRecord};
 
 use super::{ApiError, Decision, FEATURES, Node};
 use crate::format::{MetadataVersion, metadata_changes_between};
@@ -14,7 +14,7 @@ use crate::image::{ConfigResource, ConfigResourceType, MetadataImage};
 use crate::record::MetadataRecord;
 
 const METADATA_VERSION: &str = "metadata.version";
-const KRAFT_VERSION: &str = "kraft.version";
+pub const KRAFT_VERSION: &str = "kraft.version";
 const ELR_VERSION: &str = "eligible.leader.replicas.version";
 /// The metadata version that `eligible.leader.replicas.version` needs.
 const ELR_NEEDS_METADATA_VERSION: i16 = 23;
@@ -42,7 +42,8 @@ impl Direction {
     }
 }
 
-/// Decides an UpdateFeatures request: all of it or nothing. `kraft_version`: the one that the quorum runs with.
+/// Decides an UpdateFeatures request: all of it or nothing. `kraft_version`: the one that the quorum runs with; that it is raised
+/// is the caller's to write.
 pub fn update_features(
     image: &MetadataImage,
     node: &Node<'_>,
@@ -127,16 +128,11 @@ impl Change<'_> {
         if name == METADATA_VERSION {
             check_metadata_version(current, level, direction)?;
         } else if name == KRAFT_VERSION {
-            return match level == current {
-                true => Ok(None),
-                false if level < current => invalid("Can't downgrade the version of this feature.".to_owned()),
-                // Kafka can; the set of voters would have to be written then, which nothing here does after formatting.
-                false => invalid(
-                    "This broker cannot raise it on a cluster that was formatted without it; format a new directory with \
-                     --standalone."
-                        .to_owned(),
-                ),
-            };
+            if level < current {
+                return invalid("Can't downgrade the version of this feature.".to_owned());
+            }
+            // The quorum keeps it, not a record; something to wait for all the same, as in Kafka.
+            return Ok((level > current).then(|| NoOpRecord::default().into()));
         } else if let Some(why) = self.lacks(name, level) {
             return invalid(why);
         }
@@ -146,8 +142,10 @@ impl Change<'_> {
     fn not_supported(&self, name: &str, level: i16) -> Option<String> {
         let node = self.node.node_id;
         let Some(feature) = FEATURES.iter().find(|feature| feature.name == name) else {
-            // Every feature has level 0.
-            return (level != 0).then(|| format!("Local controller {node} does not support this feature."));
+            return Some(match level {
+                0 => format!("Feature {name} not found."),
+                _ => format!("Local controller {node} does not support this feature."),
+            });
         };
         let range = feature.min..=feature.max;
         (!range.contains(&level))

@@ -23,7 +23,7 @@ pub use registration::{
 };
 pub use topics::{auto_create_request, check_topic_name, create_topics, delete_topics};
 
-pub use features::update_features;
+pub use features::{KRAFT_VERSION, update_features};
 pub use partitions::create_partitions;
 pub use quotas::{CLIENT_ID, IP, USER, alter_client_quotas};
 pub use reassignments::alter_partition_reassignments;

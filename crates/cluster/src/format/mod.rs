@@ -12,6 +12,7 @@ mod voters;
 use std::path::{Path, PathBuf};
 
 use caudal_protocol::Uuid;
+use caudal_protocol::records::control::VotersRecord;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
 use caudal_storage::Disk;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
@@ -300,6 +301,18 @@ pub fn format_standalone(disk: &dyn Disk, dir: &Path, node_id: i32) -> Result<Me
     format_directory(disk, &layout, &options, &features, Some(&list), &layout.metadata_dir)?;
     let missing = || FormatError::Terse(format!("{} was not formatted", dir.display()));
     MetaProperties::read(disk, dir)?.ok_or_else(missing)
+}
+
+/// The voters of a quorum of one that becomes a dynamic one: this node, where `controller.quorum.voters` has it.
+pub fn own_voters(config: &StaticConfig, directory_id: Uuid) -> VotersRecord {
+    let layout = Layout::of(config);
+    let listed = config.get("controller.quorum.voters").and_then(|text| {
+        let (host, port) = text.split(',').next()?.split_once('@')?.1.rsplit_once(':')?;
+        Some((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.trim().parse().ok()?))
+    });
+    let (host, port) = listed.unwrap_or_else(|| layout.controller_address(config));
+    let controller = InitialController { id: layout.node_id, host, port, directory_id };
+    voters::record(&[controller], &layout.controller_listener)
 }
 
 /// The feature levels that formatting left for the first start; those of release 4.3 where there is no

@@ -343,7 +343,7 @@ impl MetadataLog {
         self.last_snapshot.is_none() && self.log.log_end_offset() == 0
     }
 
-    /// The `kraft.version` that the quorum was formatted with.
+    /// The `kraft.version` of the quorum.
     pub fn kraft_version(&self) -> i16 {
         self.kraft_version
     }
@@ -394,6 +394,19 @@ impl MetadataLog {
         let mut image = MetadataImage::clone(&self.image);
         self.publish(&mut image);
         self.leads = true;
+        Ok(Arc::clone(&self.image))
+    }
+
+    /// Raises `kraft.version` to 1: from now on the log says who the voters are (KIP-853). The image that results.
+    pub fn raise_kraft_version(&mut self, voters: VotersRecord) -> Result<Arc<MetadataImage>, MetadataLogError> {
+        let version = KRaftVersionRecord { version: 0, k_raft_version: 1 };
+        let records = [Control::KRaftVersion(version), Control::Voters(voters.clone())];
+        let now_ms = wall_clock_ms();
+        let batch = control_batch(&records, self.log.log_end_offset(), self.epoch, now_ms)?;
+        self.append(&batch, now_ms)?;
+        (self.kraft_version, self.voters, self.voters_logged) = (1, Some(voters), true);
+        let mut image = MetadataImage::clone(&self.image);
+        self.publish(&mut image);
         Ok(Arc::clone(&self.image))
     }
 
