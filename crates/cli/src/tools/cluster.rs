@@ -205,7 +205,7 @@ impl Cluster {
 
     /// Ids of the brokers, ascending.
     pub async fn brokers(&self) -> Result<Vec<i32>, CallError> {
-        let cluster = self.admin.describe_cluster().await?;
+        let cluster = self.admin.describe_cluster(false).await?;
         let mut ids: Vec<i32> = cluster.brokers.iter().map(|b| b.broker_id).collect();
         ids.sort_unstable();
         Ok(ids)

@@ -133,6 +133,22 @@ pub fn columns(widths: &[usize], cells: &[&str]) -> String {
     line
 }
 
+/// The lines of a table: every cell as wide as its column's widest, and a tab after it (`ToolsUtils.prettyPrintTable`).
+pub fn table(headers: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let headers: Vec<String> = headers.iter().map(|&h| h.to_owned()).collect();
+    let cell = |row: &[String], i: usize| row.get(i).map_or(0, |c| c.chars().count());
+    let widths: Vec<usize> = (0..headers.len())
+        .map(|i| rows.iter().map(|r| cell(r, i)).chain([cell(&headers, i)]).max().unwrap_or(0))
+        .collect();
+    let line = |row: &Vec<String>| {
+        row.iter().zip(&widths).fold(String::new(), |mut line, (cell, width)| {
+            let _ = write!(line, "{cell:width$}\t");
+            line
+        })
+    };
+    std::iter::once(&headers).chain(rows).map(line).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

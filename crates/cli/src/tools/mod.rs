@@ -3,18 +3,31 @@
 //! A tool is reached through a link of its name (`kafka-topics.sh`, `kafka-topics`) or as `caudal kafka-topics`. Where the
 //! originals print a stack trace these print the sentence it begins with, and the exit code is the same.
 
+mod argparse;
 mod broker_api_versions;
+mod client_metrics;
 pub mod cluster;
+mod cluster_tool;
 mod configs;
 pub mod consumer;
+mod delete_records;
+mod features;
 mod get_offsets;
+mod group_list;
 pub mod groups;
 pub mod java;
+mod json;
+mod leader_election;
+mod log_dirs;
+mod metadata_quorum;
 pub mod options;
 pub mod producer;
+mod reassign;
 mod server_start;
 mod storage;
+mod streams_reset;
 mod topics;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,14 +56,25 @@ pub struct Tool {
 /// All tools, in alphabetical order.
 pub static TOOLS: &[&Tool] = &[
     &broker_api_versions::TOOL,
+    &client_metrics::TOOL,
+    &cluster_tool::TOOL,
     &configs::TOOL,
     &consumer::TOOL,
     &producer::TOOL,
     &groups::TOOL,
+    &delete_records::TOOL,
+    &features::TOOL,
     &get_offsets::TOOL,
+    &group_list::TOOL,
+    &leader_election::TOOL,
+    &log_dirs::TOOL,
+    &metadata_quorum::TOOL,
+    &reassign::TOOL,
     &server_start::TOOL,
     &storage::TOOL,
+    &streams_reset::TOOL,
     &topics::TOOL,
+    &transactions::TOOL,
 ];
 
 /// Why a tool ends before its end.
@@ -134,9 +158,14 @@ impl Tool {
         options::parse(self.options, args)
     }
 
-    /// Ends the tool when help or the version was asked for.
+    /// Ends the tool when help or the version was asked for. Whoever asks for help gets exit code 0, which the originals
+    /// give only to some.
     fn help_or_version(&self, parsed: &Parsed) -> Result<(), Stop> {
-        if parsed.count == 0 || parsed.has("help") {
+        if parsed.has("help") {
+            say!("{}\n{}", self.about, options::help(self.options).trim_end())?;
+            return Err(Stop::Exit(0));
+        }
+        if parsed.count == 0 {
             return Err(Stop::Help(self.about.to_owned()));
         }
         if parsed.has("version") {

@@ -58,9 +58,8 @@ fn flags_of_other_times_and_documents() {
     run(&["kafka-topics", "--broker-list", address, "--list"], "").ok();
     run(&["kafka-topics", "–bootstrap-server", address, "—list"], "").ok();
     run(&["kafka-topics", "--zookeeper", "localhost:2181", "--list"], "").fails(1, "use --bootstrap-server");
-    let help = run(&["kafka-topics", "--help"], "");
-    assert_eq!(help.code, Some(1));
-    assert!(help.err.contains("--under-min-isr-partitions"), "{help:?}");
+    let help = run(&["kafka-topics", "--help"], "").ok();
+    assert!(help.contains("--under-min-isr-partitions"), "{help}");
     assert!(run(&["kafka-topics", "--version"], "").ok().starts_with("4.3.1 "));
 }
 

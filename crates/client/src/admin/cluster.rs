@@ -38,12 +38,13 @@ impl ConfigResourceType {
 }
 
 impl Admin {
-    /// The cluster's id, brokers and controller.
-    pub async fn describe_cluster(&self) -> Result<m::DescribeClusterResponse> {
+    /// The cluster's id, brokers and controller; `include_fenced_brokers` also those that are down (from 4.0 on).
+    pub async fn describe_cluster(&self, include_fenced_brokers: bool) -> Result<m::DescribeClusterResponse> {
         let node = self.any_node()?;
         match self.client.version_of::<m::DescribeClusterRequest>(node).await {
             Ok(_) => {
-                let request = m::DescribeClusterRequest { endpoint_type: 1, ..Default::default() };
+                let request =
+                    m::DescribeClusterRequest { endpoint_type: 1, include_fenced_brokers, ..Default::default() };
                 let response = self.to_node(node, "describe the cluster", &request).await?;
                 let what = || "describe the cluster".to_owned();
                 check(response.error_code, response.error_message.as_deref(), what)?;

@@ -7,6 +7,8 @@ use caudal_protocol::messages as m;
 use caudal_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use caudal_protocol::messages::delete_groups_response::DeletableGroupResult;
 use caudal_protocol::messages::describe_groups_response::DescribedGroup;
+use caudal_protocol::messages::leave_group_request::MemberIdentity;
+use caudal_protocol::messages::leave_group_response::MemberResponse;
 use caudal_protocol::messages::list_groups_response::ListedGroup;
 use caudal_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use caudal_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
@@ -101,6 +103,25 @@ impl Admin {
             results.extend(self.to_coordinator(group, &what, &request, ANY_VERSION, code).await?.results);
         }
         Ok(results)
+    }
+
+    /// Makes members leave a group: those with an instance id by that, others by their member id. Each has a result.
+    pub async fn remove_group_members(
+        &self,
+        group: &str,
+        members: Vec<MemberIdentity>,
+    ) -> Result<Vec<(String, Result<()>)>> {
+        let request = m::LeaveGroupRequest { group_id: group.to_owned(), members, ..Default::default() };
+        let what = format!("remove members from group '{group}'");
+        let code = |r: &m::LeaveGroupResponse| r.error_code;
+        let response = self.to_coordinator(group, &what, &request, ANY_VERSION, code).await?;
+        check(response.error_code, None, || what)?;
+        let result = |member: MemberResponse| {
+            let id = member.group_instance_id.unwrap_or(member.member_id);
+            let result = check(member.error_code, None, || format!("remove member {id} from group '{group}'"));
+            (id, result)
+        };
+        Ok(response.members.into_iter().map(result).collect())
     }
 
     /// Committed offsets of a group; `None`: of all partitions it has any for.

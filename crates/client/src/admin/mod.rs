@@ -5,11 +5,17 @@
 
 mod cluster;
 mod group;
+mod partition;
+mod quorum;
+mod quota;
 mod topic;
+mod transaction;
 
 pub use cluster::ConfigResourceType;
 pub use group::{CommittedOffset, OffsetAndMetadata};
 pub(crate) use group::{OFFSET_NAMES_VERSION, commit_results, commit_topics, committed, offset_fetch};
+pub use partition::ElectionType;
+pub use transaction::HangingTransaction;
 
 use caudal_protocol::ErrorCode;
 
@@ -17,6 +23,11 @@ use crate::client::{Client, Lane};
 use crate::config::ClientConfig;
 use crate::error::{Error, Result};
 use crate::request::Request;
+
+/// What a coordinator is for: a group.
+const GROUP: i8 = 0;
+/// What a coordinator is for: a transactional id.
+const TRANSACTION: i8 = 1;
 
 /// Administration of a cluster.
 #[derive(Debug, Clone)]
@@ -90,9 +101,21 @@ impl Admin {
         cap: i16,
         code: impl Fn(&R::Response) -> i16,
     ) -> Result<R::Response> {
+        self.to_coordinator_of((group, GROUP), what, request, cap, code).await
+    }
+
+    /// As [`Admin::to_coordinator`], of a group or of a transactional id.
+    async fn to_coordinator_of<R: Request>(
+        &self,
+        (key, key_type): (&str, i8),
+        what: &str,
+        request: &R,
+        cap: i16,
+        code: impl Fn(&R::Response) -> i16,
+    ) -> Result<R::Response> {
         let mut attempts = self.client.api_attempts(what);
         loop {
-            let answer = match self.client.coordinator(group, 0).await {
+            let answer = match self.client.coordinator(key, key_type).await {
                 Ok(node) => {
                     let timeout = self.client.request_timeout();
                     self.client.send_on(node, Lane::Group, request, cap, timeout).await
@@ -104,7 +127,7 @@ impl Admin {
                 Ok(response) => Error::server(what, code(&response), None),
                 Err(error) => error,
             };
-            self.client.forget_coordinator(group, 0);
+            self.client.forget_coordinator(key, key_type);
             attempts.pause(error).await?;
         }
     }

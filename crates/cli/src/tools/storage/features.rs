@@ -30,23 +30,26 @@ fn name_and_level(text: &str) -> Result<(&str, i16), Stop> {
 }
 
 pub fn dependencies(parsed: &Parsed) -> Result<(), Stop> {
-    for feature in parsed.all("feature") {
+    parsed.all("feature").iter().try_for_each(|feature| {
         let (name, level) = name_and_level(feature)?;
-        if name == "metadata.version" {
-            let unknown = |_| Stop::Failed(format!("Unknown metadata.version {level}"));
-            let version = MetadataVersion::of_level(level).map_err(unknown)?;
-            say!("{name}={level} ({}) has no dependencies.", version.name)?;
-            continue;
-        }
-        let Some(max) = highest_level(name) else { return Err(Stop::Failed(format!("Unknown feature: {name}"))) };
-        if !(0..=max).contains(&level) {
-            return Err(Stop::Failed(format!("Feature level {level} is not supported for feature {name}")));
-        }
-        if name == "eligible.leader.replicas.version" && level == 1 {
-            say!("{name}={level} requires:\n    metadata.version=23 (4.0-IV1)")?;
-        } else {
-            say!("{name}={level} has no dependencies.")?;
-        }
+        print_dependencies(name, level)
+    })
+}
+
+/// Prints which levels of other features a level of a feature needs.
+pub fn print_dependencies(name: &str, level: i16) -> Result<(), Stop> {
+    if name == "metadata.version" {
+        let unknown = |_| Stop::Failed(format!("Unknown metadata.version {level}"));
+        let version = MetadataVersion::of_level(level).map_err(unknown)?;
+        return say!("{name}={level} ({}) has no dependencies.", version.name);
     }
-    Ok(())
+    let Some(max) = highest_level(name) else { return Err(Stop::Failed(format!("Unknown feature: {name}"))) };
+    if !(0..=max).contains(&level) {
+        return Err(Stop::Failed(format!("Feature level {level} is not supported for feature {name}")));
+    }
+    if name == "eligible.leader.replicas.version" && level == 1 {
+        say!("{name}={level} requires:\n    metadata.version=23 (4.0-IV1)")
+    } else {
+        say!("{name}={level} has no dependencies.")
+    }
 }

@@ -1,6 +1,6 @@
 //! `kafka-storage`: format log directories, look at them, make ids.
 
-mod features;
+pub mod features;
 mod format;
 
 use std::path::Path;
@@ -9,27 +9,23 @@ use caudal_cluster::config::{Properties, StaticConfig};
 use caudal_protocol::Uuid;
 use caudal_storage::disk::RealDisk;
 
-use super::options::{self, Former, Opt, OptionError, Parsed, flag, former, value};
+use super::argparse::{Command, Grammar, HELP, SHORT_HELP};
+use super::options::{Opt, Parsed, flag, former, value};
 use super::{Stop, Tool, say};
 
 pub static TOOL: Tool = Tool { name: "kafka-storage", about: "The Kafka storage tool.", options: &[], run };
 
-const USAGE: &str = "usage: kafka-storage [-h]
+static GRAMMAR: Grammar = Grammar {
+    program: "kafka-storage",
+    usage: "[-h]
                      {info,format,version-mapping,feature-dependencies,random-uuid}
-                     ...";
-
-/// One of the tool's commands.
-struct Command {
-    name: &'static str,
-    about: &'static str,
-    /// What follows the name, in the order and layout of the original.
-    usage: &'static str,
-    required: &'static [&'static str],
-    /// Options of which only one may be given.
-    exclusive: &'static [&'static str],
-    options: &'static [Opt],
-    run: fn(&Parsed) -> Result<(), Stop>,
-}
+                     ...",
+    options: &[HELP, SHORT_HELP],
+    required: &[],
+    one_of: &[],
+    is_terse: false,
+    commands: COMMANDS,
+};
 
 const CONFIG: Opt = value("config", "CONFIG", "The server's properties file (-c).");
 const RELEASE: Opt = value(
@@ -37,22 +33,21 @@ const RELEASE: Opt = value(
     "RELEASE_VERSION",
     "The release whose features to take (-r); 3.3-IV3 or later, 4.3-IV0 without it.",
 );
-const HELP: Opt = flag("help", "Print this (-h).");
 
 static COMMANDS: &[Command] = &[
     Command {
         name: "info",
         about: "Show the log directories of this node.",
-        usage: "[-h] --config CONFIG",
+        usage: "info [-h] --config CONFIG",
         required: &["config"],
-        exclusive: &[],
-        options: &[CONFIG, HELP, former("c", "config"), former("h", "help")],
+        options: &[CONFIG, HELP, former("c", "config"), SHORT_HELP],
         run: info,
+        ..Command::PLAIN
     },
     Command {
         name: "format",
         about: "Format the log directories of this node.",
-        usage: "[-h] --config CONFIG --cluster-id CLUSTER_ID
+        usage: "format [-h] --config CONFIG --cluster-id CLUSTER_ID
                      [--add-scram ADD_SCRAM] [--ignore-formatted]
                      [--release-version RELEASE_VERSION]
                      [--feature FEATURE] [--standalone |
@@ -74,7 +69,7 @@ static COMMANDS: &[Command] = &[
             former("c", "config"),
             former("f", "feature"),
             former("g", "ignore-formatted"),
-            former("h", "help"),
+            SHORT_HELP,
             former("I", "initial-controllers"),
             former("N", "no-initial-controllers"),
             former("r", "release-version"),
@@ -83,121 +78,43 @@ static COMMANDS: &[Command] = &[
             former("t", "cluster-id"),
         ],
         run: format::run,
+        ..Command::PLAIN
     },
     Command {
         name: "version-mapping",
         about: "Show the features of a release.",
-        usage: "[-h]
+        usage: "version-mapping [-h]
                      [--release-version RELEASE_VERSION]",
-        required: &[],
-        exclusive: &[],
-        options: &[HELP, RELEASE, former("h", "help"), former("r", "release-version")],
+        options: &[HELP, RELEASE, SHORT_HELP, former("r", "release-version")],
         run: features::version_mapping,
+        ..Command::PLAIN
     },
     Command {
         name: "feature-dependencies",
         about: "Show what a level of a feature needs.",
-        usage: "[-h] --feature FEATURE",
+        usage: "feature-dependencies [-h] --feature FEATURE",
         required: &["feature"],
-        exclusive: &[],
         options: &[
             value("feature", "FEATURE", "A feature and its level, name=level (-f); may be given several times."),
             HELP,
             former("f", "feature"),
-            former("h", "help"),
+            SHORT_HELP,
         ],
         run: features::dependencies,
+        ..Command::PLAIN
     },
     Command {
         name: "random-uuid",
         about: "Print a random id.",
-        usage: "[-h]",
-        required: &[],
-        exclusive: &[],
-        options: &[HELP, former("h", "help")],
+        usage: "random-uuid [-h]",
+        options: &[HELP, SHORT_HELP],
         run: |_| say!("{}", Uuid::random()),
+        ..Command::PLAIN
     },
 ];
 
-impl Command {
-    fn usage(&self) -> String {
-        format!("usage: kafka-storage {} {}", self.name, self.usage)
-    }
-
-    fn refuse(&self, error: &str) -> Stop {
-        Stop::Failed(format!("{}\nkafka-storage: error: {error}", self.usage()))
-    }
-
-    /// An option with its short form: `--cluster-id/-t`.
-    fn both_forms(&self, option: &str) -> String {
-        let is_short = |o: &&Opt| matches!(o.former, Former::SameAs(long) if long == option);
-        match self.options.iter().find(is_short) {
-            Some(short) => format!("--{option}/-{}", short.name),
-            None => format!("--{option}"),
-        }
-    }
-
-    fn parse(&self, args: &[String]) -> Result<Parsed, Stop> {
-        let parsed = options::parse(self.options, args).map_err(|e| match e {
-            OptionError::Unrecognized { name, hint: Some(hint) } => {
-                self.refuse(&format!("unrecognized arguments: '--{name}'\n\nDid you mean:\n\t--{hint}"))
-            }
-            OptionError::Unrecognized { name, .. } => self.refuse(&format!("unrecognized arguments: '--{name}'")),
-            OptionError::MissingArgument(name) => {
-                let name = self.today(name);
-                self.refuse(&format!("argument {}: expected one argument", self.both_forms(name)))
-            }
-            other => self.refuse(&other.to_string()),
-        })?;
-        if parsed.has("help") {
-            return Ok(parsed);
-        }
-        let mut exclusive = parsed.order.iter().filter(|o| self.exclusive.contains(o));
-        if let Some(first) = exclusive.next()
-            && let Some(second) = exclusive.find(|o| *o != first)
-        {
-            let (first, second) = (self.both_forms(first), self.both_forms(second));
-            return Err(self.refuse(&format!("argument {second}: not allowed with argument {first}")));
-        }
-        if let Some(extra) = parsed.rest.first() {
-            return Err(self.refuse(&format!("unrecognized arguments: '{extra}'")));
-        }
-        match self.required.iter().find(|r| !parsed.has(r)) {
-            Some(missing) => Err(self.refuse(&format!("argument {} is required", self.both_forms(missing)))),
-            None => Ok(parsed),
-        }
-    }
-
-    /// The long name of an option that was given by its short one.
-    fn today(&self, name: &'static str) -> &'static str {
-        match self.options.iter().find(|o| o.name == name).map(|o| o.former) {
-            Some(Former::SameAs(today)) => today,
-            _ => name,
-        }
-    }
-}
-
 fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
-    let names: Vec<&str> = COMMANDS.iter().map(|c| c.name).collect();
-    let Some((name, rest)) = args.split_first() else {
-        return Err(Stop::Failed(format!("{USAGE}\nkafka-storage: error: too few arguments")));
-    };
-    if ["-h", "--help"].contains(&options::plain_dashes(name).as_str()) {
-        say!("{USAGE}\n\n{}\n", tool.about)?;
-        return COMMANDS.iter().try_for_each(|c| say!("  {:22}{}", c.name, c.about));
-    }
-    let Some(command) = COMMANDS.iter().find(|c| c.name == name) else {
-        let hint = options::nearest(name, names.iter().copied());
-        let hint = hint.map(|n| format!("\n\nDid you mean:\n\t{n}")).unwrap_or_default();
-        let choices = names.iter().map(|n| format!("'{n}'")).collect::<Vec<_>>().join(", ");
-        let error = format!("kafka-storage: error: invalid choice: '{name}' (choose from {choices}){hint}");
-        return Err(Stop::Failed(format!("{USAGE}\n{error}")));
-    };
-    let parsed = command.parse(rest)?;
-    if parsed.has("help") {
-        return say!("{}\n\n{}\n\n{}", command.usage(), command.about, options::help(command.options).trim_end());
-    }
-    (command.run)(&parsed)
+    GRAMMAR.run(tool, &args)
 }
 
 /// The settings in the properties file that `--config` names. Keys that are not known are passed over.

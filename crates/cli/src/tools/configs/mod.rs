@@ -1,12 +1,15 @@
-//! `kafka-configs`: the configurations of topics, brokers, groups and client metrics.
+//! `kafka-configs`: the configurations of topics, brokers, groups and client metrics, quotas and SCRAM credentials.
+
+mod quota;
+mod scram;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, ToSocketAddrs as _};
 
 use caudal_client::admin::ConfigResourceType;
 use caudal_protocol::messages::describe_configs_response::DescribeConfigsResourceResult as ConfigEntry;
 
-use super::cluster::Cluster;
-use super::groups::consumer_groups;
+use super::cluster::{CallError, Cluster};
 use super::options::{NO_ZOOKEEPER, Opt, Parsed, flag, former, gone, value};
 use super::{Stop, Tool, connect, exclude, load_properties, run_async, say, tell};
 
@@ -88,6 +91,9 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
     let entities = entities(&parsed)?;
     check(&parsed, &entities)?;
     let changes = changes(&parsed)?;
+    if entities.types.first().is_some_and(|t| has_quotas(t)) {
+        quota::check_changes(&changes, &entities)?;
+    }
     run_async(async {
         let cluster = connect(&parsed, "command-config").await?;
         let acted = if parsed.has("alter") {
@@ -174,14 +180,12 @@ fn check(parsed: &Parsed, entities: &Entities) -> Result<(), Stop> {
     if parsed.has("bootstrap-controller") {
         return fail("bootstrap-controller is not supported: ask the brokers, with --bootstrap-server".to_owned());
     }
-    check_names(parsed, entities)?;
-    let Some(first) = types.first() else { return Ok(()) };
-    if matches!(first.as_str(), "users" | "clients" | "ips") {
-        return fail(format!(
-            "Entity type {first} is not supported yet: this version knows neither quotas nor SCRAM credentials"
-        ));
-    }
-    Ok(())
+    check_names(parsed, entities)
+}
+
+/// Whether the entities of a type have quotas and credentials in place of configurations.
+fn has_quotas(entity_type: &str) -> bool {
+    matches!(entity_type, "users" | "clients" | "ips")
 }
 
 fn check_names(parsed: &Parsed, Entities { types, names }: &Entities) -> Result<(), Stop> {
@@ -195,6 +199,12 @@ fn check_names(parsed: &Parsed, Entities { types, names }: &Entities) -> Result<
         && let Some(bad) = names.iter().find(|n| !n.is_empty() && n.parse::<i32>().is_err())
     {
         return fail(format!("The entity name for {first} must be a valid integer broker id, but it is: {bad}"));
+    }
+    let is_address = |name: &str| name.parse::<IpAddr>().is_ok() || (name, 0).to_socket_addrs().is_ok();
+    if first == "ips"
+        && let Some(bad) = names.iter().find(|n| !n.is_empty() && !is_address(n))
+    {
+        return fail(format!("The entity name for ips must be a valid IP or resolvable host, but it is: {bad}"));
     }
     if parsed.has("describe") {
         if !takes_default && parsed.has("entity-default") {
@@ -292,7 +302,11 @@ async fn alter(cluster: &Cluster, changes: &[(String, Option<String>)], entities
     if kind == "broker-loggers" {
         check_loggers(cluster, name, changes).await?;
     }
-    cluster.alter_configs(resource_type(kind), name, changes).await.map_err(|e| Stop::Failed(e.java()))?;
+    if has_quotas(kind) {
+        quota::alter(cluster, changes, entities).await?;
+    } else {
+        cluster.alter_configs(resource_type(kind), name, changes).await.map_err(|e| Stop::Failed(e.java()))?;
+    }
     if name.is_empty() {
         say!("Completed updating default config for {kind} in the cluster.")
     } else {
@@ -313,6 +327,9 @@ async fn check_loggers(cluster: &Cluster, name: &str, changes: &[(String, Option
 
 async fn describe(cluster: &Cluster, parsed: &Parsed, entities: &Entities) -> Result<(), Stop> {
     let Some(kind) = entities.types.first() else { return Ok(()) };
+    if has_quotas(kind) {
+        return quota::describe(cluster, entities).await;
+    }
     let all = parsed.has("all");
     let names = match entities.names.first() {
         Some(name) => {
@@ -359,7 +376,8 @@ async fn every(cluster: &Cluster, kind: &str) -> Result<Vec<String>, Stop> {
         }
         "client-metrics" => cluster.config_resources(ConfigResourceType::ClientMetrics).await?.unwrap_or_default(),
         "groups" => {
-            let mut names: Vec<String> = consumer_groups(cluster).await?.into_iter().map(|g| g.group_id).collect();
+            let listed = cluster.admin.list_groups(&[], &[]).await.map_err(CallError::from)?;
+            let mut names: Vec<String> = listed.into_iter().map(|g| g.group_id).collect();
             names.extend(cluster.config_resources(ConfigResourceType::Group).await?.unwrap_or_default());
             names.sort();
             names.dedup();
