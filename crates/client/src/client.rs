@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use caudal_protocol::messages::api_versions_response::ApiVersionsResponse;
+use caudal_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use caudal_protocol::messages::find_coordinator_response::Coordinator;
 use caudal_protocol::messages::metadata_request::MetadataRequestTopic;
-use caudal_protocol::messages::{FindCoordinatorRequest, MetadataRequest};
+use caudal_protocol::messages::metadata_response::{MetadataResponse, MetadataResponseBroker};
+use caudal_protocol::messages::{DescribeClusterRequest, FindCoordinatorRequest, MetadataRequest};
 use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
@@ -19,6 +21,10 @@ use crate::error::{Error, Result, check};
 use crate::metadata::{Cluster, Node, TopicMetadata};
 use crate::outage::Outage;
 use crate::request::Request;
+
+/// The endpoint type of brokers, and that of controllers (KIP-919).
+pub(crate) const BROKERS: i8 = 1;
+pub(crate) const CONTROLLERS: i8 = 2;
 
 /// No cap on the version of a request.
 pub(crate) const ANY_VERSION: i16 = i16::MAX;
@@ -336,6 +342,10 @@ impl Client {
     ) -> Result<Vec<(String, i16)>> {
         let _one_at_a_time = self.inner.refreshing.lock().await;
         let connection = self.any_connection().await?;
+        if self.inner.config.is_to_controllers() {
+            let response = self.describe_controllers(&connection).await?;
+            return Ok(self.inner.cluster.write().update(response, Instant::now()));
+        }
         let request = MetadataRequest {
             topics: topics.map(|names| {
                 let topic = |name| MetadataRequestTopic { name: Some(name), ..Default::default() };
@@ -349,6 +359,27 @@ impl Client {
         let response = self.note(&connection, answer)?;
         check(response.error_code, None, || "read the cluster's metadata".to_owned())?;
         Ok(self.inner.cluster.write().update(response, Instant::now()))
+    }
+
+    /// The controllers as metadata, which they do not serve themselves (KIP-919).
+    async fn describe_controllers(&self, connection: &Connection) -> Result<MetadataResponse> {
+        let request = DescribeClusterRequest { endpoint_type: CONTROLLERS, ..Default::default() };
+        let answer = connection.submit(&request, ANY_VERSION)?.answer(self.request_timeout()).await;
+        let response = self.note(connection, answer)?;
+        let what = || format!("describe the controllers; {} may be a broker's address", connection.address());
+        check(response.error_code, response.error_message.as_deref(), what)?;
+        let node = |c: DescribeClusterBroker| MetadataResponseBroker {
+            node_id: c.broker_id,
+            host: c.host,
+            port: c.port,
+            rack: c.rack,
+        };
+        Ok(MetadataResponse {
+            brokers: response.brokers.into_iter().map(node).collect(),
+            cluster_id: Some(response.cluster_id),
+            controller_id: response.controller_id,
+            ..Default::default()
+        })
     }
 
     /// The topic's metadata: from the cache unless older than `metadata.max.age.ms`. An unknown topic is an error.

@@ -69,6 +69,7 @@ const I64: i64 = i64::MAX;
 const PROPERTIES: &[Property] = &[
     // All clients.
     text("bootstrap.servers", ""),
+    text("bootstrap.controllers", ""),
     text("client.id", "caudal"),
     text("client.rack", ""),
     int("request.timeout.ms", 1, I32, "30000"),
@@ -276,9 +277,15 @@ impl ClientConfig {
         Duration::from_millis(u64::try_from(self.int(name)).unwrap_or(0))
     }
 
-    /// The addresses of `bootstrap.servers`, checked.
+    /// Whether the client speaks to the controllers of a KRaft cluster in place of its brokers: only for administration.
+    pub(crate) fn is_to_controllers(&self) -> bool {
+        !self.get("bootstrap.controllers").is_empty()
+    }
+
+    /// The addresses of `bootstrap.servers` or `bootstrap.controllers`, checked.
     pub(crate) fn bootstrap_servers(&self) -> Result<Vec<(String, u16)>, ConfigError> {
-        let value = self.get("bootstrap.servers");
+        let name = if self.is_to_controllers() { "bootstrap.controllers" } else { "bootstrap.servers" };
+        let value = self.get(name);
         if value.is_empty() {
             return Err(ConfigError::Missing { name: "bootstrap.servers", hint: "for example 127.0.0.1:9092" });
         }

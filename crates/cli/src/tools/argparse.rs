@@ -16,8 +16,10 @@ pub struct Grammar {
     pub options: &'static [Opt],
     /// Options of the tool itself that must be given.
     pub required: &'static [&'static str],
-    /// Options of the tool itself of which exactly one must be given.
+    /// Options of the tool itself of which only one may be given.
     pub one_of: &'static [&'static str],
+    /// One of `one_of` must be given.
+    pub needs_one: bool,
     /// Mistakes are told in one line, without `usage:`.
     pub is_terse: bool,
     pub commands: &'static [Command],
@@ -161,7 +163,7 @@ impl Grammar {
 
     /// Checks the options of the tool itself.
     fn check(&self, command: &Command, parsed: &Parsed) -> Result<(), String> {
-        check_exclusive(command, parsed, self.one_of, !self.one_of.is_empty())?;
+        check_exclusive(command, parsed, self.one_of, self.needs_one)?;
         match self.required.iter().find(|r| !parsed.has(r)) {
             Some(missing) => Err(format!("argument {} is required", command.both_forms(missing))),
             None => Ok(()),
@@ -234,15 +236,6 @@ impl Command {
     }
 }
 
-/// The refusal of `--bootstrap-controller`.
-pub fn refuse_controllers(parsed: &Parsed) -> Result<(), Stop> {
-    if parsed.has("bootstrap-controller") {
-        let sentence = "bootstrap-controller is not supported: ask the brokers, with --bootstrap-server";
-        return Err(Stop::Failed(sentence.to_owned()));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +250,7 @@ mod tests {
         options: &[SERVER, OTHER, HELP, SHORT_HELP],
         required: &[],
         one_of: &["bootstrap-server", "bootstrap-controller"],
+        needs_one: true,
         is_terse: false,
         commands: &[Command {
             name: "show",

@@ -3,7 +3,7 @@
 use caudal_client::Error;
 use caudal_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 
-use super::argparse::{Command, Grammar, HELP, SHORT_HELP, refuse_controllers};
+use super::argparse::{Command, Grammar, HELP, SHORT_HELP};
 use super::cluster::{CallError, Cluster};
 use super::java::columns;
 use super::options::{NO_ZOOKEEPER, Opt, Parsed, flag, former, gone, value};
@@ -17,8 +17,7 @@ pub static TOOL: Tool = Tool {
 };
 
 const SERVER: Opt = value("bootstrap-server", "BOOTSTRAP_SERVER", "Brokers to connect to first (-b).");
-const CONTROLLER: Opt =
-    value("bootstrap-controller", "BOOTSTRAP_CONTROLLER", "Controllers to connect to first (-C): not supported.");
+const CONTROLLER: Opt = value("bootstrap-controller", "BOOTSTRAP_CONTROLLER", "Controllers to connect to first (-C).");
 const CONFIG: Opt =
     value("config", "CONFIG", "(DEPRECATED) Properties file for the admin client; use --command-config.");
 const COMMAND_CONFIG: Opt = value("command-config", "COMMAND_CONFIG", "Properties file for the admin client (-c).");
@@ -36,6 +35,7 @@ static GRAMMAR: Grammar = Grammar {
     options: &[SERVER, CONTROLLER, CONFIG, COMMAND_CONFIG, HELP, SHORT_HELP, B, BIG_C, C, BROKER_LIST, ZOOKEEPER],
     required: &[],
     one_of: &[],
+    needs_one: false,
     is_terse: false,
     commands: COMMANDS,
 };
@@ -104,7 +104,6 @@ static COMMANDS: &[Command] = &[
 ];
 
 async fn connected(parsed: &Parsed) -> Result<Cluster, Stop> {
-    refuse_controllers(parsed)?;
     if !parsed.has("config") {
         return connect(parsed, "command-config").await;
     }
@@ -137,23 +136,32 @@ async fn unregister(parsed: &Parsed) -> Result<(), Stop> {
 }
 
 async fn list_endpoints(parsed: &Parsed) -> Result<(), Stop> {
+    let (has_fenced, is_controllers) = (parsed.has("include-fenced-brokers"), parsed.has("bootstrap-controller"));
+    if has_fenced && is_controllers {
+        let sentence = "The option --include-fenced-brokers is only supported with --bootstrap-server option";
+        return Err(Stop::Failed(sentence.to_owned()));
+    }
     let cluster = connected(parsed).await?;
-    let described = cluster.admin.describe_cluster(parsed.has("include-fenced-brokers")).await;
-    endpoints(&described.map_err(CallError::from)?.brokers).iter().try_for_each(|line| say!("{line}"))
+    let described = cluster.admin.describe_cluster(has_fenced).await.map_err(CallError::from)?;
+    endpoints(&described.brokers, is_controllers).iter().try_for_each(|line| say!("{line}"))
 }
 
-fn endpoints(brokers: &[DescribeClusterBroker]) -> Vec<String> {
+/// The table of brokers, or of controllers, which have no state.
+fn endpoints(brokers: &[DescribeClusterBroker], is_controllers: bool) -> Vec<String> {
     let host = brokers.iter().map(|b| b.host.len()).max().unwrap_or(100);
     let rack = brokers.iter().filter_map(|b| b.rack.as_ref()).map(String::len).max().unwrap_or(10);
-    let widths = [10, host, 10, rack, 10, 15];
+    let line = |id: &str, host_name: &str, port: &str, rack_name: &str, state: &str, kind: &str| match is_controllers {
+        true => columns(&[10, host, 10, rack, 15], &[id, host_name, port, rack_name, kind]),
+        false => columns(&[10, host, 10, rack, 10, 15], &[id, host_name, port, rack_name, state, kind]),
+    };
     let mut brokers: Vec<&DescribeClusterBroker> = brokers.iter().collect();
     brokers.sort_by_key(|b| b.broker_id);
-    let line = |b: &DescribeClusterBroker| {
-        let (id, port) = (b.broker_id.to_string(), b.port.to_string());
-        let rack = b.rack.as_deref().unwrap_or("null");
+    let broker = |b: &DescribeClusterBroker| {
         let state = if b.is_fenced { "fenced" } else { "unfenced" };
-        columns(&widths, &[&id, &b.host, &port, rack, state, "broker"])
+        let kind = if is_controllers { "controller" } else { "broker" };
+        let (id, port) = (b.broker_id.to_string(), b.port.to_string());
+        line(&id, &b.host, &port, b.rack.as_deref().unwrap_or("null"), state, kind)
     };
-    let titles = columns(&widths, &["ID", "HOST", "PORT", "RACK", "STATE", "ENDPOINT_TYPE"]);
-    std::iter::once(titles).chain(brokers.into_iter().map(line)).collect()
+    let titles = line("ID", "HOST", "PORT", "RACK", "STATE", "ENDPOINT_TYPE");
+    std::iter::once(titles).chain(brokers.into_iter().map(broker)).collect()
 }

@@ -7,7 +7,7 @@ use caudal_cluster::format::{MetadataVersion, default_levels, highest_level};
 use caudal_protocol::messages::api_versions_response::ApiVersionsResponse;
 use caudal_protocol::messages::update_features_request::FeatureUpdateKey;
 
-use super::argparse::{Command, Grammar, HELP, SHORT_HELP, refuse_controllers};
+use super::argparse::{Command, Grammar, HELP, SHORT_HELP};
 use super::cluster::{CallError, check};
 use super::options::{NO_ZOOKEEPER, Opt, Parsed, flag, former, gone, value};
 use super::{Stop, Tool, connect, run_async, say, storage};
@@ -23,7 +23,7 @@ pub static TOOL: Tool = Tool {
 
 const SERVER: Opt = value("bootstrap-server", "BOOTSTRAP_SERVER", "Brokers to connect to first, separated by commas.");
 const CONTROLLER: Opt =
-    value("bootstrap-controller", "BOOTSTRAP_CONTROLLER", "Controllers to connect to first: not supported.");
+    value("bootstrap-controller", "BOOTSTRAP_CONTROLLER", "Controllers to connect to first, in place of brokers.");
 const CONFIG: Opt = value("command-config", "COMMAND_CONFIG", "Properties file for the admin client.");
 const BROKER_LIST: Opt = former("broker-list", "bootstrap-server");
 const ZOOKEEPER: Opt = gone("zookeeper", true, NO_ZOOKEEPER);
@@ -40,7 +40,8 @@ static GRAMMAR: Grammar = Grammar {
             BOOTSTRAP_CONTROLLER] {describe,upgrade,downgrade,disable,version-mapping,feature-dependencies} ...",
     options: &[SERVER, CONTROLLER, CONFIG, HELP, SHORT_HELP, BROKER_LIST, ZOOKEEPER],
     required: &[],
-    one_of: &[],
+    one_of: &["bootstrap-server", "bootstrap-controller"],
+    needs_one: false,
     is_terse: true,
     commands: COMMANDS,
 };
@@ -157,8 +158,7 @@ fn downgrade_type(parsed: &Parsed) -> i8 {
 
 /// Refuses a command line without brokers.
 fn served(parsed: &Parsed) -> Result<(), Stop> {
-    refuse_controllers(parsed)?;
-    if parsed.has("bootstrap-server") {
+    if parsed.has("bootstrap-server") || parsed.has("bootstrap-controller") {
         return Ok(());
     }
     let error = "You must specify either --bootstrap-controller or --bootstrap-server.";

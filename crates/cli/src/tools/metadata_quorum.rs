@@ -10,7 +10,7 @@ use caudal_protocol::messages::{AddRaftVoterRequest, RemoveRaftVoterRequest};
 use caudal_storage::checkpoint::MetaProperties;
 use caudal_storage::disk::RealDisk;
 
-use super::argparse::{Command, Grammar, HELP, SHORT_HELP, refuse_controllers};
+use super::argparse::{Command, Grammar, HELP, SHORT_HELP};
 use super::cluster::CallError;
 use super::java::table;
 use super::options::{NO_ZOOKEEPER, Opt, Parsed, flag, former, gone, value};
@@ -25,7 +25,7 @@ pub static TOOL: Tool = Tool {
 
 const SERVER: Opt = value("bootstrap-server", "BOOTSTRAP_SERVER", "Brokers to connect to first, separated by commas.");
 const CONTROLLER: Opt =
-    value("bootstrap-controller", "BOOTSTRAP_CONTROLLER", "Controllers to connect to first: not supported.");
+    value("bootstrap-controller", "BOOTSTRAP_CONTROLLER", "Controllers to connect to first, in place of brokers.");
 const CONFIG: Opt = value(
     "command-config",
     "COMMAND_CONFIG",
@@ -42,6 +42,7 @@ static GRAMMAR: Grammar = Grammar {
     options: &[SERVER, CONTROLLER, CONFIG, HELP, SHORT_HELP, BROKER_LIST, ZOOKEEPER],
     required: &[],
     one_of: &["bootstrap-server", "bootstrap-controller"],
+    needs_one: true,
     is_terse: false,
     commands: COMMANDS,
 };
@@ -73,7 +74,7 @@ static COMMANDS: &[Command] = &[
         usage: "(--bootstrap-server BOOTSTRAP_SERVER | --bootstrap-controller BOOTSTRAP_CONTROLLER) add-controller [-h] \
                 [--dry-run]",
         options: &[SERVER, CONTROLLER, CONFIG, DRY_RUN, HELP, SHORT_HELP, BROKER_LIST, ZOOKEEPER],
-        run: |parsed| refuse_controllers(parsed).and_then(|()| run_async(add(parsed))),
+        run: |parsed| run_async(add(parsed)),
         ..Command::PLAIN
     },
     Command {
@@ -96,13 +97,12 @@ static COMMANDS: &[Command] = &[
             BROKER_LIST,
             ZOOKEEPER,
         ],
-        run: |parsed| refuse_controllers(parsed).and_then(|()| run_async(remove(parsed))),
+        run: |parsed| run_async(remove(parsed)),
         ..Command::PLAIN
     },
 ];
 
 fn describe(parsed: &Parsed) -> Result<(), Stop> {
-    refuse_controllers(parsed)?;
     let fail = |sentence: &str| Err(Stop::Failed(sentence.to_owned()));
     let is_readable = parsed.has("human-readable");
     match (parsed.has("status"), parsed.has("replication")) {

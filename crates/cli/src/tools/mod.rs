@@ -192,7 +192,7 @@ fn exclude(parsed: &Parsed, used: &str, others: &[&str]) -> Result<(), Stop> {
     }
 }
 
-/// The client's properties: those of the file that the option `file_option` names, then the brokers.
+/// The client's properties: those of the file that the option `file_option` names, then the brokers or controllers.
 fn client_properties(parsed: &Parsed, file_option: &str) -> Result<BTreeMap<String, String>, Stop> {
     let mut properties = match parsed.text(file_option)? {
         Some(path) => load_properties(path)?,
@@ -200,6 +200,9 @@ fn client_properties(parsed: &Parsed, file_option: &str) -> Result<BTreeMap<Stri
     };
     if let Some(servers) = parsed.text("bootstrap-server")? {
         properties.insert("bootstrap.servers".to_owned(), servers.to_owned());
+    }
+    if let Some(controllers) = parsed.text("bootstrap-controller")? {
+        properties.insert("bootstrap.controllers".to_owned(), controllers.to_owned());
     }
     Ok(properties)
 }

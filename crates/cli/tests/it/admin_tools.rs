@@ -119,10 +119,13 @@ fn the_cluster_and_its_quorum() {
     assert!(status.starts_with(&format!("ClusterId:              {id}\nLeaderId:               1\n")), "{status}");
     assert!(status.contains("\nCurrentVoters:          [{\"id\": 1"), "{status}");
     let table = quorum(&["describe", "--replication", "--human-readable"]).ok();
-    assert!(table.starts_with("NodeId\tDirectoryId") && table.contains(" ms ago") && table.ends_with("\tLeader\t\n"), "{table}");
+    assert!(
+        table.starts_with("NodeId\tDirectoryId") && table.contains(" ms ago") && table.ends_with("\tLeader\t\n"),
+        "{table}"
+    );
     quorum(&["describe"]).fails(1, "One of --status or --replication must be specified with describe sub-command");
-    run(&["kafka-metadata-quorum", "--bootstrap-controller", "h:1", "describe", "--status"], "")
-        .fails(1, "ask the brokers, with --bootstrap-server");
+    run(&["kafka-metadata-quorum", "--bootstrap-controller", &broker.address, "describe", "--status"], "")
+        .fails(1, "sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER");
     let features = broker.tool("kafka-features", &["describe"]).ok();
     assert!(
         features.contains("Feature: metadata.version                          SupportedMinVersion: 3.3-IV3"),
@@ -164,7 +167,10 @@ fn a_streams_application_begins_anew() {
     broker.tool("kafka-topics", &["--create", "--topic", "app-output"]).ok();
     let said = reset(&["--to-offset", "4", "--dry-run"]).ok();
     assert!(said.contains("\nDeleting inferred internal topics [app-store-changelog]\nDone.\n"), "{said}");
-    assert_eq!(broker.tool("kafka-topics", &["--list"]).ok(), "__consumer_offsets\napp-output\napp-store-changelog\nt\n");
+    assert_eq!(
+        broker.tool("kafka-topics", &["--list"]).ok(),
+        "__consumer_offsets\napp-output\napp-store-changelog\nt\n"
+    );
     let said = reset(&["--to-offset", "4"]).ok();
     assert!(said.contains("\nTopic: t Partition: 0 Offset: 4\n"), "{said}");
     // The second partition is empty.
@@ -268,4 +274,35 @@ fn help_is_no_failure_and_old_flags_have_a_name() {
         assert!(ran.err.contains("use --bootstrap-server") || ran.out.contains("use --bootstrap-server"), "{ran:?}");
         assert_eq!(ran.code, Some(1), "{ran:?}");
     }
+}
+
+#[test]
+fn quotas_and_credentials() {
+    let broker = Broker::start();
+    let configs = |args: &[&str]| broker.tool("kafka-configs", args);
+    let set = ["--alter", "--user", "u", "--add-config", "producer_byte_rate=1024"];
+    assert_eq!(configs(&set).ok(), "Completed updating config for user u.\n");
+    assert_eq!(
+        configs(&["--describe", "--user", "u"]).ok(),
+        "Quota configs for user-principal 'u' are producer_byte_rate=1024.0\n"
+    );
+    configs(&["--alter", "--user", "u", "--delete-config", "producer_byte_rate"]).ok();
+    assert_eq!(configs(&["--describe", "--user", "u"]).ok(), "");
+    let scram = "SCRAM-SHA-256=[iterations=8192,password=secret]";
+    configs(&["--alter", "--user", "u", "--add-config", scram]).ok();
+    assert_eq!(
+        configs(&["--describe", "--user", "u"]).ok(),
+        "SCRAM credential configs for user-principal 'u' are SCRAM-SHA-256=iterations=8192\n"
+    );
+    configs(&["--alter", "--client", "c", "--add-config", scram])
+        .fails(1, "Only quota configs can be added for 'clients'");
+}
+
+#[test]
+fn features_are_changed_and_refused() {
+    let broker = Broker::start();
+    let features = |args: &[&str]| broker.tool("kafka-features", args);
+    let said = features(&["upgrade", "--feature", "group.version=1", "--dry-run"]).ok();
+    assert_eq!(said, "group.version can be upgraded to 1.\n");
+    features(&["upgrade", "--feature", "nope=1"]).fails(1, "Could not upgrade nope to 1. ");
 }

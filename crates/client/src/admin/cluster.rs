@@ -16,6 +16,7 @@ use caudal_protocol::messages::list_partition_reassignments_request::ListPartiti
 use caudal_protocol::messages::list_partition_reassignments_response::OngoingTopicReassignment;
 
 use super::Admin;
+use crate::client::{BROKERS, CONTROLLERS};
 use crate::error::{Error, Result, check};
 use crate::metadata::Node;
 
@@ -38,13 +39,13 @@ impl ConfigResourceType {
 }
 
 impl Admin {
-    /// The cluster's id, brokers and controller; `include_fenced_brokers` also those that are down (from 4.0 on).
+    /// The cluster's id, brokers and controller, or with `bootstrap.controllers` the controllers; `include_fenced_brokers` also those that are down (from 4.0 on).
     pub async fn describe_cluster(&self, include_fenced_brokers: bool) -> Result<m::DescribeClusterResponse> {
         let node = self.any_node()?;
         match self.client.version_of::<m::DescribeClusterRequest>(node).await {
             Ok(_) => {
-                let request =
-                    m::DescribeClusterRequest { endpoint_type: 1, include_fenced_brokers, ..Default::default() };
+                let endpoint_type = if self.client.config().is_to_controllers() { CONTROLLERS } else { BROKERS };
+                let request = m::DescribeClusterRequest { endpoint_type, include_fenced_brokers, ..Default::default() };
                 let response = self.to_node(node, "describe the cluster", &request).await?;
                 let what = || "describe the cluster".to_owned();
                 check(response.error_code, response.error_message.as_deref(), what)?;
@@ -67,7 +68,7 @@ impl Admin {
             ..Default::default()
         };
         Ok(m::DescribeClusterResponse {
-            endpoint_type: 1,
+            endpoint_type: BROKERS,
             cluster_id: response.cluster_id.unwrap_or_default(),
             controller_id: response.controller_id,
             brokers: response.brokers.into_iter().map(broker).collect(),

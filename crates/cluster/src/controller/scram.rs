@@ -60,6 +60,17 @@ impl ScramMechanism {
         self.hash(&[&padded(0x5c), &inner])
     }
 
+    /// What is sent in place of a password: `Hi` of RFC 5802, which is PBKDF2 with one block.
+    pub fn salt_password(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
+        let mut last = self.hmac(password, &[salt, &1_u32.to_be_bytes()].concat());
+        let mut result = last.clone();
+        for _ in 1..iterations {
+            last = self.hmac(password, &last);
+            result.iter_mut().zip(&last).for_each(|(result, last)| *result ^= last);
+        }
+        result
+    }
+
     /// What is stored of a salted password: the stored key and the server key (RFC 5802).
     fn keys(self, salted_password: &[u8]) -> (Vec<u8>, Vec<u8>) {
         let client_key = self.hmac(salted_password, b"Client Key");
@@ -170,6 +181,8 @@ mod tests {
     fn keys_are_those_of_the_example_in_rfc_7677() {
         // Password "pencil", salt W22ZaJ0SNY7soEsUEjb6gQ==, 4096 iterations.
         let salted = "c4a49510323ab4f952cac1fa99441939e78ea74d6be81ddf7096e87513dc615d";
+        let salt = [91, 109, 153, 104, 157, 18, 53, 142, 236, 160, 75, 20, 18, 54, 250, 129];
+        assert_eq!(hex(&ScramMechanism::Sha256.salt_password(b"pencil", &salt, 4096)), salted);
         let bytes: Vec<u8> = (0..32).map(|i| u8::from_str_radix(&salted[2 * i..2 * i + 2], 16).unwrap()).collect();
         let (stored, server) = ScramMechanism::Sha256.keys(&bytes);
         assert_eq!(hex(&stored), "586e5df283e6dceb5c3e791d8b8528ec191e664045ce971792e2e6b5bb13e2a6");

@@ -106,8 +106,7 @@ pub async fn alter(cluster: &Cluster, changes: &Changes, entities: &Entities) ->
     }
     let known = quotas(cluster, entities).await?;
     let is_set = |name: &str| known.first().is_some_and(|e| e.values.iter().any(|v| v.key == name));
-    let unset: Vec<&str> =
-        changes.iter().filter(|(n, v)| v.is_none() && !is_set(n)).map(|(n, _)| n.as_str()).collect();
+    let unset: Vec<&str> = changes.iter().filter(|(n, v)| v.is_none() && !is_set(n)).map(|(n, _)| n.as_str()).collect();
     if !unset.is_empty() {
         let error = format!("Invalid config(s): {}", unset.join(","));
         return Err(Stop::Failed(format!("org.apache.kafka.common.errors.InvalidConfigurationException: {error}")));
@@ -197,7 +196,11 @@ fn info(info: &CredentialInfo) -> String {
 mod tests {
     use super::*;
 
-    fn checked(types: &[&str], names: &[&str], changes: &[(&str, Option<&str>)]) -> Result<(), String> {
+    type Change = (&'static str, Option<&'static str>);
+    /// Types and names of entities, a change, and how the refusal begins.
+    type Case = (&'static [&'static str], &'static [&'static str], [Change; 1], &'static str);
+
+    fn checked(types: &[&str], names: &[&str], changes: &[Change]) -> Result<(), String> {
         let own = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect();
         let changes: Vec<_> = changes.iter().map(|(n, v)| ((*n).to_owned(), v.map(str::to_owned))).collect();
         check_changes(&changes, &Entities { types: own(types), names: own(names) }).map_err(|e| e.to_string())
@@ -205,15 +208,15 @@ mod tests {
 
     #[test]
     fn what_entities_do_not_have() {
-        let cases: [(&[&str], &[&str], &[(&str, Option<&str>)], &str); 5] = [
-            (&["clients"], &["c"], &[("x", Some("1"))], "Only quota configs can be added for 'clients'"),
-            (&["clients"], &["c"], &[("SCRAM-SHA-256", None)], "Only quota configs can be deleted for 'clients'"),
-            (&["users"], &["u"], &[("x", None)], "Only quota and SCRAM credential configs can be deleted for 'users'"),
-            (&["users"], &[""], &[("SCRAM-SHA-256", Some("[password=x]"))], "The use of --entity-default or"),
-            (&["ips"], &["::1"], &[("producer_byte_rate", Some("1"))], "Only connection quota configs can be added"),
+        let cases: [Case; 5] = [
+            (&["clients"], &["c"], [("x", Some("1"))], "Only quota configs can be added for 'clients'"),
+            (&["clients"], &["c"], [("SCRAM-SHA-256", None)], "Only quota configs can be deleted for 'clients'"),
+            (&["users"], &["u"], [("x", None)], "Only quota and SCRAM credential configs can be deleted for 'users'"),
+            (&["users"], &[""], [("SCRAM-SHA-256", Some("[password=x]"))], "The use of --entity-default or"),
+            (&["ips"], &["::1"], [("producer_byte_rate", Some("1"))], "Only connection quota configs can be added"),
         ];
         for (types, names, changes, sentence) in cases {
-            let error = checked(types, names, changes).unwrap_err();
+            let error = checked(types, names, &changes).unwrap_err();
             assert!(error.starts_with(sentence), "{error}");
         }
         assert!(checked(&["users", "clients"], &["u", "c"], &[("producer_byte_rate", Some("1"))]).is_ok());

@@ -29,7 +29,7 @@ const ACTIONS: [&str; 5] = ["generate", "execute", "verify", "cancel", "list"];
 #[rustfmt::skip]
 static OPTIONS: &[Opt] = &[
     flag("additional", "With --execute: beside reassignments that are under way; also to change their throttle."),
-    value("bootstrap-controller", "bootstrap controller to connect to", "With --cancel and --list: the controllers to connect to first. Not supported.").optional(),
+    value("bootstrap-controller", "bootstrap controller to connect to", "With --cancel and --list: the controllers to connect to first, in place of brokers.").optional(),
     value("bootstrap-server", "Server(s) to use for bootstrapping", "Brokers to connect to first.").optional(),
     value("broker-list", "brokerlist", "With --generate: the brokers that may have partitions, by id: \"0,1,2\"."),
     flag("cancel", "Cancel the reassignments of --reassignment-json-file that are under way."),
@@ -90,14 +90,11 @@ fn check(parsed: &Parsed) -> Result<(), Stop> {
         (false, false) => {
             return usage("Please specify either --bootstrap-server or --bootstrap-controller".to_owned());
         }
-        (false, true) => {
-            let sentence = "bootstrap-controller is not supported: ask the brokers, with --bootstrap-server";
-            return Err(Stop::Failed(sentence.to_owned()));
-        }
-        (true, false) => {}
+        _ => {}
     }
-    if parsed.text("bootstrap-server")?.is_none() {
-        return usage("Option bootstrap-server requires an argument".to_owned());
+    let bootstrap = if parsed.has("bootstrap-server") { "bootstrap-server" } else { "bootstrap-controller" };
+    if parsed.text(bootstrap)?.is_none() {
+        return usage(format!("Option {bootstrap} requires an argument"));
     }
     let required: &[&str] = match *action {
         "generate" => &["topics-to-move-json-file", "broker-list"],
@@ -118,7 +115,9 @@ fn check(parsed: &Parsed) -> Result<(), Stop> {
         "cancel" => &["preserve-throttles", "timeout"],
         _ => &[],
     };
-    let common = ["bootstrap-server", "command-config", action];
+    let takes_controllers = matches!(*action, "cancel" | "list");
+    let bootstrap = if takes_controllers { bootstrap } else { "bootstrap-server" };
+    let common = [bootstrap, "command-config", action];
     let is_wrong = |o: &&&str| !common.contains(*o) && !required.contains(*o) && !permitted.contains(*o);
     match parsed.order.iter().find(is_wrong) {
         Some(option) => usage(format!("Option \"[{option}]\" can't be used with action \"[{action}]\"")),

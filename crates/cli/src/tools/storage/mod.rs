@@ -23,6 +23,7 @@ static GRAMMAR: Grammar = Grammar {
     options: &[HELP, SHORT_HELP],
     required: &[],
     one_of: &[],
+    needs_one: false,
     is_terse: false,
     commands: COMMANDS,
 };

@@ -37,6 +37,7 @@ static GRAMMAR: Grammar = Grammar {
     options: &[SERVER, CONFIG, HELP, VERSION, SHORT_HELP, SHORT_VERSION, BROKER_LIST, ZOOKEEPER],
     required: &["bootstrap-server"],
     one_of: &[],
+    needs_one: false,
     is_terse: false,
     commands: COMMANDS,
 };
