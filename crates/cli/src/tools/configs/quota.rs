@@ -11,7 +11,7 @@ use super::Entities;
 use super::scram::{self, MECHANISMS};
 use crate::tools::cluster::{CallError, Cluster, check};
 use crate::tools::java::double;
-use crate::tools::{Stop, say};
+use crate::tools::{Stop, say, tell};
 
 const USER_QUOTAS: [&str; 4] =
     ["consumer_byte_rate", "controller_mutation_rate", "producer_byte_rate", "request_percentage"];
@@ -73,6 +73,12 @@ pub fn check_changes(changes: &Changes, entities: &Entities) -> Result<(), Stop>
     Ok(())
 }
 
+/// For a change that makes no sense: the sentence is all there is to say.
+fn refused(sentence: impl std::fmt::Display) -> Stop {
+    tell!("{sentence}");
+    Stop::Exit(1)
+}
+
 /// `users` -> `user`, as requests name it.
 fn wire_type(entity_type: &str) -> &'static str {
     match entity_type {
@@ -108,13 +114,12 @@ pub async fn alter(cluster: &Cluster, changes: &Changes, entities: &Entities) ->
     let is_set = |name: &str| known.first().is_some_and(|e| e.values.iter().any(|v| v.key == name));
     let unset: Vec<&str> = changes.iter().filter(|(n, v)| v.is_none() && !is_set(n)).map(|(n, _)| n.as_str()).collect();
     if !unset.is_empty() {
-        let error = format!("Invalid config(s): {}", unset.join(","));
-        return Err(Stop::Failed(format!("org.apache.kafka.common.errors.InvalidConfigurationException: {error}")));
+        return Err(refused(format!("Invalid config(s): {}", unset.join(","))));
     }
     let op = |(key, value): &(String, Option<String>)| match value {
         None => Ok(OpData { key: key.clone(), remove: true, ..Default::default() }),
         Some(text) => {
-            let wrong = |_| Stop::Failed(format!("Cannot parse quota configuration value for {key}: {text}"));
+            let wrong = |_| refused(format!("Cannot parse quota configuration value for {key}: {text}"));
             Ok(OpData { key: key.clone(), value: text.trim().parse().map_err(wrong)?, ..Default::default() })
         }
     };
@@ -131,7 +136,7 @@ pub async fn alter(cluster: &Cluster, changes: &Changes, entities: &Entities) ->
 }
 
 async fn alter_scram(cluster: &Cluster, user: &str, changes: &Changes) -> Result<(), Stop> {
-    let request = scram::request(user, changes)?;
+    let request = scram::request(user, changes).map_err(refused)?;
     let results = cluster.admin.alter_scram_credentials(&request).await;
     let results = results.map_err(|e| Stop::Failed(CallError::from(e).java()))?;
     let failed = |e: CallError| Stop::Failed(e.java());
