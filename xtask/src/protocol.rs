@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::schema::{Field, Kind, Schema, Struct, Versions};
+use crate::tables;
 
 /// Where a message goes and which are taken: jar prefix, folder in the jar, module, names (`*Request` implies its response).
 const GROUPS: &[(&str, &str, &[&str])] = &[
@@ -181,13 +182,18 @@ pub fn run(libs: &Path, check: bool) -> Result<(), String> {
         files.insert(out.join(group).join("mod.rs"), index);
         let _ = writeln!(root, "pub mod {group};");
     }
-    root.push_str("pub mod api_table;\n");
+    root.push_str("pub mod api_table;\npub mod tables;\n");
     let _ = writeln!(
         root,
         "\n/// Calls a function for each message type.\n#[cfg(test)]\nmacro_rules! for_each_message {{ ($check:ident) => {{ {every} }}; }}\n#[cfg(test)]\npub(crate) use for_each_message;"
     );
     files.insert(out.join("mod.rs"), root);
     files.insert(out.join("api_table.rs"), api_table(&read_jar(libs, "kafka-clients")?));
+    let mut tables = format!("{HEADER}use crate::schema::{{Field, Kind, NONE, Schema}};\n");
+    for (name, doc, jar, prefixes) in tables::TABLES {
+        tables.push_str(&tables::emit(name, doc, &read_jar(libs, jar)?, prefixes)?);
+    }
+    files.insert(out.join("tables.rs"), tables);
     for (path, content) in &files {
         let formatted = rustfmt(content)?;
         if check {
@@ -591,7 +597,9 @@ impl Emitter<'_> {
             } else {
                 out.push_str("let mut tags = w.tags();\n");
                 for (f, tag, versions) in tagged {
-                    let mut condition = format!("!({})", self.is_default(f)?);
+                    // A struct that is left out reads as an empty one in Apache Kafka, whatever default its schema names.
+                    let is_struct = matches!(f.kind, Kind::Struct(_)) && self.optional(f);
+                    let mut condition = if is_struct { "true".into() } else { format!("!({})", self.is_default(f)?) };
                     if let Some(range) = Self::range(versions, self.schema.valid) {
                         condition = format!("{range} && {condition}");
                     }

@@ -12,6 +12,7 @@ mod lz4;
 #[cfg(test)]
 mod message_tests;
 pub mod record;
+pub mod schema;
 pub mod topic;
 pub mod uuid;
 pub mod wire;

@@ -11,6 +11,7 @@ mod cluster_tool;
 mod configs;
 pub mod consumer;
 mod delete_records;
+mod dump_log;
 mod features;
 mod get_offsets;
 mod group_list;
@@ -61,6 +62,7 @@ pub static TOOLS: &[&Tool] = &[
     &configs::TOOL,
     &consumer::TOOL,
     &producer::TOOL,
+    &dump_log::TOOL,
     &groups::TOOL,
     &delete_records::TOOL,
     &features::TOOL,

@@ -7,6 +7,7 @@ mod broker;
 mod commands;
 mod console;
 mod consumer_groups;
+mod dump_log;
 #[cfg(feature = "engine")]
 mod football;
 mod server;

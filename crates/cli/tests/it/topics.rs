@@ -60,6 +60,7 @@ fn flags_of_other_times_and_documents() {
     run(&["kafka-topics", "--zookeeper", "localhost:2181", "--list"], "").fails(1, "use --bootstrap-server");
     let help = run(&["kafka-topics", "--help"], "").ok();
     assert!(help.contains("--under-min-isr-partitions"), "{help}");
+    run(&["kafka-topics"], "").fails(1, "--under-min-isr-partitions");
     assert!(run(&["kafka-topics", "--version"], "").ok().starts_with("4.3.1 "));
 }
 

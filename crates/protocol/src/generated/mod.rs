@@ -6,6 +6,7 @@ pub mod group;
 pub mod messages;
 pub mod metadata;
 pub mod producer;
+pub mod tables;
 pub mod transaction;
 
 /// Calls a function for each message type.

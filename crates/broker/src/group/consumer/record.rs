@@ -117,11 +117,13 @@ mod tests {
     use super::*;
 
     /// As Apache Kafka 4.3.1 wrote it when a static member came back: a tag for a classic member, which says that it is none.
+    /// Without the tag Kafka would take it for a classic one.
     #[test]
-    fn a_member_of_kafka_is_read() {
+    fn a_member_of_kafka_is_read_and_written() {
         let stored = b"\0\0\x03i0\0\x08rdkafka\x0b/127.0.0.1\x02\x03xt\x01\0\x04\x93\xe0\0\x01\0\x01\0";
         let value: Option<ConsumerGroupMemberMetadataValue> = read_value(Some(Bytes::from_static(stored))).unwrap();
         let value = value.unwrap();
+        assert_eq!(value.to_bytes(0).unwrap(), stored[2..]);
         assert_eq!((value.instance_id.as_deref(), value.rebalance_timeout_ms), (Some("i0"), 300_000));
         assert_eq!((value.subscribed_topic_names, value.classic_member_metadata), (vec!["xt".to_owned()], None));
     }

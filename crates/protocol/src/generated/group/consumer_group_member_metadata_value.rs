@@ -124,7 +124,7 @@ impl ConsumerGroupMemberMetadataValue {
         }
         if true {
             let mut tags = w.tags();
-            if !(self.classic_member_metadata.is_none()) {
+            if true {
                 let w = tags.field(0);
                 match &self.classic_member_metadata {
                     None => {
