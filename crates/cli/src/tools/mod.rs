@@ -22,6 +22,7 @@ mod leader_election;
 mod log_dirs;
 mod metadata_quorum;
 pub mod options;
+mod perf;
 pub mod producer;
 mod reassign;
 mod server_start;
@@ -29,6 +30,7 @@ mod storage;
 mod streams_reset;
 mod topics;
 mod transactions;
+mod verifiable;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,7 +64,9 @@ pub static TOOLS: &[&Tool] = &[
     &configs::TOOL,
     &consumer::TOOL,
     &producer::TOOL,
+    &perf::consumer::TOOL,
     &dump_log::TOOL,
+    &perf::latency::TOOL,
     &groups::TOOL,
     &delete_records::TOOL,
     &features::TOOL,
@@ -72,11 +76,14 @@ pub static TOOLS: &[&Tool] = &[
     &log_dirs::TOOL,
     &metadata_quorum::TOOL,
     &reassign::TOOL,
+    &perf::producer::TOOL,
     &server_start::TOOL,
     &storage::TOOL,
     &streams_reset::TOOL,
     &topics::TOOL,
     &transactions::TOOL,
+    &verifiable::consumer::TOOL,
+    &verifiable::producer::TOOL,
 ];
 
 /// Why a tool ends before its end.

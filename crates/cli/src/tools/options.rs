@@ -214,7 +214,10 @@ pub fn parse(specs: &'static [Opt], args: &[String]) -> Result<Parsed, OptionErr
             (Arg::None, _) => None,
             (_, Some(value)) => Some(value),
             (Arg::Required(_), None) => Some(args.next().cloned().ok_or(OptionError::MissingArgument(given.name))?),
-            (Arg::Optional(_), None) => args.next_if(|a| !plain_dashes(a).starts_with('-')).cloned(),
+            // A number below zero is a value where one is wanted.
+            (Arg::Optional(_), None) => args
+                .next_if(|a| !plain_dashes(a).starts_with('-') || (spec.kind != Kind::Text && a.parse::<i64>().is_ok()))
+                .cloned(),
         };
         match value {
             Some(value) if spec.list => values.extend(value.split(',').map(str::to_owned)),

@@ -268,7 +268,7 @@ mod tests {
             "Error at offset 4, skipping. Could not read version from key's buffer."
         );
         let key = OffsetCommitKey { group: "g".into(), topic: "t".into(), partition: 1 };
-        let key = [&[0, 1][..], &key.to_bytes(1).unwrap()].concat();
+        let key = [&[0, 1][..], &key.to_bytes(0).unwrap()].concat();
         assert_eq!(
             coordinator(GROUP, 4, &key, None),
             (r#"{"type":"1","data":{"group":"g","topic":"t","partition":1}}"#.to_owned(), Some("<DELETE>".to_owned()))
