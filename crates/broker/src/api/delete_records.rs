@@ -1,6 +1,7 @@
 //! DeleteRecords (21), versions 0-2: moves the start of a log up (KIP-107). Offset -1 stands for the high watermark.
 //!
-//! Refused for internal topics, and for topics that are only compacted (POLICY_VIOLATION), as in Kafka.
+//! Refused for internal topics, and for topics that are only compacted (POLICY_VIOLATION), as in Kafka; one with neither
+//! policy (an empty `cleanup.policy`) has its records deleted.
 
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsRequest};
@@ -47,7 +48,8 @@ fn delete(view: &TopicsView, topic: &str, wanted: &DeleteRecordsPartition) -> Re
     {
         return Err(ErrorCode::InvalidTopicException);
     }
-    if !partition.log.config().cleanup_delete {
+    let config = partition.log.config();
+    if config.cleanup_compact && !config.cleanup_delete {
         return Err(ErrorCode::PolicyViolation);
     }
     let high_watermark = partition.high_watermark();

@@ -1,8 +1,9 @@
 //! Produce (0), versions 3-13: appends a record batch per partition and answers when they are durable.
 //!
-//! Each partition fails by itself. acks=1 and acks=all mean the same on a single broker: after fsync by default, after the
-//! append with `caudal.flush.before.ack=false`, which is what Kafka does. acks=0 is not answered; as in Kafka an error then
-//! closes the connection, the only way to tell. Versions 0-2 are advertised (see [`super::api_versions`]) but answered with
+//! Each partition fails by itself, but a request with a transactional batch and no transactional id is refused as a whole.
+//! acks=1 and acks=all mean the same on a single broker: after fsync by default, after the append with
+//! `caudal.flush.before.ack=false`, which is what Kafka does. acks=0 is not answered; as in Kafka an error then closes the
+//! connection, the only way to tell. Versions 0-2 are advertised (see [`super::api_versions`]) but answered with
 //! UNSUPPORTED_VERSION, where Kafka closes the connection.
 //!
 //! Records are checked one by one, those of compressed batches too, by `caudal_storage`: what was acknowledged can be read.
@@ -247,10 +248,21 @@ fn cost_of(ctx: &Context, version: i16, request: &ProduceRequest) -> AppendCost 
 
 /// What is wrong with the request as a whole.
 fn check_request(request: &ProduceRequest) -> Option<fn() -> Rejection> {
+    if request.transactional_id.is_none() && has_transactional_batch(request) {
+        return Some(|| Rejection::from(ErrorCode::TransactionalIdAuthorizationFailed));
+    }
     if !(-1..=1).contains(&request.acks) {
         return Some(|| Rejection::from(ErrorCode::InvalidRequiredAcks));
     }
     None
+}
+
+fn has_transactional_batch(request: &ProduceRequest) -> bool {
+    let mut partitions = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    partitions.any(|part| match &part.records {
+        Some(Records::Bytes(records)) => BatchHeader::parse(records).is_ok_and(|header| header.is_transactional()),
+        _ => false,
+    })
 }
 
 fn find(topic: Option<&Arc<Topic>>, index: i32, unknown: ErrorCode) -> Result<&Arc<Partition>, Rejection> {
@@ -271,9 +283,7 @@ fn append(
         Some(Records::Bytes(records)) => records,
         _ => Bytes::new(),
     };
-    if check_records(&records, version)?.is_transactional() && verdicts.is_none() {
-        return Err(ErrorCode::TransactionalIdAuthorizationFailed.into());
-    }
+    check_records(&records, version)?;
     let verification = match verdicts.and_then(|verdicts| verdicts.get(&partition.name)) {
         Some(verdict) => verdict.map_err(not_in_transaction)?,
         None => Verification::None,
@@ -300,7 +310,7 @@ fn not_in_transaction(error: ErrorCode) -> Rejection {
 }
 
 /// What the request's version asks of the records; the batch itself is checked by the log.
-fn check_records(records: &[u8], version: i16) -> Result<BatchHeader, Rejection> {
+fn check_records(records: &[u8], version: i16) -> Result<(), Rejection> {
     let invalid = |message: String| Err(Rejection::new(ErrorCode::InvalidRecord, message));
     let header = match BatchHeader::parse(records) {
         Ok(header) => header,
@@ -322,7 +332,7 @@ fn check_records(records: &[u8], version: i16) -> Result<BatchHeader, Rejection>
     if header.is_control() {
         return invalid("a client must not write control records".to_owned());
     }
-    Ok(header)
+    Ok(())
 }
 
 fn rejected(index: i32, rejection: Rejection) -> PartitionProduceResponse {

@@ -93,8 +93,33 @@ fn consumer_error(error: ErrorCode) -> ConsumerGroupHeartbeatResponse {
 const LISTEN: Duration = Duration::from_millis(200);
 /// With this the broker is not held up.
 const LISTEN_LATE_MS: i64 = 300;
+/// How long before a deadline the timers get up to see whether the broker is held up; the rest over [`LISTEN`] is for waking.
+const UP_BEFORE_MS: i64 = 400;
+/// Who gets up later than this is held up.
+const WAKE_LATE_MS: i64 = 100;
 /// A machine that is too busy for that over so many tries in a row does not keep the dead in their groups for ever.
 const LISTEN_MOST: u32 = 50;
+
+/// Whether the timers have been up for long enough to know that requests had their turn. They rarely are when a deadline comes
+/// by surprise, or the process was stopped; then the coordinator listens, which makes the end of a session late.
+#[derive(Default)]
+struct Awake {
+    since_ms: i64,
+}
+
+impl Awake {
+    /// Takes note of a sleep that was to end at `until_ms`.
+    fn woke(&mut self, from_ms: i64, until_ms: i64, now_ms: i64) {
+        if now_ms - until_ms > WAKE_LATE_MS || now_ms - from_ms > UP_BEFORE_MS + WAKE_LATE_MS {
+            self.since_ms = now_ms;
+        }
+    }
+
+    /// Whether every request that came before `now_ms` has been worked on.
+    fn heard_all(&self, now_ms: i64) -> bool {
+        u128::try_from(now_ms - self.since_ms).is_ok_and(|up_ms| up_ms >= LISTEN.as_millis())
+    }
+}
 
 pub(super) struct Inner {
     pub(super) coordinator: Coordinator,
@@ -588,6 +613,7 @@ impl GroupService {
     pub async fn run_timers(&self, offsets_check_interval: Duration, retention_ms: impl Fn() -> i64) {
         let mut next_expiry = Instant::now() + offsets_check_interval;
         let mut heard_ms = 0;
+        let mut awake = Awake::default();
         loop {
             // What callbacks of the log decided.
             self.append_outgoing();
@@ -596,11 +622,22 @@ impl GroupService {
                 inner.armed_ms = inner.coordinator.next_deadline_ms();
                 inner.armed_ms
             };
-            let due = deadline.map(|ms| self.core.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+            let from_ms = self.now_ms();
+            let wake_ms = deadline.map(|ms| if ms - UP_BEFORE_MS > from_ms { ms - UP_BEFORE_MS } else { ms });
+            let due = wake_ms.map(|ms| self.core.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
             let until = due.map_or(next_expiry, |d| d.min(next_expiry));
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => {}
-                () = self.core.timer.notified() => continue,
+            let slept = tokio::select! {
+                () = tokio::time::sleep_until(until) => true,
+                () = self.core.timer.notified() => false,
+            };
+            drop(self.core.inner.lock());
+            let now_ms = self.now_ms();
+            awake.woke(from_ms, until.duration_since(self.core.started).as_millis() as i64, now_ms);
+            if !slept {
+                continue;
+            }
+            if awake.heard_all(now_ms) {
+                heard_ms = now_ms;
             }
             if self.end_what_is_due(heard_ms) {
                 // Their heartbeat may be waiting, where the broker itself was held up.
@@ -675,6 +712,17 @@ mod tests {
         }
     }
 
+    fn joining(session_timeout_ms: i32) -> JoinGroupRequest {
+        JoinGroupRequest {
+            group_id: "g".into(),
+            session_timeout_ms,
+            rebalance_timeout_ms: 60_000,
+            protocol_type: "consumer".into(),
+            protocols: vec![JoinGroupRequestProtocol { name: "range".into(), metadata: Bytes::new() }],
+            ..JoinGroupRequest::default()
+        }
+    }
+
     /// The process is held up for longer than the session: timers and heartbeats are late alike.
     #[tokio::test(start_paused = true)]
     async fn a_heartbeat_that_waits_while_the_process_is_held_up_counts() {
@@ -684,15 +732,7 @@ mod tests {
         service.loaded(BTreeSet::new());
         let timers = service.clone();
         let timers = tokio::spawn(async move { timers.run_timers(Duration::from_secs(3600), wall_ms).await });
-        let request = JoinGroupRequest {
-            group_id: "g".into(),
-            session_timeout_ms: 100,
-            rebalance_timeout_ms: 60_000,
-            protocol_type: "consumer".into(),
-            protocols: vec![JoinGroupRequestProtocol { name: "range".into(), metadata: Bytes::new() }],
-            ..JoinGroupRequest::default()
-        };
-        let joined = service.join(&request, "c", "/127.0.0.1", 3).await;
+        let joined = service.join(&joining(100), "c", "/127.0.0.1", 3).await;
         assert_eq!(joined.error_code, 0);
         // The timer comes first: it is due, the heartbeat has yet to be read.
         tokio::time::advance(Duration::from_millis(400)).await;
@@ -705,6 +745,26 @@ mod tests {
             assert!(Instant::now() < deadline, "a silent member stays");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        timers.abort();
+    }
+
+    /// While nothing holds the process up, a session ends when it is over, and not later.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_member_is_out_on_time() {
+        let config = GroupConfig { initial_rebalance_delay_ms: 0, ..GroupConfig::default() };
+        let service = Arc::new(GroupService::new(config, Arc::new(NoLog), Arc::new(Default::default)));
+        service.loaded(BTreeSet::new());
+        let timers = service.clone();
+        let timers = tokio::spawn(async move { timers.run_timers(Duration::from_secs(3600), wall_ms).await });
+        let joined = service.join(&joining(6000), "c", "/127.0.0.1", 3).await;
+        assert_eq!(joined.error_code, 0);
+        let last_heard_ms = service.now_ms();
+        while service.view(|coordinator| coordinator.has_members("g")) {
+            assert!(service.now_ms() < last_heard_ms + 20_000, "a silent member stays");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let late_ms = service.now_ms() - last_heard_ms - 6000;
+        assert!((0..5).contains(&late_ms), "{late_ms} ms late");
         timers.abort();
     }
 }

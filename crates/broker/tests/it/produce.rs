@@ -8,6 +8,10 @@ use caudal_protocol::batch::BatchBuilder;
 use caudal_protocol::compression::Codec;
 use caudal_protocol::messages::api_versions_request::ApiVersionsRequest;
 use caudal_protocol::messages::api_versions_response::ApiVersionsResponse;
+use caudal_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic,
+};
+use caudal_protocol::messages::delete_records_response::DeleteRecordsResponse;
 use caudal_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use caudal_protocol::messages::produce_response::{PartitionProduceResponse, ProduceResponse};
 use caudal_protocol::wire::Records;
@@ -159,6 +163,47 @@ fn what_is_wrong_with_a_batch_is_said() {
     acks.acks = 2;
     let response: ProduceResponse = client.ask(&acks, 12);
     assert_eq!(response.responses[0].partition_responses[0].error_code, ErrorCode::InvalidRequiredAcks.code());
+}
+
+#[test]
+fn a_transactional_batch_without_an_id_refuses_the_request() {
+    let broker = TestBroker::start();
+    broker.create_topic("t", 2);
+    let mut client = broker.connect();
+    let mut both = request("t", 0, batch(1, 10).freeze());
+    let transactional = batch_of(1, 10, |b| b.producer(5, 0, 0).transactional(true)).freeze();
+    both.topic_data[0]
+        .partition_data
+        .push(PartitionProduceData { index: 1, records: Some(Records::Bytes(transactional)) });
+    let response: ProduceResponse = client.ask(&both, 12);
+    let answers = response.responses[0].partition_responses.iter();
+    let refused = ErrorCode::TransactionalIdAuthorizationFailed.code();
+    assert_eq!(answers.map(|p| (p.index, p.error_code)).collect::<Vec<_>>(), [(0, refused), (1, refused)]);
+    assert_eq!(produce(&mut client, "t", 0, batch(1, 10)).base_offset, 0, "nothing of it was appended");
+}
+
+#[test]
+fn records_are_deleted_unless_the_topic_is_only_compacted() {
+    let broker = TestBroker::start();
+    let mut client = broker.connect();
+    let cases = [
+        ("delete", ErrorCode::None),
+        ("compact,delete", ErrorCode::None),
+        ("", ErrorCode::None),
+        ("compact", ErrorCode::PolicyViolation),
+    ];
+    for (n, (policy, expected)) in cases.into_iter().enumerate() {
+        let topic = format!("t{n}");
+        broker.create_topic_with(&topic, 1, &[("cleanup.policy", policy)]);
+        assert_eq!(produce(&mut client, &topic, 0, batch(3, 10)).error_code, 0);
+        let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset: 2 }];
+        let topics = vec![DeleteRecordsTopic { name: topic, partitions }];
+        let request = DeleteRecordsRequest { topics, timeout_ms: 10_000 };
+        let response: DeleteRecordsResponse = client.ask(&request, 2);
+        let answer = &response.topics[0].partitions[0];
+        let low_watermark = if expected == ErrorCode::None { 2 } else { -1 };
+        assert_eq!((answer.error_code, answer.low_watermark), (expected.code(), low_watermark), "{policy:?}");
+    }
 }
 
 #[test]
