@@ -73,7 +73,7 @@ def go(name):
 def rust(_):
     tool("cargo")
     target = BUILT / "rust"
-    build(["cargo", "build", "-q", "--locked", "--manifest-path", HERE / "rust/Cargo.toml"], env={**os.environ, "CARGO_TARGET_DIR": str(target)})
+    build(["cargo", "build", "--quiet", "--locked", "--manifest-path", HERE / "rust/Cargo.toml"], env={**os.environ, "CARGO_TARGET_DIR": str(target)})
     return [target / "debug/rdkafka-client"]
 
 
