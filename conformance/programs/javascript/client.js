@@ -5,7 +5,7 @@ const { Kafka, logLevel, CompressionCodecs, CompressionTypes, ConfigResourceType
 CompressionCodecs[CompressionTypes.Snappy] = require('kafkajs-snappy')
 
 const [bootstrap, mode, ...rest] = process.argv.slice(2)
-const kafka = new Kafka({ clientId: 'kafkajs', brokers: [bootstrap], logLevel: logLevel.NOTHING, retry: { initialRetryTime: 50, maxRetryTime: 500, retries: 30 } })
+const kafka = new Kafka({ clientId: 'kafkajs', brokers: [bootstrap], logLevel: logLevel.NOTHING, retry: { initialRetryTime: 50, maxRetryTime: 500, retries: 120 } })
 const sleep = ms => new Promise(done => setTimeout(done, ms))
 const fresh = name => `${name}-${Math.random().toString(36).slice(2, 10)}`
 // LZ4 and zstd need packages that are built with native code.

@@ -27,7 +27,7 @@ func config(changes ...func(*sarama.Config)) *sarama.Config {
 	c.Producer.RequiredAcks = sarama.WaitForAll
 	c.Producer.Return.Successes = true
 	c.Consumer.Offsets.Initial = sarama.OffsetOldest
-	c.Metadata.Retry.Max, c.Metadata.Retry.Backoff = 100, 100*time.Millisecond
+	c.Metadata.Retry.Max, c.Metadata.Retry.Backoff = 600, 100*time.Millisecond
 	for _, change := range changes {
 		change(c)
 	}
