@@ -289,8 +289,8 @@ config_table! {
     /// Those that are not listed unless they are set, and can be set while the broker runs only: what a reassignment of replicas
     /// sets for as long as it lasts.
     BROKER_CONFIGS_UNLISTED:
-    "follower.replication.throttled.rate" Long "9223372036854775807" AtLeast(0) Medium dynamic acts
+    "follower.replication.throttled.rate" Long null AtLeast(0) Medium dynamic acts
         "Bytes per second of the replicas whose replication is throttled on the follower's side: none on a single node.";
-    "leader.replication.throttled.rate" Long "9223372036854775807" AtLeast(0) Medium dynamic acts
+    "leader.replication.throttled.rate" Long null AtLeast(0) Medium dynamic acts
         "Bytes per second of the replicas whose replication is throttled on the leader's side: none on a single node.";
 }
