@@ -303,8 +303,8 @@ async fn send(admin: &Admin, levels: &Levels, kind: i8, dry_run: bool) -> BTreeM
     let update = |(name, level): (&String, &i16)| FeatureUpdateKey {
         feature: name.clone(),
         max_version_level: *level,
-        allow_downgrade: kind != UPGRADE,
         upgrade_type: kind,
+        ..Default::default()
     };
     let all = |error: &CallError| levels.keys().map(|name| (name.clone(), error.clone())).collect();
     let answer = match admin.update_features(levels.iter().map(update).collect(), dry_run).await {
