@@ -22,7 +22,9 @@ use crate::descriptors;
 use crate::fetch::session::Sessions;
 use crate::group::offsets_log::{OFFSETS_TOPIC, OffsetsTopic};
 use crate::group::service::GroupService;
+use crate::http::{self, HttpListener};
 use crate::metadata::{Metadata, RegisterError};
+use crate::metrics::{Metrics, Retired};
 use crate::producer_ids::ProducerIds;
 use crate::quota::Quotas;
 use crate::registration::{self, Registrar};
@@ -124,6 +126,11 @@ impl Broker {
     pub async fn start_on(mut config: BrokerConfig, disk: Arc<dyn Disk>) -> Result<Broker, StartError> {
         outlive_file_size_limit();
         let listener = server::bind(&config)?;
+        let http = HttpListener::bind(&config)?;
+        let http_bound = http.bound.clone();
+        let (stop, stopped) = watch::channel(false);
+        let serving_http = http::Serving::default();
+        http.serve(&serving_http, &stopped);
         complete(&mut config, &listener.bound);
         config.limits.open_files = descriptors::for_connections();
         let settings = config.clone();
@@ -139,6 +146,7 @@ impl Broker {
             log_dir,
             node_id: config.node_id,
             static_config: config.properties.clone(),
+            retired: Retired::default(),
             deleted,
         });
         replicas.follow(None, metadata_log.image());
@@ -155,6 +163,8 @@ impl Broker {
         let transactions =
             TransactionService::new(config.transactions.clone(), topics.clone(), groups.clone(), version);
         let ctx = Arc::new(Context {
+            metrics: Metrics::new(listener.bound.len(), config.properties.int("caudal.slow.request.ms")),
+            http_bound,
             bound: listener.bound.clone(),
             cluster_id: meta.cluster_id,
             directory_id,
@@ -172,9 +182,10 @@ impl Broker {
         });
         load_groups(&ctx.groups, offsets).await?;
         load_transactions(&ctx.transactions).await?;
-        let (stop, stopped) = watch::channel(false);
         let tasks = background(&ctx, &stopped, deletions);
         let serving = listener.serve(&ctx, &stopped);
+        // It is set once.
+        let _ = serving_http.set(ctx.clone());
         Ok(Broker { ctx, stop, tasks, serving })
     }
 

@@ -24,6 +24,10 @@ pub struct BrokerConfig {
     /// `advertised.listeners`: what clients of a listener are told to connect to; where they connected to, when it is not
     /// among these.
     pub advertised: Vec<Advertised>,
+    /// `caudal.http.listeners`: where metrics and health checks are served.
+    pub http_listen: Vec<SocketAddr>,
+    /// Do without those where one of their addresses is taken.
+    pub http_optional: bool,
     /// `log.dirs`
     pub log_dir: PathBuf,
     /// Format a directory that has no `meta.properties` yet, as `caudal up` does; otherwise refuse it, as Kafka does.
@@ -165,7 +169,10 @@ impl BrokerConfig {
         check_quorum(&values, node_id).map_err(|(key, reason)| refuse(key, values.get(key).unwrap_or(""), reason))?;
         check_consumer_groups(&values)
             .map_err(|(key, reason)| refuse(key, values.value(key).unwrap_or_default(), reason))?;
+        let http = values.get("caudal.http.listeners").unwrap_or_default();
+        let http_listen = http_addresses(http).map_err(|reason| refuse("caudal.http.listeners", http, reason))?;
         let mut config = BrokerConfig::with(values, listen, PathBuf::from(dirs));
+        config.http_listen = http_listen;
         config.node_id = node_id;
         config.groups.consumer.node_id = node_id;
         config.listener_names = listener_names;
@@ -191,6 +198,8 @@ impl BrokerConfig {
             listen,
             listener_names: Vec::new(),
             advertised: Vec::new(),
+            http_listen: Vec::new(),
+            http_optional: false,
             log_dir,
             format_if_empty: false,
             allow_insecure: values.bool("caudal.allow.insecure"),
@@ -332,6 +341,19 @@ fn split_listener(text: &str) -> Result<(&str, &str, u16), String> {
     let (host, port) = address.rsplit_once(':').ok_or_else(wanted)?;
     let port = port.parse().map_err(|_| format!("'{port}' is not a port, 0 to 65535"))?;
     Ok((name, host.trim_start_matches('[').trim_end_matches(']'), port))
+}
+
+/// Reads `caudal.http.listeners`: `http://host:port`, as browsers have it, or in capitals, as Kafka's listeners.
+fn http_addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
+    let mut all = Vec::new();
+    for text in text.split(',').map(str::trim).filter(|t| !t.is_empty()) {
+        let (scheme, host, port) = split_listener(text.trim_end_matches('/'))?;
+        if !scheme.eq_ignore_ascii_case("http") {
+            return Err(format!("'{scheme}' is not served, only http"));
+        }
+        all.push(resolve(host, port)?);
+    }
+    Ok(all)
 }
 
 /// Only PLAINTEXT is served: a listener that promises more must not be opened without it.

@@ -13,6 +13,7 @@ use crate::config::BrokerConfig;
 use crate::fetch::session::Sessions;
 use crate::group::service::GroupService;
 use crate::metadata::Metadata;
+use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
 use crate::quota::Quotas;
 use crate::replicas::Replicas;
@@ -24,6 +25,9 @@ use crate::transaction::service::TransactionService;
 #[derive(Debug)]
 pub struct Context {
     pub config: BrokerConfig,
+    pub metrics: Metrics,
+    /// Where the page of metrics and the health checks are.
+    pub http_bound: Vec<SocketAddr>,
     /// Where the broker really listens (the configured port may be 0).
     pub bound: Vec<SocketAddr>,
     /// `meta.properties`: the id of the cluster.

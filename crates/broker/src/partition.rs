@@ -12,6 +12,7 @@ use tokio::runtime::RuntimeFlavor;
 use tokio::sync::oneshot;
 
 use crate::fetch::waiters::{Waitable, Waiters};
+use crate::metrics::{Meter, Traffic};
 use crate::transaction::service::Marking;
 
 /// A partition of a topic on this broker.
@@ -22,6 +23,7 @@ pub struct Partition {
     pub log: Arc<Log>,
     leader_epoch: AtomicI32,
     short_of_replicas: AtomicBool,
+    pub traffic: Traffic,
     log_dir: Arc<LogDir>,
     flush_before_ack: bool,
     waiters: Arc<Waiters>,
@@ -32,6 +34,9 @@ impl Waitable for Partition {
         &self.waiters
     }
 }
+
+/// The size of a batch that ends a transaction.
+const MARKER_BYTES: usize = 78;
 
 /// Completes when appended records are as durable as the broker promises.
 #[derive(Debug)]
@@ -68,8 +73,17 @@ impl Partition {
     ) -> Partition {
         let flush_before_ack = log_dir.flush_before_ack();
         let leader_epoch = AtomicI32::new(leader_epoch);
-        let (short_of_replicas, waiters) = (AtomicBool::new(false), Arc::default());
-        Partition { name, topic_id, log, leader_epoch, short_of_replicas, log_dir, flush_before_ack, waiters }
+        Partition {
+            name,
+            topic_id,
+            log,
+            leader_epoch,
+            short_of_replicas: AtomicBool::new(false),
+            traffic: Traffic::default(),
+            log_dir,
+            flush_before_ack,
+            waiters: Arc::default(),
+        }
     }
 
     pub fn leader_epoch(&self) -> i32 {
@@ -101,9 +115,23 @@ impl Partition {
         verification: Verification,
         on_durable: impl FnOnce(Result<(), FlushError>) + Send + 'static,
     ) -> Result<AppendInfo, AppendError> {
-        let info = self.log.append_verified(batches, self.leader_epoch(), origin, verification)?;
+        let appended = self.log.append_verified(batches, self.leader_epoch(), origin, verification);
+        let info = self.count(batches.len(), appended)?;
         self.when_durable(&info, on_durable);
         Ok(info)
+    }
+
+    fn count(&self, bytes: usize, appended: Result<AppendInfo, AppendError>) -> Result<AppendInfo, AppendError> {
+        self.traffic.add(Meter::ProduceRequests, 1);
+        match &appended {
+            Ok(info) => {
+                let records = info.last_offset - info.base_offset + 1;
+                self.traffic.add(Meter::MessagesIn, records.unsigned_abs());
+                self.traffic.add(Meter::BytesIn, bytes as u64);
+            }
+            Err(error) => self.traffic.append_failed(error.error_code(), bytes),
+        }
+        appended
     }
 
     fn when_durable(&self, info: &AppendInfo, on_durable: impl FnOnce(Result<(), FlushError>) + Send + 'static) {
@@ -138,7 +166,8 @@ impl Partition {
         let Marking { producer, marker, version } = marking;
         let cost = self.log.marker_cost(producer, marker, self.leader_epoch());
         self.tell(cost, done, |on_durable| {
-            let info = self.log.append_marker(producer, marker, version, self.leader_epoch())?;
+            let appended = self.log.append_marker(producer, marker, version, self.leader_epoch());
+            let info = self.count(MARKER_BYTES, appended)?;
             self.when_durable(&info, on_durable);
             Ok(info)
         });
@@ -233,6 +262,7 @@ impl Partition {
             if !matches!(error, ReadError::OffsetOutOfRange { .. }) {
                 tracing::error!("{error}");
             }
+            self.traffic.read_failed(error.error_code());
             error.error_code()
         })
     }

@@ -13,6 +13,7 @@ use caudal_storage::{Cleaner, LogConfig, LogDir, TopicLog};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::cleaner::cleaner_config;
+use crate::metrics::Retired;
 use crate::partition::Partition;
 use crate::topics::{Topic, Topics, TopicsView};
 
@@ -25,6 +26,8 @@ pub struct Replicas {
     pub cleaner: Option<Cleaner>,
     pub node_id: i32,
     pub static_config: Arc<StaticConfig>,
+    /// What went in and out of partitions that are no more.
+    pub retired: Retired,
     /// Told the names of topics that are no more.
     pub deleted: UnboundedSender<String>,
 }
@@ -121,7 +124,11 @@ impl Replicas {
             return;
         }
         let kept = old.iter().filter(|topic| after.topic_by_id(&topic.id).is_some()).cloned();
-        self.topics.replace(TopicsView::from_shared(kept));
+        {
+            let mut retired = self.retired.lock();
+            self.topics.replace(TopicsView::from_shared(kept));
+            gone.iter().for_each(|partition| partition.traffic.add_to(&mut retired));
+        }
         for partition in gone {
             if let Err(error) = self.log_dir.delete_log(&partition.name) {
                 tracing::error!(partition = %partition.name, "failed to delete the log: {error}");

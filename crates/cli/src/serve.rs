@@ -1,6 +1,7 @@
 //! `caudal up` and `caudal broker`: a broker until SIGINT or SIGTERM.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use caudal_broker::{Broker, BrokerConfig};
@@ -24,10 +25,16 @@ fn serve(config: BrokerConfig, announce: &str) -> Result<(), Box<dyn std::error:
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let data = config.log_dir.display().to_string();
+        let has_http = !config.http_listen.is_empty();
         let durability = if config.flush_before_ack { "fsync before ack" } else { "fsync after ack" };
         let broker = Broker::start(config).await?;
-        let addresses: Vec<String> = broker.context().bound.iter().map(ToString::to_string).collect();
-        let ready = format!("ready kafka={} data={data} ({durability})\n", addresses.join(","));
+        let (kafka, http) = (join(&broker.context().bound), join(&broker.context().http_bound));
+        let http = match (has_http, http.is_empty()) {
+            (false, _) => String::new(),
+            (true, true) => " http=off".to_owned(),
+            (true, false) => format!(" http={http}"),
+        };
+        let ready = format!("ready kafka={kafka}{http} data={data} ({durability})\n");
         let rest = if announce.is_empty() { String::new() } else { format!("{announce}\n") };
         // Nobody may be listening any more; the broker serves all the same.
         let _ = std::io::stdout().write_all(format!("{ready}{rest}").as_bytes());
@@ -38,4 +45,8 @@ fn serve(config: BrokerConfig, announce: &str) -> Result<(), Box<dyn std::error:
         broker.shutdown().await;
         Ok(())
     })
+}
+
+fn join(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::FlushError;
+use crate::histogram::Histogram;
 use crate::log::Log;
 
 /// Called once, on a flusher thread or at once on the caller's; it must not block.
@@ -34,6 +35,8 @@ impl fmt::Debug for Waiters {
 pub(crate) struct FlushQueue {
     state: Mutex<QueueState>,
     changed: Condvar,
+    /// How long fsyncs took.
+    pub times: Histogram,
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +125,11 @@ impl Flusher {
             handles.push(std::thread::Builder::new().name(format!("flush-{n}")).spawn(move || queue.run())?);
         }
         Ok(Flusher { queue, threads: Mutex::new(handles) })
+    }
+
+    /// How long the fsyncs of the log directory took, whoever asked for them.
+    pub fn times(&self) -> &Histogram {
+        &self.queue.times
     }
 
     /// Calls back when all records of `log` below `end_offset` (exclusive) survive a power loss, or when that failed

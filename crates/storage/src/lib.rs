@@ -11,6 +11,7 @@ pub mod crash;
 pub mod disk;
 pub mod error;
 mod flusher;
+mod histogram;
 mod index;
 mod leader_epoch;
 mod log;
@@ -24,6 +25,7 @@ pub use config::{ConfigError, LogConfig};
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{AppendError, FlushError, Offline, OpenError, ReadError};
 pub use flusher::{DurableCallback, Flusher};
+pub use histogram::Histogram;
 pub use leader_epoch::{UNDEFINED_EPOCH, UNDEFINED_OFFSET};
 pub use log::{
     AbortedTransaction, AppendCost, AppendInfo, AppendOrigin, EndMarker, Log, LogRecovery, LogSlice, TimestampedOffset,

@@ -25,6 +25,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::fetch::session::{FetchContext, PartitionKey, TopicKey, Wanted};
 use crate::fetch::waiters::Registration;
+use crate::metrics::Meter;
 use crate::partition::Partition;
 use crate::quota::{Kind, timed};
 use crate::server::{FileRange, Response};
@@ -40,6 +41,20 @@ struct Pass {
     failed: bool,
     /// Partitions that are here, whatever came of reading them.
     present: Vec<Arc<Partition>>,
+    /// The bytes of records that are answered of each of those.
+    sizes: Vec<usize>,
+}
+
+impl Pass {
+    /// Takes note of what is answered.
+    fn count(&self) {
+        for (partition, size) in self.present.iter().zip(&self.sizes) {
+            partition.traffic.add(Meter::FetchRequests, 1);
+            if *size > 0 {
+                partition.traffic.add(Meter::BytesOut, *size as u64);
+            }
+        }
+    }
 }
 
 pub async fn handle(ctx: &Context, header: &RequestHeader, request: FetchRequest) -> Result<Response, Refused> {
@@ -56,10 +71,15 @@ pub async fn handle(ctx: &Context, header: &RequestHeader, request: FetchRequest
     if from_replica {
         return answer(ctx, header, &context, refuse_all(&context));
     }
+    header.connection.note_wait(Duration::from_millis(request.max_wait_ms.max(0).unsigned_abs().into()));
+    header.connection.note_named(context.partitions.len());
     let work = wait_for_data(ctx, header, &request, &context);
     let (pass, busy) = timed(ctx.quotas.is_set(Kind::Request), work).await;
     match throttle(ctx, header, pass.bytes, busy) {
-        0 => answer(ctx, header, &context, pass),
+        0 => {
+            pass.count();
+            answer(ctx, header, &context, pass)
+        }
         throttle_time_ms => {
             // To be asked again after the pause.
             let response = FetchResponse { throttle_time_ms, session_id: context.session_id(), ..Default::default() };
@@ -145,7 +165,9 @@ fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchCon
         if !committed_only {
             data.aborted_transactions = None;
         }
-        pass.bytes += data.records.as_ref().map_or(0, Records::len);
+        let size = data.records.as_ref().map_or(0, Records::len);
+        pass.sizes.push(size);
+        pass.bytes += size;
         pass.answers.push(data);
     }
     pass

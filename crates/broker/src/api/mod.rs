@@ -3,6 +3,7 @@
 //! To serve another API: a file with `pub async fn handle(ctx, header, request, version) -> Response`, and a line in the
 //! table below. What is not in the table is not advertised.
 
+use std::any::Any;
 use std::collections::HashSet;
 use std::future::Future;
 use std::hash::Hash;
@@ -18,6 +19,7 @@ use caudal_protocol::{ApiKey, ErrorCode};
 
 use crate::clock;
 use crate::context::Context;
+use crate::metrics::Asked;
 use crate::quota::{Kind, timed};
 use crate::server::{ConnectionInfo, Response};
 
@@ -125,13 +127,17 @@ struct Call {
 }
 
 impl Call {
-    fn decode<Q: Message>(&mut self) -> Result<Q, Refused> {
+    fn decode<Q: Message + 'static>(&mut self) -> Result<Q, Refused> {
         let mut reader = Reader::new(std::mem::take(&mut self.body));
-        Q::decode(&mut reader, self.header.version).map_err(|e| Refused::Body {
+        let request = Q::decode(&mut reader, self.header.version).map_err(|e| Refused::Body {
             api: self.header.api.name(),
             version: self.header.version,
             reason: e.to_string(),
-        })
+        })?;
+        if let Some(topics) = topics_of(&request) {
+            self.header.connection.note_named(topics);
+        }
+        Ok(request)
     }
 
     fn answer<S: Message>(&self, response: &S) -> Result<Option<Response>, Refused> {
@@ -238,6 +244,32 @@ serve! {
     DescribeDelegationToken 1..=3 => describe_delegation_token(describe_delegation_token_request::DescribeDelegationTokenRequest);
 }
 
+/// How many topics a request names; `None` where it names none.
+fn topics_of(request: &dyn Any) -> Option<usize> {
+    macro_rules! count {
+        ($($message:ident.$topics:ident)*) => {
+            $(if let Some(request) = request.downcast_ref::<messages::$message>() {
+                return Some(request.$topics.len());
+            })*
+        };
+    }
+    count! {
+        ProduceRequest.topic_data
+        ListOffsetsRequest.topics
+        OffsetCommitRequest.topics
+        TxnOffsetCommitRequest.topics
+        CreateTopicsRequest.topics
+        DeleteTopicsRequest.topics
+        DeleteRecordsRequest.topics
+        CreatePartitionsRequest.topics
+        OffsetForLeaderEpochRequest.topics
+        DescribeTopicPartitionsRequest.topics
+        AddPartitionsToTxnRequest.v3_and_below_topics
+    }
+    let metadata = request.downcast_ref::<messages::MetadataRequest>();
+    metadata.and_then(|request| request.topics.as_ref()).map(Vec::len)
+}
+
 /// Whether a frame (without its length) asks for something that waits for others: for records, or for the other members of a
 /// group.
 pub fn is_open_ended(frame: &[u8]) -> bool {
@@ -246,22 +278,31 @@ pub fn is_open_ended(frame: &[u8]) -> bool {
 }
 
 /// Starts the work that a frame (without its length) asks for.
-pub fn dispatch(ctx: &Arc<Context>, connection: &Arc<ConnectionInfo>, mut frame: BytesMut) -> Result<Work, Refused> {
+pub fn dispatch(
+    ctx: &Arc<Context>,
+    connection: &Arc<ConnectionInfo>,
+    mut frame: BytesMut,
+) -> Result<(Work, Asked), Refused> {
     let frame_bytes = frame.len();
     let start = header::take_start(&mut frame).ok_or(Refused::Header(frame_bytes))?;
     let not_served = Refused::NotServed { api_key: start.api_key, version: start.version };
-    let served = SERVED.iter().find(|s| s.key.code() == start.api_key).ok_or(not_served.clone())?;
+    let found = SERVED.iter().enumerate().find(|(_, s)| s.key.code() == start.api_key);
+    let (at, served) = found.ok_or(not_served.clone())?;
+    let asked = Asked { api: at, version: start.version };
     if !(served.min_version..=served.max_version).contains(&start.version) {
         if served.key == ApiKey::ApiVersions {
-            return api_versions::unknown_version(start.correlation_id);
+            return Ok((api_versions::unknown_version(start.correlation_id)?, asked));
         }
         if served.key == ApiKey::Produce && (0..produce::MIN_VERSION).contains(&start.version) {
-            return produce::answer_old(start, frame);
+            return Ok((produce::answer_old(start, frame)?, asked));
         }
         return Err(not_served);
     }
     let header_version = served.key.request_header_version(start.version);
     let client_id = header::take_client_id(&mut frame, header_version).ok_or(Refused::Header(frame_bytes))?;
+    if let Some(client_id) = &client_id {
+        connection.note_client(client_id);
+    }
     let header = RequestHeader {
         api: served.key,
         version: start.version,
@@ -270,7 +311,7 @@ pub fn dispatch(ctx: &Arc<Context>, connection: &Arc<ConnectionInfo>, mut frame:
         size_bytes: frame_bytes,
         connection: connection.clone(),
     };
-    Ok(route(Call { ctx: ctx.clone(), header, body: frame.freeze() }))
+    Ok((route(Call { ctx: ctx.clone(), header, body: frame.freeze() }), asked))
 }
 
 /// A complete response frame: length, header, body.

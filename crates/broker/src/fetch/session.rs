@@ -175,6 +175,12 @@ impl Sessions {
         Sessions { inner: Mutex::default(), max_sessions }
     }
 
+    /// Sessions, and the partitions of all of them.
+    pub fn sizes(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.sessions.len(), inner.partitions)
+    }
+
     /// Finds out what a request fetches.
     ///
     /// # Errors

@@ -549,7 +549,7 @@ impl Coordinator {
     }
 
     /// Whether there is more to a group than offsets.
-    fn has_group(&self, group: &str) -> bool {
+    pub(super) fn has_group(&self, group: &str) -> bool {
         self.groups.contains_key(group) || self.consumers.contains_key(group)
     }
 

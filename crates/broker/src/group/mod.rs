@@ -10,6 +10,7 @@ pub mod coordinator;
 pub mod machine;
 pub mod member;
 pub mod offsets_log;
+pub mod overview;
 pub mod record;
 pub mod service;
 #[cfg(test)]

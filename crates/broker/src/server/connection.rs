@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::api::{self, Refused, Work};
 use crate::clock;
 use crate::config::ConnectionLimits;
 use crate::context::Context;
+use crate::metrics::Timing;
 
 /// Frames that are started before answers are written and other connections get their turn.
 const BURST: usize = 32;
@@ -40,6 +41,11 @@ pub struct ConnectionInfo {
     muted_until_ms: AtomicI64,
     /// Held by the request of a transactional producer that may have to wait before it appends.
     pub transactional: tokio::sync::Mutex<()>,
+    /// The first client id that was named; clients name one for all their requests.
+    client_id: OnceLock<String>,
+    /// What is noted of the request that is being started.
+    wait_ms: AtomicU64,
+    named: AtomicU64,
 }
 
 impl ConnectionInfo {
@@ -51,7 +57,36 @@ impl ConnectionInfo {
             held: AtomicBool::new(false),
             muted_until_ms: AtomicI64::new(i64::MIN),
             transactional: Default::default(),
+            client_id: OnceLock::new(),
+            wait_ms: AtomicU64::new(0),
+            named: AtomicU64::new(0),
         }
+    }
+
+    pub fn note_client(&self, client_id: &str) {
+        if self.client_id.get().is_none() {
+            self.client_id.get_or_init(|| client_id.to_owned());
+        }
+    }
+
+    pub fn client_id(&self) -> &str {
+        self.client_id.get().map_or("", String::as_str)
+    }
+
+    /// The request that is being started means to wait for so long at most.
+    pub fn note_wait(&self, most: Duration) {
+        self.wait_ms.store(u64::try_from(most.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How many topics (a fetch: partitions) the request that is being started is about.
+    pub fn note_named(&self, count: usize) {
+        self.named.store(count as u64 + 1, Ordering::Relaxed);
+    }
+
+    /// What was noted of the request that was started last.
+    fn take_notes(&self) -> Notes {
+        let wait = Duration::from_millis(self.wait_ms.swap(0, Ordering::Relaxed));
+        Notes { wait, named: self.named.swap(0, Ordering::Relaxed).checked_sub(1) }
     }
 
     /// Starts no further request for that long: the client has used more than its quota.
@@ -82,6 +117,15 @@ impl ConnectionInfo {
     fn is_held(&self) -> bool {
         self.held.load(Ordering::Acquire)
     }
+}
+
+/// What a request is about, for the log of slow ones.
+#[derive(Debug, Clone, Copy)]
+pub struct Notes {
+    /// How long it means to wait at most.
+    pub wait: Duration,
+    /// Topics, or partitions of a fetch.
+    pub named: Option<u64>,
 }
 
 /// See [`ConnectionInfo::hold`].
@@ -121,10 +165,12 @@ enum Slot {
         work: Work,
         bytes: usize,
         open_ended: bool,
+        timing: Timing,
+        notes: Notes,
         /// Given back when the work is done.
         _memory: Option<Claimed>,
     },
-    Done(Option<Response>),
+    Done(Option<Response>, Timing),
 }
 
 /// The state of a connection's task.
@@ -140,7 +186,11 @@ pub struct Connection {
     waiting: usize,
     waiting_bytes: usize,
     outgoing: Outgoing,
+    /// Requests whose responses are in `outgoing`.
+    sending: Vec<Timing>,
     last_active: Instant,
+    /// When bytes last arrived.
+    last_read: Instant,
     timer: Pin<Box<Sleep>>,
     /// Ends when the connection is read again; only while it is not.
     muted: Option<Pin<Box<Sleep>>>,
@@ -160,8 +210,10 @@ impl Connection {
             waiting: 0,
             waiting_bytes: 0,
             outgoing: Outgoing::default(),
+            sending: Vec::new(),
             last_active: Instant::now(),
             muted: None,
+            last_read: Instant::now(),
             draining: false,
             ctx,
         }
@@ -188,6 +240,9 @@ impl Connection {
         loop {
             self.queue_answers()?;
             let written = self.outgoing.poll_write(&self.stream, cx)?;
+            if written.is_ready() && !self.sending.is_empty() {
+                self.note_sent();
+            }
             if self.draining && written.is_ready() && self.is_drained() {
                 return Poll::Ready(Ok(()));
             }
@@ -210,7 +265,10 @@ impl Connection {
             }
             match self.frames.poll_fill(&mut self.stream, cx)? {
                 Poll::Ready(0) => return Poll::Ready(Ok(())),
-                Poll::Ready(_) => self.last_active = Instant::now(),
+                Poll::Ready(_) => {
+                    self.last_read = Instant::now();
+                    self.last_active = self.last_read;
+                }
                 Poll::Pending => break,
             }
             started += self.start_requests(cx)?;
@@ -280,13 +338,22 @@ impl Connection {
             let bytes = frame.len();
             let memory = self.claim.take();
             let open_ended = api::is_open_ended(&frame);
-            let mut work = api::dispatch(&self.ctx, &self.info, frame)?;
-            match work.as_mut().poll(cx) {
-                Poll::Ready(done) => self.queue.push_back(Slot::Done(done?)),
+            let begun = Instant::now();
+            let (mut work, asked) = api::dispatch(&self.ctx, &self.info, frame)?;
+            let polled = work.as_mut().poll(cx);
+            let timing = Timing::begin(asked, self.last_read, begun, Instant::now());
+            let notes = self.info.take_notes();
+            match polled {
+                Poll::Ready(done) => {
+                    self.ctx.metrics.slow.check(&timing, notes, &self.info);
+                    self.queue.push_back(Slot::Done(done?, timing));
+                }
                 Poll::Pending => {
                     self.waiting += 1;
                     self.waiting_bytes += bytes;
-                    self.queue.push_back(Slot::Waiting { work, bytes, open_ended, _memory: memory });
+                    let notes =
+                        if open_ended && notes.wait.is_zero() { Notes { wait: Duration::MAX, ..notes } } else { notes };
+                    self.queue.push_back(Slot::Waiting { work, bytes, open_ended, timing, notes, _memory: memory });
                 }
             }
             started += 1;
@@ -299,11 +366,13 @@ impl Connection {
             return Ok(());
         }
         for slot in &mut self.queue {
-            let Slot::Waiting { work, bytes, .. } = slot else { continue };
+            let Slot::Waiting { work, bytes, timing, notes, .. } = slot else { continue };
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 self.waiting -= 1;
                 self.waiting_bytes -= *bytes;
-                *slot = Slot::Done(done?);
+                timing.done(Instant::now());
+                self.ctx.metrics.slow.check(timing, *notes, &self.info);
+                *slot = Slot::Done(done?, timing.clone());
             }
         }
         Ok(())
@@ -311,13 +380,27 @@ impl Connection {
 
     /// Moves answers from the front of the queue to the socket's side, as far as they are complete.
     fn queue_answers(&mut self) -> Result<(), Closed> {
-        while let Some(Slot::Done(_)) = self.queue.front() {
-            if let Some(Slot::Done(Some(response))) = self.queue.pop_front() {
-                self.outgoing.push(response)?;
-                self.last_active = Instant::now();
-            }
+        while let Some(Slot::Done(..)) = self.queue.front() {
+            let Some(Slot::Done(response, mut timing)) = self.queue.pop_front() else { break };
+            let now = Instant::now();
+            timing.answered(now);
+            let Some(response) = response else {
+                self.ctx.metrics.requests.record(&timing, now);
+                continue;
+            };
+            self.outgoing.push(response)?;
+            self.sending.push(timing);
+            self.last_active = now;
         }
         Ok(())
+    }
+
+    /// The responses are in the socket.
+    fn note_sent(&mut self) {
+        let now = Instant::now();
+        for timing in self.sending.drain(..) {
+            self.ctx.metrics.requests.record(&timing, now);
+        }
     }
 
     /// Ends the connection when it is overdue. A connection that waits for its own requests is not idle.

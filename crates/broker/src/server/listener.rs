@@ -33,10 +33,10 @@ pub enum BindError {
     )]
     Insecure(SocketAddr),
     #[error(
-        "failed to listen on {address}: the address is in use; stop the other program (`ss -ltnp 'sport = :{port}'` names it) or choose another port: `caudal up --port PORT`, or listeners=PLAINTEXT://{ip}:PORT in a properties file",
-        port = address.port(), ip = address.ip()
+        "failed to listen on {address}: the address is in use; stop the other program (`ss -ltnp 'sport = :{port}'` names it) or choose another port: {hint}",
+        port = address.port()
     )]
-    InUse { address: SocketAddr },
+    InUse { address: SocketAddr, hint: &'static str },
     #[error("failed to listen on {address}: {source}")]
     Io { address: SocketAddr, source: io::Error },
 }
@@ -48,25 +48,41 @@ pub struct Listener {
     pub bound: Vec<SocketAddr>,
 }
 
+/// What is said of a port that is taken.
+const HINT: &str = "`caudal up --port PORT`, or listeners=PLAINTEXT://IP:PORT in a properties file";
+
 /// Takes the configured addresses.
 ///
 /// # Errors
 /// An address is taken, is not one of this machine, or is open to others without leave.
 pub fn bind(config: &BrokerConfig) -> Result<Listener, BindError> {
+    let (sockets, bound) = bind_all(&config.listen, config.allow_insecure, HINT)?;
+    Ok(Listener { sockets, bound })
+}
+
+/// Takes addresses; the second value is what they are, where port 0 was asked for too.
+///
+/// # Errors
+/// As of [`bind`]; `hint` tells how to choose another port.
+pub fn bind_all(
+    addresses: &[SocketAddr],
+    allow_insecure: bool,
+    hint: &'static str,
+) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), BindError> {
     let mut sockets = Vec::new();
     let mut bound = Vec::new();
-    for &address in &config.listen {
-        if !address.ip().is_loopback() && !config.allow_insecure {
+    for &address in addresses {
+        if !address.ip().is_loopback() && !allow_insecure {
             return Err(BindError::Insecure(address));
         }
         let socket = bind_one(address).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse { address },
+            io::ErrorKind::AddrInUse => BindError::InUse { address, hint },
             _ => BindError::Io { address, source },
         })?;
         bound.push(socket.local_addr().map_err(|source| BindError::Io { address, source })?);
         sockets.push(socket);
     }
-    Ok(Listener { sockets, bound })
+    Ok((sockets, bound))
 }
 
 fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
@@ -90,11 +106,14 @@ struct Counts {
 /// One connection's place in the counts, given back when dropped.
 struct Place {
     counts: Arc<Counts>,
+    ctx: Arc<Context>,
+    /// The place of its listener.
+    listener: usize,
     ip: IpAddr,
 }
 
 impl Place {
-    fn take(counts: &Arc<Counts>, ip: IpAddr, ctx: &Context) -> Result<Place, &'static str> {
+    fn take(counts: &Arc<Counts>, listener: usize, ip: IpAddr, ctx: &Arc<Context>) -> Result<Place, &'static str> {
         let limit = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
         let most = limit(ctx.broker_number("max.connections")).min(ctx.config.limits.open_files);
         if counts.total.load(Ordering::Relaxed) >= most {
@@ -110,13 +129,19 @@ impl Place {
         }
         *open += 1;
         counts.total.fetch_add(1, Ordering::Relaxed);
-        Ok(Place { counts: counts.clone(), ip })
+        if let Some(connections) = ctx.metrics.connections.get(listener) {
+            connections.opened();
+        }
+        Ok(Place { counts: counts.clone(), ctx: ctx.clone(), listener, ip })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.counts.total.fetch_sub(1, Ordering::Relaxed);
+        if let Some(connections) = self.ctx.metrics.connections.get(self.listener) {
+            connections.closed();
+        }
         let mut per_ip = self.counts.per_ip.lock();
         if let Some(open) = per_ip.get_mut(&self.ip) {
             *open -= 1;
@@ -146,14 +171,14 @@ impl Listener {
     pub fn serve(self, ctx: &Arc<Context>, stop: &watch::Receiver<bool>) -> Serving {
         let counts = Arc::new(Counts::default());
         let (alive, ended) = mpsc::channel(1);
-        for socket in self.sockets {
-            tokio::spawn(accept(socket, ctx.clone(), counts.clone(), (stop.clone(), alive.clone())));
+        for (at, socket) in self.sockets.into_iter().enumerate() {
+            tokio::spawn(accept((at, socket), ctx.clone(), counts.clone(), (stop.clone(), alive.clone())));
         }
         Serving(ended)
     }
 }
 
-async fn accept(socket: TcpListener, ctx: Arc<Context>, counts: Arc<Counts>, (mut stop, alive): Life) {
+async fn accept((at, socket): (usize, TcpListener), ctx: Arc<Context>, counts: Arc<Counts>, (mut stop, alive): Life) {
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -178,11 +203,11 @@ async fn accept(socket: TcpListener, ctx: Arc<Context>, counts: Arc<Counts>, (mu
             }
             Admission::Refused(pause) => {
                 tracing::debug!(%peer, "refused a connection: its address has a quota of them");
-                hold_back(stream, pause, Place::take(&counts, peer.ip(), &ctx).ok());
+                hold_back(stream, pause, Place::take(&counts, at, peer.ip(), &ctx).ok());
                 continue;
             }
         }
-        let place = match Place::take(&counts, peer.ip(), &ctx) {
+        let place = match Place::take(&counts, at, peer.ip(), &ctx) {
             Ok(place) => place,
             Err(limit) => {
                 tracing::warn!(%peer, "refused a connection: {limit} is reached");

@@ -6,8 +6,8 @@ mod listener;
 mod memory;
 mod outgoing;
 
-pub use connection::ConnectionInfo;
+pub use connection::{ConnectionInfo, Notes};
 pub use frame::{FrameError, FrameReader};
-pub use listener::{BindError, Listener, Serving, bind};
+pub use listener::{BindError, Listener, Serving, bind, bind_all};
 pub use memory::RequestMemory;
 pub use outgoing::{FileRange, Response};

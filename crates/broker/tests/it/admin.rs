@@ -188,7 +188,7 @@ fn configs_are_described_and_altered_in_every_version() {
     };
     for version in 1..=4 {
         let broker_configs = describe(&mut client, 4, "1", version).configs;
-        assert_eq!(broker_configs.len(), 343, "Kafka's 340 and three of ours");
+        assert_eq!(broker_configs.len(), 345, "Kafka's 340 and five of ours");
         assert_eq!(describe(&mut client, 2, "t", version).configs.len(), 33);
         assert_eq!(value(&mut client, version), ("1048588".into(), 5));
     }

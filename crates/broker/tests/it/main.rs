@@ -11,6 +11,7 @@ mod full_disk;
 mod hostile;
 mod leftovers;
 mod limits;
+mod metrics;
 mod produce;
 mod quotas;
 mod raw;

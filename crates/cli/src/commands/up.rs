@@ -37,8 +37,12 @@ pub struct Broker {
 
 const DATA_DIR: &str = "caudal-data";
 
-/// Where the settings of the command line come from, in messages.
+/// Where settings come from, in messages: the command line, or nobody.
 const TYPED: &str = "--set";
+const DEFAULT: &str = "the default";
+
+const HTTP_LISTENERS: &str = "caudal.http.listeners";
+const HTTP_PORT: u16 = 9308;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -58,9 +62,12 @@ pub fn setting(text: &str) -> Result<(String, String), String> {
 impl Up {
     pub fn run(self) -> ExitCode {
         let mut properties = Properties::new();
-        properties.set("node.id", "1", "the default");
+        properties.set("node.id", "1", DEFAULT);
         // As in the properties file that Kafka's quickstart uses: nobody waits three seconds for members that do not come.
-        properties.set("group.initial.rebalance.delay.ms", "0", "the default");
+        properties.set("group.initial.rebalance.delay.ms", "0", DEFAULT);
+        // Where kafka_exporter would be, so that whoever scrapes that finds this.
+        let http_port = if self.port == 0 { 0 } else { HTTP_PORT };
+        properties.set(HTTP_LISTENERS, format!("http://127.0.0.1:{http_port}"), DEFAULT);
         properties.set("listeners", format!("PLAINTEXT://127.0.0.1:{}", self.port), "--port");
         properties.set("log.dirs", self.data_dir.display().to_string(), "--data-dir");
         let elsewhere = self.settings.iter().any(|(key, _)| matches!(key.as_str(), "log.dirs" | "log.dir"));
@@ -103,6 +110,7 @@ pub fn start(properties: &Properties, formats: bool, announce: &str) -> ExitCode
                 tracing::warn!("{warning}");
             }
             config.format_if_empty = formats;
+            config.http_optional = properties.entry(HTTP_LISTENERS).is_some_and(|property| property.origin == DEFAULT);
             serve::run(config, announce)
         }
         Err(e) => fail(&e),

@@ -279,8 +279,12 @@ config_table! {
     "unclean.leader.election.interval.ms" Long "300000" AtLeast(1) Medium internal idle "";
     "caudal.allow.insecure" Boolean "false" Any High fixed acts
         "Allows listeners beyond loopback although nobody has to authenticate.";
+    "caudal.http.listeners" List null Any Medium fixed acts
+        "Where /metrics (for Prometheus) and /health are served: http://127.0.0.1:9308. Empty: nowhere; `caudal up` serves them there if the port is free.";
     "caudal.metadata.accept.loss" Boolean "false" Any High fixed acts
         "Start although records of the metadata log that were on disk are missing or damaged, and go on without them. For one start, when there is no backup.";
+    "caudal.slow.request.ms" Long "1000" AtLeast(-1) Medium fixed acts
+        "Requests that take longer are logged; what a fetch or a join means to wait does not count. -1: none.";
     "caudal.flush.before.ack" Boolean "true" Any High fixed acts
         "Whether a produce is answered only after its records were flushed to disk. 'false' is Kafka's behaviour: quicker, and a power cut may take what was acknowledged.";
 }

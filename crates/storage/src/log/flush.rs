@@ -29,11 +29,14 @@ impl Log {
             FlushError::from(self.health.fail(format!("fsync of {what} failed: {error}")))
         };
         if end.offset > synced {
+            let began = Instant::now();
             let segments = self.snapshot();
             let first = segments.partition_point(|segment| segment.base_offset <= synced).saturating_sub(1);
             for segment in segments.get(first..).unwrap_or_default() {
                 segment.file.sync().map_err(|error| fail(&segment.path.display().to_string(), error))?;
             }
+            let now = Instant::now();
+            self.queue.times.record(now - began, now);
         }
         if self.names_dirty.swap(false, Ordering::AcqRel) {
             self.sync_names().map_err(|(path, error)| {
