@@ -4,6 +4,7 @@
 mod commands;
 #[cfg(feature = "engine")]
 mod demo;
+mod doctor;
 mod install;
 mod logging;
 mod serve;

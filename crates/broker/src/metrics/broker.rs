@@ -171,6 +171,8 @@ fn write_connections<W: AsyncWrite + Unpin>(ctx: &Context, page: &mut Exposition
     }
     let help = "Bytes of large requests that are in memory, of queued.max.request.bytes";
     page.single("caudal_request_memory_bytes", Kind::Gauge, help, ctx.request_memory.claimed_bytes());
+    let help = "Bytes of large requests that wait for others: long polls, joins";
+    page.single("caudal_request_memory_parked_bytes", Kind::Gauge, help, ctx.request_memory.parked_bytes());
     let help = "Connections that wait until their large request may be in memory";
     page.single("caudal_request_memory_waiting", Kind::Gauge, help, ctx.request_memory.waiting());
     let (sessions, partitions) = ctx.fetch_sessions.sizes();

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::frame::{FrameError, FrameReader};
-use super::memory::{Claim, Claimed};
+use super::memory::{Claim, Kept};
 use super::outgoing::{Outgoing, Response};
 use crate::api::{self, Refused, Work};
 use crate::clock;
@@ -75,7 +75,7 @@ impl ConnectionInfo {
 
     /// The request that is being started means to wait for so long at most.
     pub fn note_wait(&self, most: Duration) {
-        self.wait_ms.store(u64::try_from(most.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.wait_ms.store(u64::try_from(most.as_millis()).unwrap_or(u64::MAX).saturating_add(1), Ordering::Relaxed);
     }
 
     /// How many topics (a fetch: partitions) the request that is being started is about.
@@ -83,9 +83,14 @@ impl ConnectionInfo {
         self.named.store(count as u64 + 1, Ordering::Relaxed);
     }
 
-    /// What was noted of the request that was started last.
-    fn take_notes(&self) -> Notes {
-        let wait = Duration::from_millis(self.wait_ms.swap(0, Ordering::Relaxed));
+    /// What was noted of the request that was started last. `open_ended`: it waits for others as long as they take, if it did not
+    /// say how long.
+    fn take_notes(&self, open_ended: bool) -> Notes {
+        let wait = match self.wait_ms.swap(0, Ordering::Relaxed).checked_sub(1) {
+            Some(ms) => Duration::from_millis(ms),
+            None if open_ended => Duration::MAX,
+            None => Duration::ZERO,
+        };
         Notes { wait, named: self.named.swap(0, Ordering::Relaxed).checked_sub(1) }
     }
 
@@ -168,7 +173,7 @@ enum Slot {
         timing: Timing,
         notes: Notes,
         /// Given back when the work is done.
-        _memory: Option<Claimed>,
+        _memory: Option<Kept>,
     },
     Done(Option<Response>, Timing),
 }
@@ -342,7 +347,7 @@ impl Connection {
             let (mut work, asked) = api::dispatch(&self.ctx, &self.info, frame)?;
             let polled = work.as_mut().poll(cx);
             let timing = Timing::begin(asked, self.last_read, begun, Instant::now());
-            let notes = self.info.take_notes();
+            let notes = self.info.take_notes(open_ended);
             match polled {
                 Poll::Ready(done) => {
                     self.ctx.metrics.slow.check(&timing, notes, &self.info);
@@ -351,8 +356,8 @@ impl Connection {
                 Poll::Pending => {
                     self.waiting += 1;
                     self.waiting_bytes += bytes;
-                    let notes =
-                        if open_ended && notes.wait.is_zero() { Notes { wait: Duration::MAX, ..notes } } else { notes };
+                    let shared = &self.ctx.request_memory;
+                    let memory = if open_ended { memory.map(|kept| kept.park(shared)) } else { memory };
                     self.queue.push_back(Slot::Waiting { work, bytes, open_ended, timing, notes, _memory: memory });
                 }
             }

@@ -83,6 +83,30 @@ fn large_requests_share_a_bounded_memory() {
     wait_until("all is given back", || memory.claimed_bytes() == 0 && memory.waiting() == 0);
 }
 
+/// A long poll waits for producers: it must not have the memory that they need.
+#[test]
+fn large_long_polls_do_not_keep_producers_out() {
+    let broker = TestBroker::start_with(|config| {
+        config.limits.request_max_bytes = MIB;
+        config.limits.queued_max_bytes = MIB;
+    });
+    broker.create_topic("t", 1);
+    let mut poll = request("t", &[(0, 0)]);
+    poll.max_wait_ms = 60_000;
+    poll.rack_id = "r".repeat(900_000);
+    let mut consumer = broker.connect();
+    consumer.send(&poll, 12);
+    let memory = broker.context().request_memory.clone();
+    wait_until("the poll waits", || memory.parked_bytes() > 0);
+    assert_eq!(memory.claimed_bytes(), 0);
+    let began = Instant::now();
+    assert_eq!(produce(&mut broker.connect(), "t", 0, batch(1, 800_000)).error_code, 0);
+    let (_, response) = consumer.receive::<FetchResponse>(12);
+    assert_eq!(offsets(&response.responses[0].partitions[0]), [0]);
+    assert!(began.elapsed() < Duration::from_secs(20));
+    wait_until("all is given back", || memory.claimed_bytes() == 0 && memory.parked_bytes() == 0);
+}
+
 #[test]
 fn many_topics_are_created_in_one_change() {
     let broker = TestBroker::start();

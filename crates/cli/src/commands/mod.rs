@@ -14,10 +14,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::server::Server;
+use crate::logging::Logging;
 use crate::tools::{Stop, run_async};
 use crate::{install, logging};
-pub use up::start;
+pub use server::Server;
+pub use up::{setting, start, up_properties};
 
 /// Kafka broker and Spark Structured Streaming engine in one binary.
 #[derive(Debug, Parser)]
@@ -26,6 +27,8 @@ pub use up::start;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    logging: Logging,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,6 +63,12 @@ enum Command {
         #[command(flatten)]
         server: Server,
     },
+    Doctor {
+        #[command(flatten)]
+        doctor: crate::doctor::DoctorArgs,
+        #[command(flatten)]
+        server: Server,
+    },
     #[cfg(feature = "engine")]
     Sql(crate::sql::Sql),
     /// Show the whole of it at work
@@ -82,7 +91,9 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
-    match Cli::parse().command {
+    let Cli { command, logging } = Cli::parse();
+    logging.heed();
+    match command {
         Command::Up(up) => up.run(),
         Command::Broker(broker) => broker.run(),
         Command::Topic { topic, server } => client(topic::run(&server, topic), "Ctrl-C gives up"),
@@ -91,6 +102,7 @@ pub fn run() -> ExitCode {
         }
         Command::Consume { consume, server } => client(consume::run(&server, consume), "Ctrl-C ends"),
         Command::Group { group, server } => client(group::run(&server, group), "Ctrl-C gives up"),
+        Command::Doctor { doctor, server } => client(crate::doctor::run(&server, doctor), "Ctrl-C gives up"),
         Command::InstallTools { dir, relative } => match install::install(&dir, relative) {
             Ok(names) => {
                 let count = names.len();

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use caudal_client::admin::ConfigResourceType;
 use caudal_client::{Producer, Record};
+use caudal_protocol::ErrorCode;
 use clap::Args;
 use serde_json::json;
 
 use super::output::Output;
 use super::server::Server;
-use crate::tools::cluster::CallError;
+use super::topic::missing;
+use crate::tools::cluster::{CallError, Cluster};
 use crate::tools::producer::{LineReader, blocks, lines};
 use crate::tools::{Stop, briefly, interrupted, say, tell};
 
@@ -36,6 +39,7 @@ pub struct ProduceArgs {
 pub async fn run(server: &Server, produce: ProduceArgs) -> Result<(), Stop> {
     let more = [("compression.type", produce.compression.as_str()), ("acks", produce.acks.as_str())];
     let cluster = server.connect(&more).await?;
+    check_topic(&cluster, &produce.topic).await?;
     let producer = Producer::new(cluster.admin.client().clone()).map_err(CallError::from)?;
     let mut properties = BTreeMap::new();
     if let Some(separator) = produce.key {
@@ -64,6 +68,38 @@ pub async fn run(server: &Server, produce: ProduceArgs) -> Result<(), Stop> {
         tell!("{} record(s) were not acknowledged: they are lost, or written without our knowing", sent - written);
     }
     done
+}
+
+/// Tells at once that a topic is missing, whether the broker is going to make it or not: the producer would wait for it for a
+/// minute.
+async fn check_topic(cluster: &Cluster, topic: &str) -> Result<(), Stop> {
+    let error = match cluster.partitions(&[topic.to_owned()]).await {
+        Err(error) if error.code == Some(ErrorCode::UnknownTopicOrPartition) => error,
+        // Any other trouble is the producer's to tell, or to live with.
+        _ => return Ok(()),
+    };
+    match creates_topics(cluster).await {
+        // Whoever may not ask may produce all the same.
+        None => Ok(()),
+        Some(true) => {
+            tell!("There is no topic {topic}: the broker makes it, as auto.create.topics.enable is true.");
+            Ok(())
+        }
+        Some(false) => {
+            let missing = missing(cluster, topic, error).await;
+            Err(Stop::Failed(format!(
+                "{missing}. `caudal topic create {topic}` makes it (the broker does not, as auto.create.topics.enable is false)"
+            )))
+        }
+    }
+}
+
+/// Whether a broker makes topics that are written to; `None`: it does not tell.
+async fn creates_topics(cluster: &Cluster) -> Option<bool> {
+    let broker = *cluster.brokers().await.ok()?.first()?;
+    let configs = cluster.configs(ConfigResourceType::Broker, &broker.to_string()).await.ok()?;
+    let config = configs.into_iter().find(|config| config.name == "auto.create.topics.enable")?;
+    Some(config.value? == "true")
 }
 
 /// Records handed to the producer, and those of them that the cluster has.

@@ -35,6 +35,10 @@ pub struct Server {
 }
 
 impl Server {
+    pub fn is_json(&self) -> bool {
+        self.output == Output::Json
+    }
+
     /// The client's properties: `more`, then those of the command line.
     pub fn config(&self, more: &[(&str, &str)]) -> Result<ClientConfig, Stop> {
         let more = more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));

@@ -42,7 +42,6 @@ const TYPED: &str = "--set";
 const DEFAULT: &str = "the default";
 
 const HTTP_LISTENERS: &str = "caudal.http.listeners";
-const HTTP_PORT: u16 = 9308;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -59,15 +58,25 @@ pub fn setting(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// What `caudal up` starts a broker with if it is told nothing.
+pub fn up_properties() -> Properties {
+    let mut properties = Properties::new();
+    let mut set = |key: &str, value: &str| properties.set(key, value, DEFAULT);
+    set("node.id", "1");
+    // As in the properties file that Kafka's quickstart uses: nobody waits three seconds for members that do not come.
+    set("group.initial.rebalance.delay.ms", "0");
+    // Where kafka_exporter would be, so that whoever scrapes that finds this.
+    set(HTTP_LISTENERS, "http://127.0.0.1:9308");
+    set("log.dirs", DATA_DIR);
+    properties
+}
+
 impl Up {
     pub fn run(self) -> ExitCode {
-        let mut properties = Properties::new();
-        properties.set("node.id", "1", DEFAULT);
-        // As in the properties file that Kafka's quickstart uses: nobody waits three seconds for members that do not come.
-        properties.set("group.initial.rebalance.delay.ms", "0", DEFAULT);
-        // Where kafka_exporter would be, so that whoever scrapes that finds this.
-        let http_port = if self.port == 0 { 0 } else { HTTP_PORT };
-        properties.set(HTTP_LISTENERS, format!("http://127.0.0.1:{http_port}"), DEFAULT);
+        let mut properties = up_properties();
+        if self.port == 0 {
+            properties.set(HTTP_LISTENERS, "http://127.0.0.1:0", DEFAULT);
+        }
         properties.set("listeners", format!("PLAINTEXT://127.0.0.1:{}", self.port), "--port");
         properties.set("log.dirs", self.data_dir.display().to_string(), "--data-dir");
         let elsewhere = self.settings.iter().any(|(key, _)| matches!(key.as_str(), "log.dirs" | "log.dir"));

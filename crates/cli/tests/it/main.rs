@@ -10,6 +10,7 @@ mod consumer_groups;
 mod dump_log;
 #[cfg(feature = "engine")]
 mod football;
+mod operations;
 mod perf;
 mod server;
 #[cfg(feature = "engine")]

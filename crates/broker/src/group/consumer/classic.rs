@@ -119,10 +119,11 @@ impl ConsumerGroup {
         }
         let now_ms = env.clock.now_ms;
         let sync_ms = now_ms + i64::from(updated.rebalance_timeout_ms.max(0));
-        let deadlines = self.deadlines_of(id);
-        deadlines.join_ms = None;
-        deadlines.session_ms = Some(now_ms + i64::from(request.session_timeout_ms));
-        deadlines.sync_ms = Some(sync_ms);
+        self.deadlines.change(id, |deadlines| {
+            deadlines.join_ms = None;
+            deadlines.session_ms = Some(now_ms + i64::from(request.session_timeout_ms));
+            deadlines.sync_ms = Some(sync_ms);
+        });
         let response = JoinGroupResponse {
             member_id: id.to_owned(),
             generation_id: updated.epoch,
@@ -181,13 +182,15 @@ impl ConsumerGroup {
         let assignment = write_assignment(&member.assigned_partitions(), version, env.image);
         let (id, session_ms) = (member.id.clone(), i64::from(classic.session_timeout_ms));
         let join_ms = env.clock.now_ms + i64::from(member.rebalance_timeout_ms.max(0));
-        let deadlines = self.deadlines_of(&id);
-        if must_rejoin {
-            deadlines.join_ms.get_or_insert(join_ms);
-            return Err(ErrorCode::RebalanceInProgress);
-        }
-        deadlines.sync_ms = None;
-        deadlines.session_ms = Some(env.clock.now_ms + session_ms);
+        self.deadlines.change(&id, |deadlines| {
+            if must_rejoin {
+                deadlines.join_ms.get_or_insert(join_ms);
+                return Err(ErrorCode::RebalanceInProgress);
+            }
+            deadlines.sync_ms = None;
+            deadlines.session_ms = Some(env.clock.now_ms + session_ms);
+            Ok(())
+        })?;
         Ok(SyncGroupResponse {
             protocol_type: request.protocol_type.clone(),
             protocol_name: request.protocol_name.clone(),
@@ -207,13 +210,14 @@ impl ConsumerGroup {
             || member.state == MemberState::Unreleased && !self.waits_for_others(member);
         let session_ms = now_ms + i64::from(classic.session_timeout_ms);
         let join_ms = now_ms + i64::from(member.rebalance_timeout_ms.max(0));
-        let deadlines = self.deadlines_of(id);
-        deadlines.session_ms = Some(session_ms);
-        if must_rejoin {
-            deadlines.join_ms.get_or_insert(join_ms);
-            return ErrorCode::RebalanceInProgress;
-        }
-        ErrorCode::None
+        self.deadlines.change(id, |deadlines| {
+            deadlines.session_ms = Some(session_ms);
+            if must_rejoin {
+                deadlines.join_ms.get_or_insert(join_ms);
+                return ErrorCode::RebalanceInProgress;
+            }
+            ErrorCode::None
+        })
     }
 
     /// LeaveGroup for one of its members: the member that goes.
@@ -348,7 +352,8 @@ impl ConsumerGroup {
         for member in &members {
             group.put(member.current_record(), &mut records);
             let session_ms = member.classic.as_ref().map_or(0, |classic| i64::from(classic.session_timeout_ms));
-            group.deadlines_of(&member.id).session_ms = Some(env.clock.now_ms + session_ms);
+            let session_ms = env.clock.now_ms + session_ms;
+            group.deadlines.change(&member.id, |deadlines| deadlines.session_ms = Some(session_ms));
         }
         (group, records)
     }

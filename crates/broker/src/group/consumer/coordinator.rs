@@ -277,6 +277,9 @@ impl Coordinator {
         }
         let leaving = overdue.into_iter().map(|(member, _)| member).collect();
         self.fence(clock, id, &leaving, out);
+        if let Some(group) = self.consumers.get_mut(id) {
+            group.deadlines.looked();
+        }
     }
 
     /// JoinGroup for a consumer group. `false`: it is not one, or nobody is in it, so that it gives way to a classic one.

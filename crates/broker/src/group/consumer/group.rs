@@ -11,6 +11,7 @@ use caudal_protocol::records::group::{
 };
 
 use super::assignor::{self, Subscriber, Subscribers};
+use super::deadlines::Schedule;
 use super::member::{LEAVE_EPOCH, Member, MemberState, OwnedPartitions};
 use super::topics::{ResolvedRegex, metadata_hash};
 use super::{Clock, ConsumerConfig, ConsumerRecord, Partitions};
@@ -41,18 +42,6 @@ impl ConsumerState {
     }
 }
 
-/// When a member is taken for gone, on the caller's monotonic clock.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Deadlines {
-    pub session_ms: Option<i64>,
-    /// To have given up partitions in this epoch.
-    pub revoke: Option<(i64, i32)>,
-    /// A member of the classic protocol is to join again.
-    pub join_ms: Option<i64>,
-    /// It is to ask for its assignment.
-    pub sync_ms: Option<i64>,
-}
-
 /// A group and its members.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConsumerGroup {
@@ -79,7 +68,7 @@ pub struct ConsumerGroup {
     pub(super) compared_with: Option<i64>,
     /// Regular expressions are being matched.
     pub(super) resolving: bool,
-    pub(super) deadlines: BTreeMap<String, Deadlines>,
+    pub(super) deadlines: Schedule,
     /// Something of the group could not be stored: all of it is to be, with the next change.
     rewrite: bool,
     /// Members that are gone, as far as that is not known to be stored.
@@ -104,7 +93,7 @@ impl ConsumerGroup {
             has_partition_metadata: false,
             compared_with: None,
             resolving: false,
-            deadlines: BTreeMap::new(),
+            deadlines: Schedule::default(),
             rewrite: false,
             unstored_leaves: BTreeSet::new(),
         }

@@ -8,7 +8,7 @@ use caudal_protocol::messages::consumer_group_heartbeat_request::TopicPartitions
 use caudal_protocol::messages::consumer_group_heartbeat_response::{Assignment, TopicPartitions};
 use caudal_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
 
-use super::group::{ConsumerGroup, Deadlines, regex_record};
+use super::group::{ConsumerGroup, regex_record};
 use super::member::{LEAVE_STATIC_EPOCH, Member, MemberState, OwnedPartitions, Target, is_subset};
 use super::topics::{RegexJob, ResolvedRegex, check_regex, metadata_hash};
 use super::{Clock, ConsumerConfig, ConsumerRecord, GroupTimes, Refusal, check_description};
@@ -133,7 +133,8 @@ impl ConsumerGroup {
         self.refresh_metadata(env, names_changed || regex_change == RegexChange::ChangedAndResolved, changes);
         self.maybe_retarget(env, changes);
         let updated = self.reconcile(env, id, owned, subscription_changed, changes)?;
-        self.deadlines_of(id).session_ms = Some(env.clock.now_ms + env.times.session_timeout_ms);
+        let session_ms = env.clock.now_ms + env.times.session_timeout_ms;
+        self.deadlines.change(id, |deadlines| deadlines.session_ms = Some(session_ms));
         let is_full_request = request.rebalance_timeout_ms != -1
             && (request.subscribed_topic_names.is_some() || request.subscribed_topic_regex.is_some())
             && owned.is_some();
@@ -357,13 +358,10 @@ impl ConsumerGroup {
         if !stepped.is_classic() {
             let until_ms = env.clock.now_ms + i64::from(stepped.rebalance_timeout_ms.max(0));
             let is_revoking = stepped.state == MemberState::Unrevoked;
-            self.deadlines_of(id).revoke = is_revoking.then_some((until_ms, stepped.epoch));
+            let revoke = is_revoking.then_some((until_ms, stepped.epoch));
+            self.deadlines.change(id, |deadlines| deadlines.revoke = revoke);
         }
         Ok(stepped)
-    }
-
-    pub(super) fn deadlines_of(&mut self, id: &str) -> &mut Deadlines {
-        self.deadlines.entry(id.to_owned()).or_default()
     }
 
     /// A member leaves, for good or (static ones) for a while. `Some`: who is to be removed for good.
@@ -402,9 +400,9 @@ impl ConsumerGroup {
         self.bump(image, &mut changes.records);
     }
 
-    /// When somebody is to be taken for gone next.
+    /// When to look next for somebody to be taken for gone: no later than the first deadline.
     pub fn next_deadline_ms(&self) -> Option<i64> {
-        self.deadlines.values().filter_map(Deadlines::next_ms).min()
+        self.deadlines.look_ms()
     }
 
     /// Who is to be taken for gone by `heard_ms`, with the reason.
@@ -412,7 +410,7 @@ impl ConsumerGroup {
         let epochs: BTreeMap<&str, i32> = self.members().map(|m| (m.id.as_str(), m.epoch)).collect();
         let is_due = |deadline: Option<i64>| deadline.is_some_and(|deadline| deadline <= heard_ms);
         let mut overdue = Vec::new();
-        for (id, deadlines) in &self.deadlines {
+        for (id, deadlines) in self.deadlines.iter() {
             let Some(epoch) = epochs.get(id.as_str()) else { continue };
             let revokes = deadlines.revoke.filter(|(_, of_epoch)| of_epoch == epoch).map(|(until, _)| until);
             let reason = if is_due(deadlines.session_ms) {
@@ -429,9 +427,7 @@ impl ConsumerGroup {
             overdue.push((id.clone(), reason));
         }
         // A time to give up partitions that has passed for an epoch that the member has left.
-        for deadlines in self.deadlines.values_mut() {
-            deadlines.revoke = deadlines.revoke.filter(|(until, _)| *until > heard_ms);
-        }
+        self.deadlines.forget_revocations(heard_ms);
         overdue
     }
 
@@ -440,19 +436,13 @@ impl ConsumerGroup {
         let members: Vec<Member> = self.members().cloned().collect();
         for member in members {
             let until_ms = now_ms + i64::from(member.rebalance_timeout_ms.max(0));
-            let deadlines = self.deadlines_of(&member.id);
-            deadlines.session_ms = Some(now_ms + session_timeout_ms);
-            if member.state == MemberState::Unrevoked {
-                deadlines.revoke = Some((until_ms, member.epoch));
-            }
+            self.deadlines.change(&member.id, |deadlines| {
+                deadlines.session_ms = Some(now_ms + session_timeout_ms);
+                if member.state == MemberState::Unrevoked {
+                    deadlines.revoke = Some((until_ms, member.epoch));
+                }
+            });
         }
-    }
-}
-
-impl Deadlines {
-    fn next_ms(&self) -> Option<i64> {
-        let revoke = self.revoke.map(|(until, _)| until);
-        [self.session_ms, revoke, self.join_ms, self.sync_ms].into_iter().flatten().min()
     }
 }
 

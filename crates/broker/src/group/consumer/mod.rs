@@ -15,6 +15,7 @@ pub mod classic;
 mod classic_tests;
 pub mod config;
 pub mod coordinator;
+pub mod deadlines;
 pub mod group;
 pub mod heartbeat;
 pub mod member;

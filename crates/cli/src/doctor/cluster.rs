@@ -1,0 +1,200 @@
+//! A running broker, by what it tells every client.
+
+use std::collections::BTreeSet;
+
+use caudal_client::OffsetSpec;
+use caudal_client::admin::ConfigResourceType;
+use caudal_protocol::messages::ListTransactionsRequest;
+use caudal_protocol::messages::describe_topic_partitions_response::DescribeTopicPartitionsResponseTopic as Topic;
+
+use super::Findings;
+use crate::commands::Server;
+use crate::tools::Stop;
+use crate::tools::cluster::{CallError, Cluster, check as check_code};
+use crate::tools::groups::consumer_groups;
+
+const CHECK: &str = "broker";
+const TOPICS: &str = "partitions";
+const GROUPS: &str = "groups";
+const TRANSACTIONS: &str = "transactions";
+const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// Longer than `transaction.max.timeout.ms` allows by default.
+const TRANSACTION_LONG_MS: i64 = 15 * 60 * 1000;
+/// As many of a kind are named.
+const NAMED_MOST: usize = 5;
+
+/// `named`: what is asked about is a file or a directory in the first place; then nothing need be running.
+pub async fn check(server: &Server, named: bool, findings: &mut Findings) {
+    let cluster = match server.connect(&[]).await {
+        Ok(cluster) => cluster,
+        Err(Stop::Failed(text)) => {
+            let text = text.lines().next().unwrap_or_default().to_owned();
+            let fix = "`caudal up` starts one; --server names another one; --offline leaves it out";
+            if named {
+                findings.note(CHECK, text, fix);
+            } else {
+                findings.problem(CHECK, text, fix);
+            }
+            return;
+        }
+        Err(other) => return findings.problem(CHECK, other.to_string(), "see to the client's settings"),
+    };
+    let checks = [
+        (CHECK, check_brokers(&cluster, findings).await),
+        (TOPICS, check_partitions(&cluster, findings).await),
+        (GROUPS, check_groups(&cluster, findings).await),
+        (TRANSACTIONS, check_transactions(&cluster, findings).await),
+    ];
+    for (what, checked) in checks {
+        if let Err(error) = checked {
+            findings.problem(what, error.to_string(), "look at the broker's log");
+        }
+    }
+}
+
+async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<(), CallError> {
+    let described = cluster.admin.describe_cluster().await?;
+    let addresses: Vec<String> = described.brokers.iter().map(|b| format!("{}:{}", b.host, b.port)).collect();
+    let text = format!("cluster {} answers, with {}", described.cluster_id, addresses.join(", "));
+    findings.ok(CHECK, text);
+    for (node, dirs) in cluster.admin.describe_log_dirs(&[], Some(Vec::new())).await? {
+        for dir in dirs {
+            if let Err(error) = check_code(dir.error_code, None) {
+                findings.problem(
+                    CHECK,
+                    format!("log directory {} of broker {node} is out of use: {error}", dir.log_dir),
+                    "its log says why; see to the disk, and restart the broker",
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn check_partitions(cluster: &Cluster, findings: &mut Findings) -> Result<(), CallError> {
+    let topics = match cluster.admin.describe_topics(None).await {
+        Ok(topics) => topics,
+        Err(error) => return Err(error.into()),
+    };
+    let count: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
+    let mut bad = false;
+    let mut tell = |names: Vec<String>, what: &str, fix: &str| {
+        if !names.is_empty() {
+            bad = true;
+            findings.problem(TOPICS, format!("{} {what}: {}", names.len(), briefly(&names)), fix);
+        }
+    };
+    let fix = "the broker that has them is away, or its disk is out of use: see its log";
+    tell(named(&topics, |p| p.leader_id < 0), "have no leader", fix);
+    tell(named(&topics, |p| !p.offline_replicas.is_empty() && p.leader_id >= 0), "have replicas that are away", fix);
+    let short = |p: &Partition| p.isr_nodes.len() < p.replica_nodes.len() && p.leader_id >= 0;
+    tell(named(&topics, short), "have replicas that are not in sync", "see whether all brokers run and keep up");
+    for topic in topics.iter().filter(|topic| topic.partitions.iter().any(short)) {
+        let name = topic.name.as_deref().unwrap_or_default();
+        let configs = cluster.configs(ConfigResourceType::Topic, name).await?;
+        let least = configs.iter().find(|c| c.name == "min.insync.replicas").and_then(|c| c.value.as_deref());
+        let least: usize = least.and_then(|value| value.parse().ok()).unwrap_or(1);
+        if topic.partitions.iter().any(|p| short(p) && p.isr_nodes.len() < least) {
+            let what =
+                format!("of {name} refuse acks=all: fewer replicas than min.insync.replicas={least} are in sync");
+            tell(vec![name.to_owned()], &what, "bring the missing brokers back");
+        }
+    }
+    if !bad {
+        findings.ok(TOPICS, format!("{count} in {} topics have a leader and all their replicas", topics.len()));
+    }
+    Ok(())
+}
+
+type Partition =
+    caudal_protocol::messages::describe_topic_partitions_response::DescribeTopicPartitionsResponsePartition;
+
+/// The partitions of which something is true.
+fn named(topics: &[Topic], which: impl Fn(&Partition) -> bool) -> Vec<String> {
+    let of_topic = |topic: &Topic| {
+        let name = topic.name.clone().unwrap_or_default();
+        let found = topic.partitions.iter().filter(|partition| which(partition));
+        found.map(|partition| format!("{name}-{}", partition.partition_index)).collect::<Vec<_>>()
+    };
+    topics.iter().flat_map(of_topic).collect()
+}
+
+fn briefly(names: &[String]) -> String {
+    let shown = names.get(..NAMED_MOST.min(names.len())).unwrap_or_default().join(", ");
+    match names.len().saturating_sub(NAMED_MOST) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+async fn check_groups(cluster: &Cluster, findings: &mut Findings) -> Result<(), CallError> {
+    let groups = consumer_groups(cluster).await?;
+    let topics: BTreeSet<String> = cluster.topic_names().await?.into_iter().collect();
+    if !topics.contains(OFFSETS_TOPIC) {
+        findings.ok(GROUPS, format!("there is no {OFFSETS_TOPIC} yet: it is made with the first group"));
+    }
+    let (mut lagging, mut idle) = (Vec::new(), Vec::new());
+    for group in &groups {
+        let committed = cluster.committed(&group.group_id).await?;
+        let partitions: Vec<_> = committed.keys().filter(|tp| topics.contains(&tp.topic)).cloned().collect();
+        let ends = cluster.list_offsets(&partitions, OffsetSpec::Latest).await?;
+        let lag_of = |(tp, listed): (_, &Result<caudal_client::ListedOffset, CallError>)| {
+            let end = listed.as_ref().ok()?.offset;
+            Some((end - committed.get(tp)?.offset).max(0))
+        };
+        let lag: i64 = ends.iter().filter_map(lag_of).sum();
+        if lag > 0 && group.group_state.eq_ignore_ascii_case("Empty") {
+            idle.push(format!("{} ({lag} records behind)", group.group_id));
+        } else if lag > 0 {
+            lagging.push(format!("{} ({lag} records behind)", group.group_id));
+        }
+    }
+    if !idle.is_empty() {
+        findings.note(
+            GROUPS,
+            format!("{} with records to read and nobody to read them: {}", idle.len(), briefly(&idle)),
+            "start their consumers, or `caudal group delete NAME` if nobody needs them any more",
+        );
+    }
+    if !lagging.is_empty() {
+        findings.note(
+            GROUPS,
+            format!("{} are behind: {}", lagging.len(), briefly(&lagging)),
+            "`caudal group describe NAME` shows where; more members (up to one per partition) or quicker ones help",
+        );
+    }
+    if idle.is_empty() && lagging.is_empty() {
+        findings.ok(GROUPS, format!("none of {} is behind", groups.len()));
+    }
+    Ok(())
+}
+
+async fn check_transactions(cluster: &Cluster, findings: &mut Findings) -> Result<(), CallError> {
+    let client = cluster.admin.client();
+    let request = ListTransactionsRequest {
+        state_filters: ["Ongoing", "PrepareCommit", "PrepareAbort"].map(str::to_owned).to_vec(),
+        duration_filter: TRANSACTION_LONG_MS,
+        ..Default::default()
+    };
+    let mut open = Vec::new();
+    for node in client.nodes() {
+        let answer = match client.send(node.id, &request).await {
+            Err(caudal_client::Error::UnsupportedApi { .. }) => continue,
+            answer => answer?,
+        };
+        check_code(answer.error_code, None)?;
+        open.extend(
+            answer.transaction_states.into_iter().map(|t| format!("{} ({})", t.transactional_id, t.transaction_state)),
+        );
+    }
+    if open.is_empty() {
+        findings.ok(TRANSACTIONS, "none has been open for longer than 15 minutes");
+    } else {
+        findings.problem(
+            TRANSACTIONS,
+            format!("{} open for longer than 15 minutes: {}", open.len(), briefly(&open)),
+            "consumers of committed records wait for them; end the producer, or abort them with kafka-transactions.sh",
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! What operators use: log lines, the doctor, metrics of a broker that `caudal up` started.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::broker::{Broker, CAUDAL, run, signal, wait};
+
+#[test]
+fn log_lines_as_objects() {
+    let data = tempfile::tempdir().unwrap();
+    let mut child = Command::new(CAUDAL)
+        .args(["up", "--port", "0", "--log-format", "json", "--set", "caudal.slow.request.ms=0", "--data-dir"])
+        .arg(data.path().join("d"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = String::new();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    out.read_line(&mut ready).unwrap();
+    let of = |name: &str| ready.split(name).nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap().to_owned();
+    let (kafka, http) = (of("kafka="), of("http="));
+    run(&["topic", "create", "t", "--server", &kafka], "").ok();
+    let mut page = String::new();
+    let mut stream = TcpStream::connect(http).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    stream.read_to_string(&mut page).unwrap();
+    assert!(page.contains("kafka_topic_partitions{topic=\"t\"} 1\n"), "{page:.500}");
+    signal(&child, "TERM");
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let lines: Vec<Value> = lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    assert_eq!(wait(&mut child), Some(0));
+    let first = &lines[0];
+    assert_eq!((&first["level"], &first["target"]), (&"INFO".into(), &"caudal_broker::broker".into()), "{first}");
+    let slow = lines.iter().find(|line| line["api"] == "CreateTopics").unwrap();
+    assert_eq!((&slow["topics"], slow["local_ms"].is_u64()), (&1.into(), true), "{slow}");
+    assert!(slow["message"].as_str().unwrap().contains("caudal.slow.request.ms=0"), "{slow}");
+}
+
+#[test]
+fn levels_that_are_none_are_refused() {
+    run(&["topic", "list", "--log", "verbose"], "")
+        .fails(2, "'verbose' is none of off, error, warn, info, debug, trace");
+}
+
+fn doctor(args: &[&str]) -> (Option<i32>, Value) {
+    let ran = run(&[&["doctor", "--json"], args].concat(), "");
+    let found = serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
+    (ran.code, found)
+}
+
+fn texts(found: &Value, level: &str) -> Vec<String> {
+    let findings = found["findings"].as_array().unwrap().iter().filter(|f| f["level"] == level);
+    findings.map(|f| format!("{}: {} -> {}", f["check"], f["text"], f["fix"])).collect()
+}
+
+#[test]
+fn the_doctor_looks_at_a_broker() {
+    let broker = Broker::start();
+    broker.caudal(&["produce", "t"], "one\ntwo\n").ok();
+    broker.caudal(&["consume", "t", "-b", "-n", "1", "-g", "left behind"], "").ok();
+    // Beneath the sources, which are not in a directory that systems clear.
+    let data = format!("{}/target-of-no-broker", env!("CARGO_MANIFEST_DIR"));
+    let (_, found) = doctor(&["--server", &broker.address, "--data-dir", &data]);
+    let (notes, ok) = (texts(&found, "note"), texts(&found, "ok"));
+    assert!(notes.iter().any(|t| t.contains("left behind (1 records behind)")), "{notes:?}");
+    for check in ["partitions", "transactions", "broker", "clock", "listeners"] {
+        assert!(ok.iter().any(|t| t.starts_with(&format!("\"{check}\":"))), "{check}: {found:#}");
+    }
+    assert!(!std::path::Path::new(&data).exists(), "the doctor made a directory");
+}
+
+#[test]
+fn the_doctor_looks_at_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("server.properties");
+    let text = "node.id=1\nlisteners=PLAINTEXT://0.0.0.0:9092\nadvertised.listeners=PLAINTEXT://localhost:9092\n\
+                num.partitons=3\nlog.dirs=/tmp/caudal-doctor-test\ncaudal.flush.before.ack=false\nnum.io.threads=3\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let (code, found) = doctor(&[file, "--offline"]);
+    assert_eq!(code, Some(1));
+    let (problems, notes) = (texts(&found, "problem"), texts(&found, "note"));
+    for said in
+        ["num.partitons", "0.0.0.0:9092 (Kafka clients) is refused", "their own machine", "/tmp/caudal-doctor-test"]
+    {
+        assert!(problems.iter().any(|t| t.contains(said)), "{said}: {problems:#?}");
+    }
+    for said in ["caudal.flush.before.ack=false", "num.io.threads"] {
+        assert!(notes.iter().any(|t| t.contains(said)), "{said}: {notes:#?}");
+    }
+    let (code, found) = doctor(&[file, "--offline", "--set", "num.partitions=many"]);
+    assert_eq!(code, Some(1));
+    assert!(texts(&found, "problem").iter().any(|t| t.contains("num.partitions=many")), "{found:#}");
+    run(&["doctor", "--offline", file], "").fails(1, "problem(s), ");
+}
+
+#[test]
+fn a_topic_that_is_missing_is_told_at_once() {
+    let broker = Broker::start();
+    let produced = broker.caudal(&["produce", "new"], "one\n");
+    assert!(produced.err.starts_with("There is no topic new: the broker makes it"), "{produced:?}");
+    assert!(produced.err.ends_with("1 record(s) written to new\n"), "{produced:?}");
+    drop(broker);
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start_in(data.path(), &["up", "--port", "0", "--set", "auto.create.topics.enable=false"]);
+    broker.caudal(&["topic", "create", "score"], "").ok();
+    let refused = broker.caudal(&["produce", "scores"], "one\n");
+    assert!(refused.err.contains("`caudal topic create scores` makes it"), "{refused:?}");
+    refused.fails(1, "topic 'scores' does not exist; did you mean 'score'?");
+}
