@@ -117,12 +117,11 @@ impl ConsumerGroup {
         if !downgrades || !rebalance {
             updated = self.reconcile(env, id, Some(&owned), subscription_changed, changes)?;
         }
-        let now_ms = env.clock.now_ms;
-        let sync_ms = now_ms + i64::from(updated.rebalance_timeout_ms.max(0));
+        let (now_ms, patience_ms) = (env.clock.now_ms, i64::from(updated.rebalance_timeout_ms.max(0)));
         self.deadlines.change(id, |deadlines| {
             deadlines.join_ms = None;
             deadlines.session_ms = Some(now_ms + i64::from(request.session_timeout_ms));
-            deadlines.sync_ms = Some(sync_ms);
+            deadlines.sync_ms = Some(now_ms + patience_ms);
         });
         let response = JoinGroupResponse {
             member_id: id.to_owned(),
