@@ -53,7 +53,7 @@ pub async fn check(server: &Server, named: bool, findings: &mut Findings) {
 }
 
 async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<(), CallError> {
-    let described = cluster.admin.describe_cluster().await?;
+    let described = cluster.admin.describe_cluster(false).await?;
     let addresses: Vec<String> = described.brokers.iter().map(|b| format!("{}:{}", b.host, b.port)).collect();
     let text = format!("cluster {} answers, with {}", described.cluster_id, addresses.join(", "));
     findings.ok(CHECK, text);
