@@ -9,8 +9,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, BytesMut};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Room for the first read of a connection, and for reads between frames.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -91,7 +90,11 @@ impl FrameReader {
     }
 
     /// Reads once from the socket; 0: the peer has closed.
-    pub fn poll_fill(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub fn poll_fill<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         let missing = match self.peek_length() {
             Ok(Some(length)) => (4 + length).saturating_sub(self.buf.len()),
             _ => 0,

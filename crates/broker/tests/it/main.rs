@@ -8,6 +8,7 @@ mod connection;
 mod consumer_groups;
 mod fetch;
 mod full_disk;
+mod fuzz;
 mod hostile;
 mod leftovers;
 mod limits;
