@@ -8,10 +8,11 @@ names a partition (`load-0`), a value is in no two sends. What happens is in `f`
              refused) or `info` (nobody knows). Both carry the same `op`.
   txn        a transaction that sends and reads: `ok` (committed), `fail` (aborted, or its commit was never asked for) or `info`, with
              steps ["send", key, [offset or null, value]] and ["poll", {key: [[offset, value], ...]}], `began`, and `committing`,
-             the time at which its commit was asked for.
+             the time at which its commit was asked for; `log` is the partition of the coordinator's log that holds its state.
   poll       what one consumer (`process`) read, with `isolation` and `began`.
   assign     the consumer starts anew, at {key: offset} or, with null, wherever its group says.
-  commit     a group's offsets {key: offset} were acknowledged; `committed` tells what they are at the end. `group` names it.
+  commit     a group's offsets {key: offset} were acknowledged, asked for when it `began`; `committed` tells what they are at the end.
+             `group` names it, `log` the partition of the coordinator's log.
   lost       the broker told a consumer that its position is not in the log.
   final      everything that is there at the end, with `isolation`: {key: [[offset, value], ...]}.
   copy       at the end, {key: [[value, ...], [value, ...]]}: what a copier should have copied, and its copy.
@@ -48,7 +49,7 @@ class History:
             if kind == "ok":
                 send["offset"] = e["value"][1][0]
         elif f == "txn":
-            txn = dict(process=e["process"], steps=e["value"], outcome=kind, began=e["began"], committing=e.get("committing"), time=e["time"])
+            txn = dict(process=e["process"], steps=e["value"], outcome=kind, began=e["began"], committing=e.get("committing"), time=e["time"], log=e.get("log"))
             self.txns.append(txn)
             for step, *rest in e["value"]:
                 if step == "send":
@@ -63,7 +64,7 @@ class History:
         elif f == "final":
             self.final[e["isolation"]] = {key: [tuple(r) for r in records] for key, records in e["value"].items()}
         elif f == "commit":
-            self.commits.append((e["group"], e["value"]))
+            self.commits.append(e)
         elif f == "committed":
             self.committed[e["group"]] = e["value"]
         elif f == "lost":
@@ -235,8 +236,9 @@ class Checker:
 
     def groups_keep_offsets(self):
         highest = collections.defaultdict(dict)
-        for group, offsets in self.h.commits:
-            for key, offset in offsets.items():
+        for commit in self.h.commits:
+            group = commit["group"]
+            for key, offset in commit["value"].items():
                 highest[group][key] = max(offset, highest[group].get(key, -1))
         for group, found in self.h.committed.items():
             for key, offset in highest[group].items():
@@ -262,10 +264,13 @@ class Checker:
                         self.tell("nonmonotonic-send", f"the copy of {key} is in another order")
 
     def nothing_after_failed_fsync(self):
+        acked = [(send["key"], send["invoked"], send["ended"], f"{send['value']} of {send['process']}") for send in self.h.sends if send["outcome"] == "ok"]
+        acked += [(txn["log"], txn["committing"], txn["time"], f"a commit of {txn['process']}") for txn in self.h.txns if txn["outcome"] == "ok"]
+        acked += [(commit.get("log"), commit["began"], commit["time"], f"offsets of {commit['group']}") for commit in self.h.commits]
         for failed, key, ended in self.h.fsync_failures:
-            for send in self.h.sends:
-                if send["key"] == key and send["outcome"] == "ok" and send["txn"] is None and failed < send["invoked"] and (ended is None or send["ended"] < ended):
-                    self.tell("acknowledged-after-failed-fsync", f"{send['value']} in {key} at {send['offset']}, sent {send['invoked'] - failed:.3f} s after the failure")
+            for log, asked, told, what in acked:
+                if log == key and key is not None and failed < asked and (ended is None or told < ended):
+                    self.tell("acknowledged-after-failed-fsync", f"{what} in {key}, asked for {asked - failed:.3f} s after the failure")
 
 
 def circles(count, after):

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import checker
 from broker import Broker
-from workload import COPIER, Member, Plain, Reader, Recorder, Transactor, read_all
+from workload import COORDINATOR_PARTITIONS, COPIER, Member, Plain, Reader, Recorder, Transactor, read_all
 
 PARTITIONS = 3
 PLAIN, TXN, COPY = ([(topic, p) for p in range(PARTITIONS)] for topic in ("plain", "txn", "copy"))
 SETTINGS = [
     "transaction.abort.timed.out.transaction.cleanup.interval.ms=200", "group.initial.rebalance.delay.ms=0", "group.min.session.timeout.ms=500",
     "group.consumer.min.session.timeout.ms=1000", "group.consumer.session.timeout.ms=2000", "group.consumer.min.heartbeat.interval.ms=100",
-    "group.consumer.heartbeat.interval.ms=500", "offsets.topic.num.partitions=4", "transaction.state.log.num.partitions=4",
+    "group.consumer.heartbeat.interval.ms=500", f"offsets.topic.num.partitions={COORDINATOR_PARTITIONS}", f"transaction.state.log.num.partitions={COORDINATOR_PARTITIONS}",
     "log.retention.check.interval.ms=500", "offsets.retention.check.interval.ms=500", "log.cleaner.backoff.ms=500", "log.flush.offset.checkpoint.interval.ms=1000",
 ]
 WEIGHTS = {"kill": 20, "power": 16, "pause": 24, "fsync": 16, "full": 12, "clock": 12}
@@ -32,8 +32,10 @@ def schedule(seed, count, only):
     dice = random.Random(f"{seed} faults")
     weights = {kind: weight for kind, weight in WEIGHTS.items() if not only or kind in only}
     faults = []
-    for _ in range(count):
-        kind = dice.choices(list(weights), list(weights.values()))[0]
+    kinds = dice.sample(list(weights), len(weights))
+    for number in range(count):
+        # Each once, then by their weights.
+        kind = kinds[number] if number < len(kinds) else dice.choices(list(weights), list(weights.values()))[0]
         fault = dict(kind=kind, after_s=dice.choice([0.05, 0.3, dice.uniform(0.3, 2)]), for_s=0.0, seed=dice.randrange(2**32))
         if kind in ("kill", "power"):
             fault.update(for_s=dice.choice([0, 0, dice.uniform(0, 1)]))

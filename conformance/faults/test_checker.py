@@ -221,6 +221,16 @@ def acked_after_failed_fsync(h):
     h.events.append(dict(time=invoked["time"] - 0.0001, process="nemesis", type="info", f="fsync-failed", value=key))
 
 
+def committed_after_failed_fsync(h):
+    commit = h.of("commit")[0]
+    h.events.append(dict(time=commit["began"] - 0.0001, process="nemesis", type="info", f="fsync-failed", value=commit["log"]))
+
+
+def transaction_after_failed_fsync(h):
+    txn = h.of("txn", "ok")[0]
+    h.events.append(dict(time=txn["committing"] - 0.0001, process="nemesis", type="info", f="fsync-failed", value=txn["log"]))
+
+
 # What is planted, what must be found, and what may be found beside it since it follows.
 PLANTED = [
     (lost_write, "lost-write", set()),
@@ -245,6 +255,8 @@ PLANTED = [
     (not_copied, "lost-write", set()),
     (invented, "invented", set()),
     (acked_after_failed_fsync, "acknowledged-after-failed-fsync", set()),
+    (committed_after_failed_fsync, "acknowledged-after-failed-fsync", set()),
+    (transaction_after_failed_fsync, "acknowledged-after-failed-fsync", set()),
 ]
 
 

@@ -10,7 +10,17 @@ SILENT.addHandler(logging.NullHandler())
 SILENT.propagate = False
 # The record never left this machine. Whatever a broker answers may be about a repetition of what it took before.
 REFUSED = {KafkaError._PURGE_QUEUE, KafkaError._QUEUE_FULL}
+# Of each internal topic.
+COORDINATOR_PARTITIONS = 4
 POSITION_GONE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION}
+
+
+def coordinator_log(topic, name, partitions):
+    """The partition in which the state of a group or a transactional id is kept, as Kafka chooses it."""
+    number = 0
+    for letter in name:
+        number = (31 * number + ord(letter)) & 0xFFFFFFFF
+    return f"{topic}-{(number & 0x7FFFFFFF) % partitions}"
 
 
 class Recorder:
@@ -178,13 +188,15 @@ class Member(Client):
 
     def commit(self, consumer, offsets):
         places = [TopicPartition(key.rsplit("-", 1)[0], int(key.rsplit("-", 1)[1]), offset) for key, offset in offsets.items()]
+        began = time.monotonic()
         try:
             done = consumer.commit(offsets=places, asynchronous=False)
         except KafkaException:
             return
         committed = {f"{p.topic}-{p.partition}": p.offset for p in done if p.error is None and p.offset >= 0}
+        log = coordinator_log("__consumer_offsets", self.group, COORDINATOR_PARTITIONS)
         if committed:
-            self.recorder.write(process=self.name, type="ok", f="commit", group=self.group, value=committed)
+            self.recorder.write(process=self.name, type="ok", f="commit", group=self.group, began=began, log=log, value=committed)
 
 
 class Transactor(Client):
@@ -232,7 +244,8 @@ class Transactor(Client):
             # Its commit was not asked for, or the answer is unknown.
             kind, again = "info" if plan["committing"] else "fail", False
         ended = [["send", step[1], [step[2][0], step[2][1]]] if step[0] == "send" else step for step in steps]
-        self.recorder.write(process=self.name, type=kind, f="txn", began=began, committing=plan["committing"], value=ended)
+        log = coordinator_log("__transaction_state", self.name, COORDINATOR_PARTITIONS)
+        self.recorder.write(process=self.name, type=kind, f="txn", began=began, committing=plan["committing"], log=log, value=ended)
         self.recorder.committed += kind == "ok"
         return producer if again else None
 
@@ -249,10 +262,10 @@ class Transactor(Client):
             else:
                 self.append(producer, steps)
         fate = self.dice.random()
-        if fate < 0.05:
+        if fate < 0.04:
             # A zombie: its successor has the same id.
             return "fail", False
-        if fate < 0.1:
+        if fate < 0.06:
             time.sleep(self.timeout_s + 1)
         if fate < 0.3:
             producer.abort_transaction(15)

@@ -2,7 +2,8 @@
 //!
 //! Input: a byte of flags, then files: a byte that says which, two bytes for the base offset in its name, a part with its content.
 //! With [`WRITTEN`] the segments follow each other and their batches, as far as they are whole, are numbered and have the CRC that
-//! fits, as if a broker had written them; then the log must not be another one after the next crash. Without it anything goes.
+//! fits, as if a broker had written them; what is not whole stands behind the last segment, and only where the broker did not stop
+//! in an orderly way. Then the log must not be another one after the next crash. Without the flag anything goes.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -21,7 +22,8 @@ const KINDS: usize = SUFFIXES.len() + NAMED.len() + ABOVE.len();
 const SUFFIXES: [&str; 5] = [".log", ".index", ".timeindex", ".txnindex", ".snapshot"];
 /// Beside the segments of the partition, and in the directory above it.
 const NAMED: [&str; 2] = ["leader-epoch-checkpoint", "partition.metadata"];
-const ABOVE: [&str; 3] = ["recovery-point-offset-checkpoint", "log-start-offset-checkpoint", "cleaner-offset-checkpoint"];
+const ABOVE: [&str; 3] =
+    ["recovery-point-offset-checkpoint", "log-start-offset-checkpoint", "cleaner-offset-checkpoint"];
 
 pub fn run(data: &[u8]) {
     let Some((flags, mut rest)) = data.split_first() else { return };
@@ -29,24 +31,28 @@ pub fn run(data: &[u8]) {
     let dir = Path::new("/d");
     let partition = TopicPartition::new("t", 0);
     disk.create_dir_all(&dir.join("t-0")).expect("a directory in memory");
-    let (mut base, mut next) = (0, 0);
+    let (mut base, mut next, mut torn, mut last) = (0, 0, Vec::new(), None);
     while let Some((&[kind, high, low], tail)) = rest.split_first_chunk::<3>() {
         rest = tail;
         let Some(content) = super::take_part(&mut rest) else { break };
         let mut content = content.to_vec();
-        let is_segment = usize::from(kind) % KINDS == 0;
-        match flags & WRITTEN != 0 {
-            true if is_segment => {
-                base = next;
-                next = write_batches(&mut content, base);
-            }
-            true => {}
-            false => base = i64::from(u16::from_be_bytes([high, low])),
+        let is_segment = usize::from(kind).is_multiple_of(KINDS);
+        if flags & WRITTEN == 0 {
+            base = i64::from(u16::from_be_bytes([high, low]));
+        } else if is_segment {
+            base = next;
+            torn = write_batches(&mut content, &mut next);
         }
-        put(&disk, &path_of(dir, kind, base), &content);
+        put(&disk, &path_of(dir, kind, base), 0, &content);
+        if is_segment && flags & (WRITTEN | CLEAN_SHUTDOWN) == WRITTEN {
+            last = Some((path_of(dir, kind, base), content.len()));
+        }
+    }
+    if let Some((path, end)) = last {
+        put(&disk, &path, end, &torn);
     }
     if flags & CLEAN_SHUTDOWN != 0 {
-        put(&disk, &dir.join(".kafka_cleanshutdown"), b"{\"version\":0,\"brokerEpoch\":\"1\"}");
+        put(&disk, &dir.join(".kafka_cleanshutdown"), 0, b"{\"version\":0,\"brokerEpoch\":\"1\"}");
     }
     let Some(log_dir) = open(&disk) else { return };
     let Some(log) = log_dir.log(&partition) else { return };
@@ -69,18 +75,20 @@ pub fn run(data: &[u8]) {
     assert_eq!(batch.header.base_offset, offset);
 }
 
-/// Numbers the batches and gives them the CRC that fits, up to the first that no broker writes. Returns the next offset.
-fn write_batches(content: &mut [u8], base: i64) -> i64 {
-    let (mut next, mut rest) = (base, content);
-    while let Ok(header) = BatchHeader::parse(rest) {
+/// Numbers the whole batches that a broker may have written, gives them the CRC that fits, and takes off what follows them.
+fn write_batches(content: &mut Vec<u8>, next: &mut i64) -> Vec<u8> {
+    let mut end = 0;
+    while let Some(rest) = content.get_mut(end..)
+        && let Ok(header) = BatchHeader::parse(rest)
+    {
         let is_one = header.record_count > 0 && header.last_offset_delta == header.record_count - 1;
-        let Some((batch, tail)) = rest.split_at_mut_checked(header.size_bytes()).filter(|_| is_one) else { break };
-        stamp_offset(batch, next, header.partition_leader_epoch);
+        let Some(batch) = rest.get_mut(..header.size_bytes()).filter(|_| is_one) else { break };
+        stamp_offset(batch, *next, header.partition_leader_epoch);
         stamp_producer(batch, header.producer_id, header.producer_epoch, header.base_sequence);
-        next += i64::from(header.record_count);
-        rest = tail;
+        *next += i64::from(header.record_count);
+        end += header.size_bytes();
     }
-    next
+    content.split_off(end)
 }
 
 fn path_of(dir: &Path, kind: u8, base: i64) -> PathBuf {
@@ -92,9 +100,9 @@ fn path_of(dir: &Path, kind: u8, base: i64) -> PathBuf {
     NAMED.get(kind).map_or_else(|| dir.join(ABOVE[kind - NAMED.len()]), |name| dir.join("t-0").join(name))
 }
 
-fn put(disk: &CrashDisk, path: &Path, content: &[u8]) {
-    let file = disk.open(path, OpenMode::Truncate).expect("a file in memory");
-    file.write_all_at(&mut [std::io::IoSlice::new(content)], 0).expect("memory is not full");
+fn put(disk: &CrashDisk, path: &Path, position: usize, content: &[u8]) {
+    let file = disk.open(path, if position == 0 { OpenMode::Truncate } else { OpenMode::Create }).expect("in memory");
+    file.write_all_at(&mut [std::io::IoSlice::new(content)], position as u64).expect("memory is not full");
 }
 
 fn open(disk: &CrashDisk) -> Option<LogDir> {

@@ -4,9 +4,9 @@
 
 use bytes::{Bytes, BytesMut};
 use caudal_broker::api::{SERVED, header};
+use caudal_protocol::ApiKey;
 use caudal_protocol::messages;
 use caudal_protocol::wire::{Message, Reader};
-use caudal_protocol::ApiKey;
 
 pub fn run(data: &[u8]) {
     let mut frame = BytesMut::from(data);
@@ -25,7 +25,8 @@ fn round_trip<Q: Message + PartialEq + std::fmt::Debug>(version: i16, body: Byte
     let Ok(read) = Q::decode(&mut Reader::new(body), version) else { return };
     // What a version does not carry has its default, so everything that was read can be written.
     let written = read.to_bytes(version).unwrap_or_else(|e| panic!("{read:?} is not written back: {e}"));
-    let again = Q::decode(&mut Reader::new(written), version).unwrap_or_else(|e| panic!("{read:?} is not read back: {e}"));
+    let again =
+        Q::decode(&mut Reader::new(written), version).unwrap_or_else(|e| panic!("{read:?} is not read back: {e}"));
     // Formatted, since a NaN is not equal to itself.
     assert!(again == read || format!("{again:?}") == format!("{read:?}"), "{read:?} became {again:?}");
 }
@@ -71,10 +72,13 @@ requests! {
     DeleteTopics => delete_topics_request::DeleteTopicsRequest;
     DescribeAcls => describe_acls_request::DescribeAclsRequest;
     DescribeConfigs => describe_configs_request::DescribeConfigsRequest;
+    CreateAcls => create_acls_request::CreateAclsRequest;
+    DeleteAcls => delete_acls_request::DeleteAclsRequest;
     AlterConfigs => alter_configs_request::AlterConfigsRequest;
     CreatePartitions => create_partitions_request::CreatePartitionsRequest;
     ElectLeaders => elect_leaders_request::ElectLeadersRequest;
     IncrementalAlterConfigs => incremental_alter_configs_request::IncrementalAlterConfigsRequest;
+    AlterPartitionReassignments => alter_partition_reassignments_request::AlterPartitionReassignmentsRequest;
     ListPartitionReassignments => list_partition_reassignments_request::ListPartitionReassignmentsRequest;
     DescribeCluster => describe_cluster_request::DescribeClusterRequest;
     ListConfigResources => list_config_resources_request::ListConfigResourcesRequest;
@@ -89,6 +93,18 @@ requests! {
     TxnOffsetCommit => txn_offset_commit_request::TxnOffsetCommitRequest;
     DescribeTransactions => describe_transactions_request::DescribeTransactionsRequest;
     ListTransactions => list_transactions_request::ListTransactionsRequest;
+    DescribeClientQuotas => describe_client_quotas_request::DescribeClientQuotasRequest;
+    AlterClientQuotas => alter_client_quotas_request::AlterClientQuotasRequest;
+    DescribeUserScramCredentials => describe_user_scram_credentials_request::DescribeUserScramCredentialsRequest;
+    AlterUserScramCredentials => alter_user_scram_credentials_request::AlterUserScramCredentialsRequest;
+    UpdateFeatures => update_features_request::UpdateFeaturesRequest;
+    UnregisterBroker => unregister_broker_request::UnregisterBrokerRequest;
+    SaslHandshake => sasl_handshake_request::SaslHandshakeRequest;
+    SaslAuthenticate => sasl_authenticate_request::SaslAuthenticateRequest;
+    CreateDelegationToken => create_delegation_token_request::CreateDelegationTokenRequest;
+    RenewDelegationToken => renew_delegation_token_request::RenewDelegationTokenRequest;
+    ExpireDelegationToken => expire_delegation_token_request::ExpireDelegationTokenRequest;
+    DescribeDelegationToken => describe_delegation_token_request::DescribeDelegationTokenRequest;
 }
 
 #[cfg(test)]

@@ -90,11 +90,7 @@ impl FrameReader {
     }
 
     /// Reads once from the socket; 0: the peer has closed.
-    pub fn poll_fill<S: AsyncRead + Unpin>(
-        &mut self,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_fill<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let missing = match self.peek_length() {
             Ok(Some(length)) => (4 + length).saturating_sub(self.buf.len()),
             _ => 0,

@@ -3,11 +3,23 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
+use caudal_protocol::ErrorCode;
+use caudal_protocol::batch::BatchBuilder;
+use caudal_protocol::compression::Codec;
 use caudal_protocol::messages::api_versions_request::ApiVersionsRequest;
 use caudal_protocol::messages::api_versions_response::ApiVersionsResponse;
+use caudal_protocol::messages::produce_response::ProduceResponse;
 
-use crate::raw::TestBroker;
+use crate::produce::{batch, produce, request};
+use crate::raw::{RawClient, TestBroker, frame};
+
+/// Held by the tests that measure the memory of the process, which is that of all tests.
+static MEASURING: Mutex<()> = Mutex::new(());
 
 struct Case {
     name: String,
@@ -62,6 +74,7 @@ fn hostile_frames_close_their_own_connection_and_nothing_else() {
 
 #[test]
 fn a_claimed_length_takes_no_memory() {
+    let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     let broker = TestBroker::start();
     let before = resident_bytes();
     let mut claims = Vec::new();
@@ -77,6 +90,98 @@ fn a_claimed_length_takes_no_memory() {
     assert_eq!(response.error_code, 0);
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 64 * 1024 * 1024, "200 claims of 100 MB took {grown} bytes");
+}
+
+/// A few kilobytes that become gigabytes: of all that arrive at once, few are decompressed at a time, and none beyond the limit.
+#[test]
+fn decompression_bombs_are_refused_in_bounded_memory() {
+    let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
+    const BOMBS: usize = 8;
+    let broker = TestBroker::start();
+    broker.create_topic_with("t", 1, &[("cleanup.policy", "compact")]);
+    let before = resident_bytes();
+    for codec in [Codec::Zstd, Codec::Gzip] {
+        let bomb = bomb(codec, 300 << 20);
+        assert!(bomb.len() < 600_000, "{} bytes in {}", bomb.len(), codec.name());
+        let mut clients: Vec<RawClient> = (0..BOMBS).map(|_| broker.connect()).collect();
+        for client in &mut clients {
+            client.send(&request("t", 0, bomb.clone()), 12);
+        }
+        let done = AtomicBool::new(false);
+        let most = std::thread::scope(|scope| {
+            let most = scope.spawn(|| {
+                let mut most = 0;
+                while !done.load(Ordering::Relaxed) {
+                    most = most.max(resident_bytes());
+                    std::thread::yield_now();
+                }
+                most
+            });
+            for client in &mut clients {
+                let (_, response) = client.receive::<ProduceResponse>(12);
+                let answer = &response.responses[0].partition_responses[0];
+                assert_eq!(answer.error_code, ErrorCode::InvalidRecord.code(), "{}", codec.name());
+            }
+            done.store(true, Ordering::Relaxed);
+            most.join().unwrap()
+        });
+        let grown = most.saturating_sub(before);
+        // All of them at once would take 2 GiB up to the limit alone.
+        assert!(grown < 1500 << 20, "{BOMBS} bombs of {} took {grown} bytes", codec.name());
+    }
+    assert_eq!(produce(&mut broker.connect(), "t", 0, batch(1, 10)).base_offset, 0);
+}
+
+/// One record whose value is so many zeros.
+fn bomb(codec: Codec, bytes: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(codec);
+    builder.append(caudal_broker::clock::wall_ms(), Some(b"key"), Some(&vec![0; bytes]), &[]);
+    builder.build().unwrap().freeze()
+}
+
+/// Who asks and never reads is not read from any more.
+#[test]
+fn answers_that_nobody_reads_take_no_memory() {
+    let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
+    let broker = TestBroker::start();
+    let request = ApiVersionsRequest { client_software_name: "deaf".into(), client_software_version: "1".into() };
+    let many = frame(&request, 3, 0).repeat(1000);
+    let before = resident_bytes();
+    let mut deaf = Vec::new();
+    for _ in 0..100 {
+        let mut client = broker.connect();
+        client.stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        let mut sent = 0;
+        while client.stream.write_all(&many).is_ok() {
+            sent += many.len();
+            assert!(sent < 256 << 20, "the broker goes on reading");
+        }
+        deaf.push(client);
+    }
+    let response: ApiVersionsResponse = broker.connect().ask(&request, 3);
+    assert_eq!(response.error_code, 0);
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 128 << 20, "100 connections that do not read took {grown} bytes");
+}
+
+/// As much of a request as needs no claim, on many connections, and nothing more.
+#[test]
+fn half_sent_requests_take_a_bounded_part_each() {
+    let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
+    let broker = TestBroker::start();
+    let before = resident_bytes();
+    let mut begun = Vec::new();
+    for _ in 0..500 {
+        let mut client = broker.connect();
+        client.stream.write_all(&(64 * 1024i32).to_be_bytes()).unwrap();
+        client.stream.write_all(&[0; 60 * 1024]).unwrap();
+        begun.push(client);
+    }
+    let request = ApiVersionsRequest { client_software_name: "bystander".into(), client_software_version: "1".into() };
+    let response: ApiVersionsResponse = broker.connect().ask(&request, 3);
+    assert_eq!(response.error_code, 0);
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 500 * 192 * 1024, "500 half-sent requests took {grown} bytes");
 }
 
 fn resident_bytes() -> usize {
