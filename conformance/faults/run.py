@@ -18,7 +18,7 @@ SETTINGS = [
     "transaction.abort.timed.out.transaction.cleanup.interval.ms=200", "group.initial.rebalance.delay.ms=0", "group.min.session.timeout.ms=500",
     "group.consumer.min.session.timeout.ms=1000", "group.consumer.session.timeout.ms=2000", "group.consumer.min.heartbeat.interval.ms=100",
     "group.consumer.heartbeat.interval.ms=500", f"offsets.topic.num.partitions={COORDINATOR_PARTITIONS}", f"transaction.state.log.num.partitions={COORDINATOR_PARTITIONS}",
-    "log.retention.check.interval.ms=500", "offsets.retention.check.interval.ms=500", "log.cleaner.backoff.ms=500", "log.flush.offset.checkpoint.interval.ms=1000",
+    "log.retention.check.interval.ms=500", "offsets.retention.check.interval.ms=500", "log.cleaner.backoff.ms=500",
 ]
 WEIGHTS = {"kill": 20, "power": 16, "pause": 24, "fsync": 16, "full": 12, "clock": 12}
 # What an fsync fails on, and after how many more that succeed.

@@ -14,6 +14,10 @@ pub const LOG_START_OFFSETS: &str = "log-start-offset-checkpoint";
 pub const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 /// Up to where each compacted log was cleaned.
 pub const CLEANED_OFFSETS: &str = "cleaner-offset-checkpoint";
+/// Ours: the time that retention last went by, so that a wall clock that leaps while the broker is stopped deletes nothing
+/// either. Three lines: 0 (the version), that time in milliseconds since the epoch, and for how many milliseconds a leap ahead of it
+/// has stood.
+pub const RETENTION_CLOCK: &str = "caudal-retention-clock";
 pub const META_PROPERTIES: &str = "meta.properties";
 pub const PARTITION_METADATA: &str = "partition.metadata";
 pub const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
@@ -193,6 +197,40 @@ impl MetaProperties {
         text.push_str(&format!("node.id={}\nversion=1\n", self.node_id));
         disk::replace_file(disk, &path, text.as_bytes()).map_err(io_error(&path))
     }
+}
+
+/// What [`RETENTION_CLOCK`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoredClock {
+    pub believed_ms: i64,
+    pub leap_stood_ms: i64,
+}
+
+pub(crate) fn read_retention_clock(disk: &dyn Disk, log_dir: &Path) -> Result<Option<StoredClock>, CheckpointError> {
+    let path = log_dir.join(RETENTION_CLOCK);
+    let bytes = match disk::read_file(disk, &path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error(&path)(error)),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines = text.lines().map(|line| line.parse::<i64>().ok());
+    match (lines.next(), lines.next(), lines.next()) {
+        (Some(Some(0)), Some(Some(believed_ms)), Some(Some(leap_stood_ms))) => {
+            Ok(Some(StoredClock { believed_ms, leap_stood_ms }))
+        }
+        _ => Err(io_error(&path)(io::Error::new(io::ErrorKind::InvalidData, "three numbers are expected, 0 first"))),
+    }
+}
+
+pub(crate) fn write_retention_clock(
+    disk: &dyn Disk,
+    log_dir: &Path,
+    clock: StoredClock,
+) -> Result<(), CheckpointError> {
+    let path = log_dir.join(RETENTION_CLOCK);
+    let text = format!("0\n{}\n{}\n", clock.believed_ms, clock.leap_stood_ms);
+    disk::replace_file(disk, &path, text.as_bytes()).map_err(io_error(&path))
 }
 
 /// Leaves the marker of a clean shutdown, with the broker epoch of that run (-1 when unknown).

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use caudal_protocol::{TopicPartition, Uuid};
 use parking_lot::{Mutex, RwLock};
 
-use crate::checkpoint::{self, CLEANED_OFFSETS, CheckpointError, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS};
+use crate::checkpoint::{
+    self, CLEANED_OFFSETS, CheckpointError, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS, StoredClock,
+};
 use crate::config::LogConfig;
 use crate::disk::{DirLock, Disk, OpenMode};
 use crate::error::{Offline, OpenError};
@@ -125,6 +127,20 @@ impl LogDir {
         checkpoint::remove_clean_shutdown(shared.disk.as_ref(), path)?;
         report.elapsed = begin.elapsed();
         let cleaned = read_offsets_or_none(shared.disk.as_ref(), &path.join(CLEANED_OFFSETS));
+        let clock = checkpoint::read_retention_clock(shared.disk.as_ref(), path).unwrap_or_else(|error| {
+            tracing::warn!(%error, "retention goes by the wall clock");
+            None
+        });
+        let mut clock = RetentionClock::new(clock, wall_clock_ms(), Instant::now());
+        if clock.stored.is_none()
+            && let Some(first) = clock.unstored(wall_clock_ms(), Instant::now())
+        {
+            match checkpoint::write_retention_clock(shared.disk.as_ref(), path, first) {
+                Ok(()) => clock.stored = Some(first),
+                // A later checkpoint tries again.
+                Err(error) => tracing::debug!(%error, "retention clock not stored"),
+            }
+        }
         let dir = LogDir {
             shared,
             config,
@@ -132,7 +148,7 @@ impl LogDir {
             changing: Mutex::new(()),
             flusher,
             doomed: Mutex::default(),
-            clock: Mutex::new(RetentionClock::new(wall_clock_ms(), Instant::now())),
+            clock: Mutex::new(clock),
             checkpointed: Mutex::new(checkpointed),
             cleaned: Mutex::new(cleaned),
             _lock: lock,
@@ -324,6 +340,11 @@ impl LogDir {
         })?;
         // Recovery counts on it: what is only in the page cache stays out.
         write(HIGH_WATERMARKS, &|log| Some(log.durable_end_offset().min(log.synced_offset())))?;
+        let unstored = self.clock.lock().unstored(wall_clock_ms(), Instant::now());
+        if let Some(clock) = unstored {
+            checkpoint::write_retention_clock(disk, self.path(), clock)?;
+            self.clock.lock().stored = Some(clock);
+        }
         Ok(())
     }
 
@@ -500,41 +521,89 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
 }
 
 /// Wall-clock time for retention that does not jump ahead: between two looks it advances by at most what a monotonic
-/// clock measured plus a tolerance. A leap is believed when it still stands a day later.
+/// clock measured plus a tolerance. A leap is believed when it has stood for a day in which the broker ran. That goes over
+/// restarts, see [`checkpoint::RETENTION_CLOCK`].
 #[derive(Debug)]
 struct RetentionClock {
     anchor_ms: i64,
     anchor: Instant,
-    leapt_since: Option<Instant>,
+    leap: Option<Leap>,
+    /// What the file says.
+    stored: Option<StoredClock>,
+}
+
+/// The wall clock is ahead.
+#[derive(Clone, Copy, Debug)]
+struct Leap {
+    noticed: Instant,
+    /// As long had it stood in earlier runs.
+    stood_before: Duration,
 }
 
 const LEAP_TOLERANCE_MS: i64 = 5 * 60 * 1000;
 const LEAP_BELIEVED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// A broker may have been stopped for so long.
+const STOP_TOLERANCE_MS: i64 = 24 * 60 * 60 * 1000;
 
 impl RetentionClock {
-    fn new(wall_ms: i64, now: Instant) -> RetentionClock {
-        RetentionClock { anchor_ms: wall_ms, anchor: now, leapt_since: None }
+    /// `stored`: where an earlier run left it.
+    fn new(stored: Option<StoredClock>, wall_ms: i64, now: Instant) -> RetentionClock {
+        let mut clock = RetentionClock { anchor_ms: wall_ms, anchor: now, leap: None, stored };
+        if let Some(stored) = stored
+            && wall_ms.saturating_sub(stored.believed_ms) > STOP_TOLERANCE_MS
+        {
+            tracing::warn!(
+                ahead_ms = wall_ms - stored.believed_ms,
+                "the wall clock is more than a day ahead of where the last run left it; in case it leapt, retention goes by \
+                 elapsed time until the broker has run for a day"
+            );
+            clock.anchor_ms = stored.believed_ms;
+            let stood_before = Duration::from_millis(stored.leap_stood_ms.unsigned_abs());
+            clock.leap = Some(Leap { noticed: now, stood_before });
+        }
+        clock
     }
 
     fn now(&mut self, wall_ms: i64, now: Instant) -> i64 {
         let elapsed = now.saturating_duration_since(self.anchor).as_millis();
         let expected_ms = self.anchor_ms.saturating_add(i64::try_from(elapsed).unwrap_or(i64::MAX));
         if wall_ms <= expected_ms.saturating_add(LEAP_TOLERANCE_MS) {
-            *self = RetentionClock::new(wall_ms, now);
-            return wall_ms;
+            return self.follow(wall_ms, now);
         }
-        let since = *self.leapt_since.get_or_insert_with(|| {
+        let leap = *self.leap.get_or_insert_with(|| {
             tracing::warn!(
                 ahead_ms = wall_ms - expected_ms,
                 "the wall clock leapt ahead; retention goes by elapsed time until the leap has stood for a day"
             );
-            now
+            Leap { noticed: now, stood_before: Duration::ZERO }
         });
-        if now.saturating_duration_since(since) >= LEAP_BELIEVED_AFTER {
-            *self = RetentionClock::new(wall_ms, now);
-            return wall_ms;
+        if leap.stood(now) >= LEAP_BELIEVED_AFTER {
+            return self.follow(wall_ms, now);
         }
         expected_ms
+    }
+
+    fn follow(&mut self, wall_ms: i64, now: Instant) -> i64 {
+        (self.anchor_ms, self.anchor, self.leap) = (wall_ms, now, None);
+        wall_ms
+    }
+
+    /// What is to be stored, unless that differs little from what is.
+    fn unstored(&mut self, wall_ms: i64, now: Instant) -> Option<StoredClock> {
+        let believed_ms = self.now(wall_ms, now);
+        let stood = self.leap.map_or(0, |leap| leap.stood(now).as_millis());
+        let clock = StoredClock { believed_ms, leap_stood_ms: i64::try_from(stood).unwrap_or(i64::MAX) };
+        let is_close = |stored: StoredClock| {
+            believed_ms.abs_diff(stored.believed_ms) < LEAP_TOLERANCE_MS.unsigned_abs()
+                && clock.leap_stood_ms.abs_diff(stored.leap_stood_ms) < LEAP_TOLERANCE_MS.unsigned_abs()
+        };
+        (!self.stored.is_some_and(is_close)).then_some(clock)
+    }
+}
+
+impl Leap {
+    fn stood(self, now: Instant) -> Duration {
+        self.stood_before + now.saturating_duration_since(self.noticed)
     }
 }
 
@@ -546,13 +615,41 @@ mod tests {
     fn the_retention_clock_does_not_leap() {
         let begin = Instant::now();
         let after = |seconds| begin + Duration::from_secs(seconds);
-        let mut clock = RetentionClock::new(1_000_000, begin);
+        let mut clock = RetentionClock::new(None, 1_000_000, begin);
         assert_eq!(clock.now(1_060_000, after(60)), 1_060_000);
         let year_ms = 365 * 86_400_000;
         assert_eq!(clock.now(1_060_000 + year_ms, after(61)), 1_061_000);
         assert_eq!(clock.now(1_060_000 + year_ms, after(3_600)), 4_600_000);
         assert_eq!(clock.now(year_ms, after(90_000)), year_ms, "a leap that stands is believed");
         assert_eq!(clock.now(5, after(90_001)), 5, "backwards is harmless");
+    }
+
+    #[test]
+    fn the_retention_clock_does_not_leap_over_a_restart() {
+        let begin = Instant::now();
+        let after = |hours: u64| begin + Duration::from_secs(hours * 3600);
+        let hour_ms = 3_600_000;
+        let mut clock = RetentionClock::new(None, hour_ms, begin);
+        let stored = clock.unstored(2 * hour_ms, after(1)).unwrap();
+        assert_eq!(stored, StoredClock { believed_ms: 2 * hour_ms, leap_stood_ms: 0 });
+        clock.stored = Some(stored);
+        assert_eq!(clock.unstored(2 * hour_ms + 1000, after(1)), None);
+        // Stopped over night.
+        let wall_ms = 20 * hour_ms;
+        assert_eq!(RetentionClock::new(Some(stored), wall_ms, begin).now(wall_ms, begin), wall_ms);
+        // Started by a clock that is weeks ahead, three times in a day.
+        let ahead_ms = 1000 * hour_ms;
+        let mut stored = stored;
+        for run in 1..=3_i64 {
+            let mut clock = RetentionClock::new(Some(stored), ahead_ms, begin);
+            assert_eq!(clock.now(ahead_ms + 7 * hour_ms, after(7)), stored.believed_ms + 7 * hour_ms);
+            stored = clock.unstored(ahead_ms + 7 * hour_ms, after(7)).unwrap();
+            assert_eq!(stored.leap_stood_ms, run * 7 * hour_ms);
+        }
+        let mut clock = RetentionClock::new(Some(stored), ahead_ms, begin);
+        assert_eq!(clock.now(ahead_ms + 4 * hour_ms, after(4)), ahead_ms + 4 * hour_ms, "it stood for a day");
+        let back = RetentionClock::new(Some(stored), hour_ms, begin).now(hour_ms, begin);
+        assert_eq!(back, hour_ms, "backwards is harmless");
     }
 
     #[test]

@@ -62,6 +62,42 @@ fn the_wall_clock_does_not_delete() {
     assert_eq!(dir.apply_retention(), 0);
 }
 
+/// A clock that leapt while the broker was stopped.
+#[test]
+fn the_wall_clock_does_not_delete_after_a_restart_either() {
+    const DAY_MS: i64 = 86_400_000;
+    let temp = tempfile::tempdir().unwrap();
+    let clock = temp.path().join("caudal-retention-clock");
+    let (dir, _) = open(temp.path());
+    let now_ms = caudal_storage::wall_clock_ms();
+    let stored = std::fs::read_to_string(&clock).unwrap();
+    let believed_ms: i64 = stored.lines().nth(1).unwrap().parse().unwrap();
+    assert!((0..60_000).contains(&(now_ms - believed_ms)), "{stored}");
+    let log = create(&dir, small_segments());
+    for _ in 0..100 {
+        let mut builder = caudal_protocol::batch::BatchBuilder::new(caudal_protocol::compression::Codec::None);
+        builder.append(now_ms - 40 * DAY_MS, None, Some(&[1; 100]), &[]);
+        log.append(&builder.build().unwrap(), 0, AppendOrigin::Client).unwrap();
+    }
+    dir.close(-1).unwrap();
+    drop((dir, log));
+    // As if the records were new when the directory was last in use.
+    std::fs::write(&clock, format!("0\n{}\n0\n", now_ms - 40 * DAY_MS)).unwrap();
+    let (dir, _) = open(temp.path());
+    assert_eq!(dir.apply_retention(), 0);
+    assert!(dir.now_ms() < now_ms - 39 * DAY_MS);
+    drop(dir);
+    // The leap has stood for a day.
+    std::fs::write(&clock, format!("0\n{}\n{DAY_MS}\n", now_ms - 40 * DAY_MS)).unwrap();
+    let (dir, _) = open(temp.path());
+    assert!(dir.now_ms() >= now_ms);
+    assert!(dir.apply_retention() > 0);
+    drop(dir);
+    // One that cannot be read is no reason not to start.
+    std::fs::write(&clock, "nonsense").unwrap();
+    assert!(open(temp.path()).0.now_ms() >= now_ms);
+}
+
 #[test]
 fn delete_records_moves_the_start_and_survives_a_restart() {
     let temp = tempfile::tempdir().unwrap();
