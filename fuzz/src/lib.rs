@@ -11,8 +11,11 @@ pub mod transaction;
 
 use caudal_protocol::batch::{BatchHeader, stamp_producer};
 
+/// Panics where something is wrong with what the input leads to.
+pub type Target = fn(&[u8]);
+
 /// The targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("frame", frame::run),
     ("request", request::run),
     ("batch", batch::run),
