@@ -28,13 +28,14 @@ pub enum DataDirError {
 }
 
 /// Files of a log directory that do not begin with a dot, beside partitions.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "meta.properties",
     "bootstrap.checkpoint",
     "recovery-point-offset-checkpoint",
     "replication-offset-checkpoint",
     "log-start-offset-checkpoint",
     "cleaner-offset-checkpoint",
+    caudal_storage::checkpoint::RETENTION_CLOCK,
     "lost+found",
 ];
 /// Foreign names that are told.
