@@ -126,7 +126,7 @@ fn decompression_bombs_are_refused_in_bounded_memory() {
                 let mut body = Reader::new(answer.unwrap().slice(5..));
                 let response = ProduceResponse::decode(&mut body, 12).unwrap();
                 let answer = &response.responses[0].partition_responses[0];
-                assert_eq!(answer.error_code, ErrorCode::InvalidRecord.code(), "{}", codec.name());
+                assert_eq!(answer.error_code, ErrorCode::MessageTooLarge.code(), "{}", codec.name());
             }
             most.join().unwrap()
         });
