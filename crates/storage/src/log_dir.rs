@@ -153,7 +153,18 @@ impl LogDir {
             cleaned: Mutex::new(cleaned),
             _lock: lock,
         };
+        dir.settle_damage(&report);
         Ok((dir, report))
+    }
+
+    /// What was kept of damaged logs counts as durable from here on, and the next start has to know: by the damaged bytes alone it
+    /// might take them for a torn tail, and cut what was acknowledged behind them.
+    fn settle_damage(&self, report: &RecoveryReport) {
+        if report.logs.iter().any(|(_, found)| !found.corrupt.is_empty())
+            && let Err(error) = self.write_checkpoints()
+        {
+            tracing::warn!(dir = %self.path().display(), %error, "checkpoints not written");
+        }
     }
 
     pub fn path(&self) -> &Path {
