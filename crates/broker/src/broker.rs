@@ -1,30 +1,33 @@
 //! Starting and stopping a broker.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use caudal_cluster::controller::Decision;
 use caudal_cluster::format::{self, FormatError};
-use caudal_cluster::log::ACCEPT_LOSS;
+use caudal_cluster::log::{ACCEPT_LOSS, METADATA_TOPIC};
 use caudal_cluster::{MetadataLog, MetadataLogError, SnapshotPolicy};
 use caudal_protocol::Uuid;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
-use caudal_storage::{Disk, LogDir, LogDirConfig, OpenError, RealDisk, RecoveryReport};
+use caudal_storage::{Cleaner, Disk, OpenError, RealDisk, RecoveryReport};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::cleaner;
 use crate::config::{AUTHORIZER, BrokerConfig};
 use crate::context::{Context, UNFOLDING_MOST};
-use crate::data_dir::{self, DataDirError};
+use crate::data_dir::DataDirError;
 use crate::descriptors;
 use crate::fetch::session::Sessions;
 use crate::group::offsets_log::{OFFSETS_TOPIC, OffsetsTopic};
 use crate::group::service::GroupService;
 use crate::http::{self, HttpListener};
+use crate::log_dirs::{self, LogDirs, OpenedDirs};
 use crate::metadata::{Metadata, RegisterError};
 use crate::metrics::{Metrics, Retired};
+use crate::moves::Moves;
 use crate::producer_ids::ProducerIds;
 use crate::quota::Quotas;
 use crate::registration::{self, Registrar};
@@ -101,7 +104,7 @@ pub struct Broker {
 }
 
 struct Opened {
-    log_dir: Arc<LogDir>,
+    log_dirs: LogDirs,
     meta: MetaProperties,
     metadata_log: MetadataLog,
     /// What a new cluster starts with.
@@ -135,15 +138,15 @@ impl Broker {
         config.limits.open_files = descriptors::for_connections();
         let settings = config.clone();
         let opened = tokio::task::spawn_blocking(move || open(&settings, disk));
-        let Opened { log_dir, meta, metadata_log, features, clean } =
+        let Opened { log_dirs, meta, metadata_log, features, clean } =
             opened.await.map_err(|e| StartError::Metadata(format!("failed to open the data: {e}")))??;
         let topics = Arc::new(Topics::default());
         let (deleted, deletions) = mpsc::unbounded_channel();
-        let cleaner = cleaner::start(&log_dir, &config.properties, metadata_log.image(), config.node_id);
+        let cleaners = cleaner::start(&log_dirs, &config.properties, metadata_log.image(), config.node_id);
         let replicas = Arc::new(Replicas {
-            cleaner: cleaner.map_err(StartError::Cleaner)?,
+            cleaners: cleaners.map_err(StartError::Cleaner)?,
             topics: topics.clone(),
-            log_dir,
+            log_dirs,
             node_id: config.node_id,
             static_config: config.properties.clone(),
             retired: Retired::default(),
@@ -151,7 +154,7 @@ impl Broker {
         });
         replicas.follow(None, metadata_log.image());
         let directory_id = meta.directory_id.unwrap_or(Uuid::ZERO);
-        let registrar = Registrar::new(&config, &listener.bound, directory_id, features, clean);
+        let registrar = Registrar::new(&config, &listener.bound, replicas.log_dirs.ids(), features, clean);
         let quotas = Arc::new(Quotas::new(&config.properties));
         let metadata = Metadata::new(metadata_log, replicas.clone(), quotas.clone(), registrar);
         metadata.register().await?;
@@ -170,6 +173,7 @@ impl Broker {
             directory_id,
             metadata,
             topics,
+            moves: Moves::new(moves_at_a_time(&config, &replicas.log_dirs)),
             replicas,
             groups,
             quotas,
@@ -206,16 +210,15 @@ impl Broker {
         for task in self.tasks {
             task.abort();
         }
+        self.ctx.moves.cancel_all();
         if let Err(error) = registration::stop(&self.ctx.metadata, self.ctx.node_id()).await {
             tracing::error!("{error}");
         }
         let replicas = self.ctx.replicas.clone();
         let broker_epoch = self.ctx.metadata.image().broker(self.ctx.node_id()).map_or(-1, |b| b.broker_epoch);
         let closed = tokio::task::spawn_blocking(move || {
-            if let Some(cleaner) = &replicas.cleaner {
-                cleaner.stop();
-            }
-            replicas.log_dir.close(broker_epoch)
+            replicas.cleaners.iter().for_each(Cleaner::stop);
+            replicas.log_dirs.close(broker_epoch)
         });
         let closed = closed.await;
         match closed {
@@ -242,7 +245,7 @@ fn complete(config: &mut BrokerConfig, bound: &[SocketAddr]) {
     let settled = [
         ("node.id", node_id.clone()),
         ("broker.id", node_id),
-        ("log.dirs", config.log_dir.display().to_string()),
+        ("log.dirs", config.partition_dirs().iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(",")),
         ("listeners", listeners.join(",")),
     ];
     let properties = Arc::make_mut(&mut config.properties);
@@ -254,48 +257,28 @@ fn complete(config: &mut BrokerConfig, bound: &[SocketAddr]) {
 }
 
 fn open(config: &BrokerConfig, disk: Arc<dyn Disk>) -> Result<Opened, StartError> {
-    let dir_config = LogDirConfig {
-        flush_before_ack: config.flush_before_ack,
-        producer_id_expiration_ms: config.properties.int("producer.id.expiration.ms"),
-        recovery_threads: usize::try_from(config.properties.int("num.recovery.threads.per.data.dir")).unwrap_or(1),
-        ..LogDirConfig::default()
-    };
-    let formatted = data_dir::read_meta(disk.as_ref(), &config.log_dir)?;
-    if formatted.is_none() {
-        if !config.format_if_empty {
-            return Err(StartError::NotFormatted { dir: config.log_dir.clone() });
-        }
-        data_dir::check_unused(disk.as_ref(), &config.log_dir)?;
-    }
-    if let Some(meta) = &formatted
-        && meta.node_id != config.node_id
-    {
-        let dir = config.log_dir.clone();
-        return Err(StartError::OtherNode { dir, found: meta.node_id, wanted: config.node_id });
-    }
-    let (log_dir, report) = LogDir::open(&config.log_dir, dir_config, disk.clone())?;
-    tell(&report, config);
-    // Under the directory's lock, so that two that start at once do not format it differently.
-    let meta = match formatted {
-        Some(meta) => meta,
-        None => {
-            data_dir::check_formattable(&log_dir, config.node_id)?;
-            format::format_standalone(disk.as_ref(), &config.log_dir, config.node_id)?
-        }
-    };
+    let OpenedDirs { dirs: log_dirs, meta, reports } = log_dirs::open(config, &disk)?;
+    reports.iter().for_each(|(dir, report)| tell(dir, report, config));
     let features = format::bootstrap_features(disk.as_ref(), &config.log_dir)?;
-    let log_dir = Arc::new(log_dir);
-    let metadata_log = MetadataLog::load(log_dir.clone(), config.node_id, snapshot_policy(config))?;
-    check_metadata(config, &log_dir, &metadata_log)?;
-    Ok(Opened { log_dir, meta, metadata_log, features, clean: report.clean_shutdown })
+    let metadata_log = MetadataLog::load(log_dirs.metadata().clone(), config.node_id, snapshot_policy(config))?;
+    check_metadata(config, &log_dirs, &metadata_log)?;
+    let clean = reports.iter().all(|(_, report)| report.clean_shutdown);
+    Ok(Opened { log_dirs, meta, metadata_log, features, clean })
+}
+
+/// `num.replica.alter.log.dirs.threads`; as many as there are directories where it is not set.
+fn moves_at_a_time(config: &BrokerConfig, log_dirs: &LogDirs) -> usize {
+    let set = config.properties.get("num.replica.alter.log.dirs.threads").and_then(|threads| threads.parse().ok());
+    set.unwrap_or_else(|| log_dirs.iter().count())
 }
 
 /// Whether the metadata log is the one that the logs beside it need, and this node's to lead.
-fn check_metadata(config: &BrokerConfig, log_dir: &LogDir, metadata_log: &MetadataLog) -> Result<(), StartError> {
+fn check_metadata(config: &BrokerConfig, log_dirs: &LogDirs, metadata_log: &MetadataLog) -> Result<(), StartError> {
     let dir = || config.log_dir.clone();
     let properties = &config.properties;
     if metadata_log.is_new() {
-        let logs = log_dir.logs().len().saturating_sub(1);
+        let all = log_dirs.iter().flat_map(|dir| dir.log_dir.logs());
+        let logs = all.filter(|log| log.topic_partition().topic != METADATA_TOPIC).count();
         if logs > 0 && !properties.bool(ACCEPT_LOSS) {
             return Err(StartError::NoMetadata { dir: dir(), logs });
         }
@@ -320,13 +303,13 @@ fn snapshot_policy(config: &BrokerConfig) -> SnapshotPolicy {
     }
 }
 
-fn tell(report: &RecoveryReport, config: &BrokerConfig) {
+fn tell(dir: &Path, report: &RecoveryReport, config: &BrokerConfig) {
     let mode = if config.flush_before_ack {
         "writes are acknowledged when they are on disk (caudal.flush.before.ack=true)"
     } else {
         "writes are acknowledged before they are on disk, as in Kafka (caudal.flush.before.ack=false)"
     };
-    tracing::info!(dir = %config.log_dir.display(), "{mode}");
+    tracing::info!(dir = %dir.display(), "{mode}");
     if !report.clean_shutdown && !report.logs.is_empty() {
         tracing::info!(logs = report.logs.len(), bytes_cut = report.bytes_cut(), elapsed = ?report.elapsed, "recovered");
     }
@@ -372,8 +355,9 @@ fn background(
     let millis = |name: &str| u64::try_from(ctx.config.properties.int(name)).unwrap_or(u64::MAX);
     let timers = ctx.groups.clone();
     let offsets_check = Duration::from_millis(millis("offsets.retention.check.interval.ms"));
-    let log_dir = ctx.replicas.log_dir.clone();
-    let group_timers = tokio::spawn(async move { timers.run_timers(offsets_check, || log_dir.now_ms()).await });
+    let replicas = ctx.replicas.clone();
+    let group_timers =
+        tokio::spawn(async move { timers.run_timers(offsets_check, || replicas.log_dirs.now_ms()).await });
     let groups = ctx.groups.clone();
     let forget_topics = tokio::spawn(async move {
         while let Some(topic) = deletions.recv().await {
@@ -384,16 +368,14 @@ fn background(
         }
     });
     let retention = every(ctx.config.retention_check_interval, stopped.clone(), ctx.clone(), move |ctx| {
-        let segments = ctx.replicas.log_dir.apply_retention();
+        let segments = ctx.replicas.log_dirs.apply_retention();
         if segments > 0 {
             tracing::info!(segments, "deleted by retention");
             ctx.topics.view().partitions().for_each(|partition| partition.wake());
         }
     });
     let checkpoints = every(CHECKPOINT_INTERVAL, stopped.clone(), ctx.clone(), |ctx| {
-        if let Err(error) = ctx.replicas.log_dir.checkpoint() {
-            tracing::warn!("failed to write recovery points: {error}");
-        }
+        ctx.replicas.log_dirs.checkpoint();
         ctx.metadata.create_missing_logs();
     });
     let late = ctx.clone();
@@ -403,12 +385,46 @@ fn background(
         }
     });
     let upkeep = every(UPKEEP_INTERVAL, stopped.clone(), ctx.clone(), |ctx| {
-        ctx.replicas.log_dir.flush_overdue();
-        ctx.replicas.log_dir.remove_doomed();
+        ctx.replicas.log_dirs.upkeep();
     });
+    let whereabouts = tokio::spawn(tell_whereabouts(ctx.clone()));
     let markers = tokio::spawn(ctx.transactions.clone().carry_out());
     let transaction_timers = tokio::spawn(timers::run(ctx.clone()));
-    vec![group_timers, forget_topics, retention, checkpoints, catch_up, upkeep, markers, transaction_timers]
+    vec![
+        group_timers,
+        forget_topics,
+        retention,
+        checkpoints,
+        catch_up,
+        upkeep,
+        markers,
+        transaction_timers,
+        whereabouts,
+    ]
+}
+
+/// Writes into the metadata where partitions lie when that changed, and that those of a failed directory have no leader.
+async fn tell_whereabouts(ctx: Arc<Context>) {
+    let log_dirs = &ctx.replicas.log_dirs;
+    let failed = || log_dirs.iter().filter(|dir| dir.log_dir.check_online().is_err()).count();
+    let mut told_failed = 0;
+    while log_dirs.are_several() {
+        let now_failed = failed();
+        let changed = now_failed != told_failed || log_dirs.take_moved();
+        if changed && log_dirs.metadata().check_online().is_ok() {
+            let replicas = ctx.replicas.clone();
+            let told =
+                ctx.metadata.change(|image| Decision { records: replicas.whereabouts(image), response: () }).await;
+            match told {
+                Ok(()) => told_failed = now_failed,
+                Err(error) => {
+                    log_dirs.note_moved();
+                    tracing::debug!("failed to tell where partitions lie: {error}");
+                }
+            }
+        }
+        tokio::time::sleep(UPKEEP_INTERVAL).await;
+    }
 }
 
 /// Runs blocking work again and again, the first time after one interval.

@@ -28,8 +28,10 @@ pub struct BrokerConfig {
     pub http_listen: Vec<SocketAddr>,
     /// Do without those where one of their addresses is taken.
     pub http_optional: bool,
-    /// `log.dirs`
+    /// `metadata.log.dir`, or else the first of `log.dirs`: where the metadata log lies.
     pub log_dir: PathBuf,
+    /// `log.dirs`: where partitions lie; empty: in `log_dir` alone.
+    pub log_dirs: Vec<PathBuf>,
     /// Format a directory that has no `meta.properties` yet, as `caudal up` does; otherwise refuse it, as Kafka does.
     pub format_if_empty: bool,
     /// `caudal.allow.insecure`: bind other than loopback although nobody has to authenticate.
@@ -144,14 +146,8 @@ impl BrokerConfig {
                 .map_err(|reason| refuse("advertised.listeners", all, reason))?,
         };
         let dirs = values.get("log.dirs").or_else(|| values.get("log.dir")).unwrap_or("/tmp/kafka-logs").to_owned();
-        if dirs.contains(',') {
-            return Err(refuse("log.dirs", &dirs, "one directory is served, not several".to_owned()));
-        }
-        if let Some(other) = values.get("metadata.log.dir").filter(|dir| !dir.is_empty() && !is_same_dir(dir, &dirs)) {
-            let reason =
-                format!("the metadata log is served from log.dirs={dirs} only; move __cluster_metadata-0 there");
-            return Err(refuse("metadata.log.dir", other, reason));
-        }
+        let (log_dir, log_dirs) =
+            directories(&dirs, values.get("metadata.log.dir")).map_err(|reason| refuse("log.dirs", &dirs, reason))?;
         let (buffer, threads) = (values.int("log.cleaner.dedupe.buffer.size"), values.int("log.cleaner.threads"));
         if values.bool("log.cleaner.enable") && buffer / threads.max(1) <= 1 << 20 {
             let reason = format!("it must be more than 1048576 for each of the {threads} log.cleaner.threads");
@@ -171,13 +167,19 @@ impl BrokerConfig {
             .map_err(|(key, reason)| refuse(key, values.value(key).unwrap_or_default(), reason))?;
         let http = values.get("caudal.http.listeners").unwrap_or_default();
         let http_listen = http_addresses(http).map_err(|reason| refuse("caudal.http.listeners", http, reason))?;
-        let mut config = BrokerConfig::with(values, listen, PathBuf::from(dirs));
+        let mut config = BrokerConfig::with(values, listen, log_dir);
         config.http_listen = http_listen;
+        config.log_dirs = log_dirs;
         config.node_id = node_id;
         config.groups.consumer.node_id = node_id;
         config.listener_names = listener_names;
         config.advertised = advertised;
         Ok((config, warnings))
+    }
+
+    /// Where partitions lie.
+    pub fn partition_dirs(&self) -> &[PathBuf] {
+        if self.log_dirs.is_empty() { std::slice::from_ref(&self.log_dir) } else { &self.log_dirs }
     }
 
     /// What clients of a listener are told to connect to.
@@ -200,6 +202,7 @@ impl BrokerConfig {
             advertised: Vec::new(),
             http_listen: Vec::new(),
             http_optional: false,
+            log_dirs: Vec::new(),
             log_dir,
             format_if_empty: false,
             allow_insecure: values.bool("caudal.allow.insecure"),
@@ -286,6 +289,22 @@ fn check_plugins(properties: &Properties, values: &StaticConfig) -> Result<(), (
     let reason =
         "no authorizer is served: everyone would be allowed everything. Leave it out if that is meant".to_owned();
     Err((key, class.to_owned(), reason))
+}
+
+/// The directory of the metadata log, and all of `log.dirs`.
+fn directories(dirs: &str, metadata: Option<&str>) -> Result<(PathBuf, Vec<PathBuf>), String> {
+    let dirs: Vec<&str> = dirs.split(',').map(str::trim).filter(|dir| !dir.is_empty()).collect();
+    let first = dirs.first().ok_or_else(|| "it names no directory".to_owned())?;
+    for (at, dir) in dirs.iter().enumerate() {
+        if dirs.iter().take(at).any(|other| is_same_dir(dir, other)) {
+            return Err(format!("it names {dir} twice"));
+        }
+    }
+    let metadata = match metadata.filter(|dir| !dir.is_empty()) {
+        None => *first,
+        Some(metadata) => dirs.iter().copied().find(|dir| is_same_dir(dir, metadata)).unwrap_or(metadata),
+    };
+    Ok((PathBuf::from(metadata), dirs.iter().map(PathBuf::from).collect()))
 }
 
 fn is_same_dir(a: &str, b: &str) -> bool {

@@ -14,6 +14,7 @@ use crate::fetch::session::Sessions;
 use crate::group::service::GroupService;
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
+use crate::moves::Moves;
 use crate::producer_ids::ProducerIds;
 use crate::quota::Quotas;
 use crate::replicas::Replicas;
@@ -32,13 +33,14 @@ pub struct Context {
     pub bound: Vec<SocketAddr>,
     /// `meta.properties`: the id of the cluster.
     pub cluster_id: String,
-    /// `meta.properties`: the id of the log directory.
+    /// `meta.properties`: the id of the directory with the metadata log.
     pub directory_id: Uuid,
     /// What every node knows: topics, configs, brokers. Changed only through [`Metadata::change`].
     pub metadata: Metadata,
     /// The partitions on this broker.
     pub topics: Arc<Topics>,
     pub replicas: Arc<Replicas>,
+    pub moves: Moves,
     pub groups: Arc<GroupService>,
     /// What clients may use, and have used.
     pub quotas: Arc<Quotas>,

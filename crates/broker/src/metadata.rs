@@ -204,6 +204,12 @@ impl Metadata {
         Ok(response)
     }
 
+    /// Does something with the partitions while no change of the metadata comes in between. Blocks.
+    pub fn without_changes<T>(&self, work: impl FnOnce(&Replicas) -> T) -> T {
+        let _no_changes = self.log.blocking_lock();
+        work(&self.shared.replicas)
+    }
+
     /// Creates the logs that could not be created when their topics were, for want of space. Blocks.
     pub fn create_missing_logs(&self) {
         let _no_changes = self.log.blocking_lock();

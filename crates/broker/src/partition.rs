@@ -23,10 +23,13 @@ pub struct Partition {
     pub log: Arc<Log>,
     leader_epoch: AtomicI32,
     short_of_replicas: AtomicBool,
-    pub traffic: Traffic,
-    log_dir: Arc<LogDir>,
+    /// Goes on where the partition goes on.
+    pub traffic: Arc<Traffic>,
+    pub log_dir: Arc<LogDir>,
     flush_before_ack: bool,
     waiters: Arc<Waiters>,
+    /// The same partition in another log directory; held while it is moved there.
+    pub successor: Mutex<Option<Arc<Partition>>>,
 }
 
 impl Waitable for Partition {
@@ -79,11 +82,33 @@ impl Partition {
             log,
             leader_epoch,
             short_of_replicas: AtomicBool::new(false),
-            traffic: Traffic::default(),
+            traffic: Arc::default(),
             log_dir,
             flush_before_ack,
             waiters: Arc::default(),
+            successor: Mutex::new(None),
         }
+    }
+
+    /// The partition with its log in another directory.
+    pub fn in_place(&self, log: Arc<Log>, log_dir: Arc<LogDir>) -> Partition {
+        Partition {
+            name: self.name.clone(),
+            topic_id: self.topic_id,
+            log,
+            leader_epoch: AtomicI32::new(self.leader_epoch()),
+            short_of_replicas: AtomicBool::new(self.is_short_of_replicas()),
+            traffic: self.traffic.clone(),
+            log_dir,
+            flush_before_ack: self.flush_before_ack,
+            waiters: self.waiters.clone(),
+            successor: Mutex::new(None),
+        }
+    }
+
+    /// Where the partition went whose log here is closed; waits for the end of a move.
+    fn successor(&self) -> Option<Arc<Partition>> {
+        off_the_network(|| self.successor.lock().clone())
     }
 
     pub fn leader_epoch(&self) -> i32 {
@@ -115,7 +140,13 @@ impl Partition {
         verification: Verification,
         on_durable: impl FnOnce(Result<(), FlushError>) + Send + 'static,
     ) -> Result<AppendInfo, AppendError> {
-        let appended = self.log.append_verified(batches, self.leader_epoch(), origin, verification);
+        let appended = match self.log.append_verified(batches, self.leader_epoch(), origin, verification) {
+            Err(AppendError::Closed { log }) => match self.successor() {
+                Some(there) => return there.append(batches, origin, verification, on_durable),
+                None => Err(AppendError::Closed { log }),
+            },
+            appended => appended,
+        };
         let info = self.count(batches.len(), appended)?;
         self.when_durable(&info, on_durable);
         Ok(info)
@@ -166,9 +197,14 @@ impl Partition {
         let Marking { producer, marker, version } = marking;
         let cost = self.log.marker_cost(producer, marker, self.leader_epoch());
         self.tell(cost, done, |on_durable| {
-            let appended = self.log.append_marker(producer, marker, version, self.leader_epoch());
+            let append = |to: &Partition| to.log.append_marker(producer, marker, version, to.leader_epoch());
+            let (mut appended, mut there) = (append(self), None);
+            if matches!(appended, Err(AppendError::Closed { .. })) {
+                there = self.successor();
+                appended = there.as_deref().map_or(appended, append);
+            }
             let info = self.count(MARKER_BYTES, appended)?;
-            self.when_durable(&info, on_durable);
+            there.as_deref().unwrap_or(self).when_durable(&info, on_durable);
             Ok(info)
         });
     }
@@ -258,7 +294,13 @@ impl Partition {
         end_offset: i64,
         min_one_batch: bool,
     ) -> Result<LogSlice, ErrorCode> {
-        self.log.read(offset, max_bytes, end_offset, min_one_batch).map_err(|error| {
+        let mut read = self.log.read(offset, max_bytes, end_offset, min_one_batch);
+        if matches!(read, Err(ReadError::Closed { .. }))
+            && let Some(there) = self.successor()
+        {
+            read = there.log.read(offset, max_bytes, end_offset, min_one_batch);
+        }
+        read.map_err(|error| {
             if !matches!(error, ReadError::OffsetOutOfRange { .. }) {
                 tracing::error!("{error}");
             }

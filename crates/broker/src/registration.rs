@@ -26,7 +26,7 @@ impl Registrar {
     pub fn new(
         config: &BrokerConfig,
         bound: &[SocketAddr],
-        directory_id: Uuid,
+        log_dirs: Vec<Uuid>,
         features: Vec<FeatureLevelRecord>,
         clean: bool,
     ) -> Registrar {
@@ -40,7 +40,7 @@ impl Registrar {
         });
         let registration = Registration {
             node_id: config.node_id,
-            directory_id,
+            log_dirs,
             incarnation_id: Uuid::random(),
             endpoints: endpoints.collect(),
             controller_endpoints: Vec::new(),

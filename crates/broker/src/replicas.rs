@@ -3,17 +3,20 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use caudal_cluster::MetadataImage;
 use caudal_cluster::config::StaticConfig;
-use caudal_cluster::image::{self, ConfigResource};
+use caudal_cluster::image::{self, ConfigResource, NO_LEADER};
 use caudal_cluster::log::METADATA_TOPIC;
-use caudal_protocol::TopicPartition;
-use caudal_storage::{Cleaner, LogConfig, LogDir, TopicLog};
+use caudal_cluster::{MetadataImage, MetadataRecord};
+use caudal_protocol::records::metadata::PartitionChangeRecord;
+use caudal_protocol::{TopicPartition, Uuid};
+use caudal_storage::{Cleaner, Log, LogConfig, LogDir, TopicLog};
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::cleaner::cleaner_config;
+use crate::log_dirs::LogDirs;
 use crate::metrics::Retired;
+use crate::moves::{self, MoveError};
 use crate::partition::Partition;
 use crate::topics::{Topic, Topics, TopicsView};
 
@@ -21,9 +24,9 @@ use crate::topics::{Topic, Topics, TopicsView};
 #[derive(Debug)]
 pub struct Replicas {
     pub topics: Arc<Topics>,
-    pub log_dir: Arc<LogDir>,
-    /// `None` when it is off.
-    pub cleaner: Option<Cleaner>,
+    pub log_dirs: LogDirs,
+    /// One for each directory; none when it is off.
+    pub cleaners: Vec<Cleaner>,
     pub node_id: i32,
     pub static_config: Arc<StaticConfig>,
     /// What went in and out of partitions that are no more.
@@ -55,10 +58,11 @@ impl Replicas {
             self.follow_topic(topic, known, changed, after)
         });
         self.topics.replace(TopicsView::new(topics.collect::<Vec<_>>()));
-        if let Some(cleaner) = self.cleaner.as_ref().filter(|_| broker_changed)
-            && let Err(error) = cleaner.reconfigure(cleaner_config(&self.static_config, after, self.node_id))
-        {
-            tracing::error!("failed to start the threads of the log cleaner: {error}");
+        let config = || cleaner_config(&self.static_config, after, self.node_id, self.cleaners.len());
+        for cleaner in self.cleaners.iter().filter(|_| broker_changed) {
+            if let Err(error) = cleaner.reconfigure(config()) {
+                tracing::error!("failed to start the threads of the log cleaner: {error}");
+            }
         }
         // Fetches that wait for what is gone are told.
         gone.iter().for_each(|partition| partition.wake());
@@ -83,7 +87,8 @@ impl Replicas {
     /// that name: as in Kafka it is the operator's to delete. Where there is a topic of that name the log may be its own, with
     /// another id because of damage: it stays where it is, and opening the partition fails with what to do.
     fn set_strays_aside(&self, image: &MetadataImage) {
-        for log in self.log_dir.logs() {
+        let logs = self.log_dirs.iter().flat_map(|dir| dir.log_dir.logs().into_iter().map(move |log| (dir, log)));
+        for (dir, log) in logs {
             let name = log.topic_partition();
             // It is not among the topics of the image.
             if name.topic == METADATA_TOPIC {
@@ -99,7 +104,7 @@ impl Replicas {
             if [partition, namesake].into_iter().flatten().any(|p| p.replicas.contains(&self.node_id)) {
                 continue;
             }
-            match self.log_dir.set_aside(name) {
+            match dir.log_dir.set_aside(name) {
                 Ok(dir) => tracing::warn!(
                     partition = %name, dir = %dir.display(),
                     records = log.log_end_offset() - log.log_start_offset(),
@@ -130,7 +135,9 @@ impl Replicas {
             gone.iter().for_each(|partition| partition.traffic.add_to(&mut retired));
         }
         for partition in gone {
-            if let Err(error) = self.log_dir.delete_log(&partition.name) {
+            // One that is being moved is taken away when it is there.
+            let _not_moved = partition.successor.lock();
+            if let Err(error) = partition.log_dir.delete_log(&partition.name) {
                 tracing::error!(partition = %partition.name, "failed to delete the log: {error}");
             }
         }
@@ -178,14 +185,103 @@ impl Replicas {
     fn create(&self, topic: &image::Topic, index: i32, leader_epoch: i32, config: LogConfig) -> Option<Arc<Partition>> {
         let name = TopicPartition::new(topic.name.as_str(), index);
         let wanted = TopicLog { topic_partition: name.clone(), topic_id: Some(topic.id), config };
-        let log = match self.log_dir.create_log(wanted) {
-            Ok(log) => log,
+        let (log, log_dir) = match self.log_dirs.create_log(wanted) {
+            Ok(created) => created,
             Err(error) => {
                 tracing::error!(partition = %name, "{error}");
                 return None;
             }
         };
-        Some(Arc::new(Partition::new(name, topic.id, log, leader_epoch, self.log_dir.clone())))
+        Some(Arc::new(Partition::new(name, topic.id, log, leader_epoch, log_dir)))
+    }
+
+    /// Puts the copy of a partition's log in the place of the log. Whoever appends waits meanwhile. `false`: the partition is
+    /// not here any more.
+    ///
+    /// # Errors
+    /// The copy could not be completed; the partition is served from where it is.
+    pub fn exchange(
+        &self,
+        partition: &Arc<Partition>,
+        to: &Arc<LogDir>,
+        future: &Arc<Log>,
+        cleaned: Option<i64>,
+    ) -> Result<bool, MoveError> {
+        let view = self.topics.view();
+        let current = view.by_id(&partition.topic_id).and_then(|topic| topic.partition(partition.name.partition));
+        if current.is_none_or(|current| !Arc::ptr_eq(current, partition)) {
+            return Ok(false);
+        }
+        let mut successor = partition.successor.lock();
+        let source = &partition.log;
+        let end = source.pause()?;
+        let complete = || -> Result<Arc<Log>, MoveError> {
+            moves::copy(source, future, end, &|| false)?;
+            future.flush()?;
+            future.delete_records_before(source.log_start_offset())?;
+            future.set_config(LogConfig::clone(&source.config()));
+            Ok(to.adopt_future(&partition.name, cleaned)?)
+        };
+        let log = complete().inspect_err(|_| source.resume())?;
+        if let Err(error) = partition.log_dir.delete_log(&partition.name) {
+            tracing::error!(partition = %partition.name, "failed to delete the log that was moved: {error}");
+        }
+        let there = Arc::new(partition.in_place(log, to.clone()));
+        *successor = Some(there.clone());
+        drop(successor);
+        let topics = view.iter().map(|topic| {
+            if topic.id != partition.topic_id {
+                return topic.clone();
+            }
+            let partitions = topic.partitions.iter().map(|known| match known {
+                Some(known) if Arc::ptr_eq(known, partition) => Some(there.clone()),
+                other => other.clone(),
+            });
+            Arc::new(Topic { name: topic.name.clone(), id: topic.id, partitions: partitions.collect() })
+        });
+        self.topics.replace(TopicsView::from_shared(topics));
+        self.log_dirs.note_moved();
+        there.wake();
+        Ok(true)
+    }
+
+    /// The records that say of partitions in which directories they are, and which of them are offline, where the metadata says
+    /// otherwise.
+    pub fn whereabouts(&self, image: &MetadataImage) -> Vec<MetadataRecord> {
+        let elr = image.feature("eligible.leader.replicas.version") > 0;
+        let mut records = Vec::new();
+        for partition in self.topics.view().partitions() {
+            let Some(known) = image.partition(&partition.name.topic, partition.name.partition) else { continue };
+            let Some(at) = known.replicas.iter().position(|replica| *replica == self.node_id) else { continue };
+            let mut change = PartitionChangeRecord {
+                partition_id: partition.name.partition,
+                topic_id: partition.topic_id,
+                ..PartitionChangeRecord::default()
+            };
+            if partition.log.check_online().is_err() {
+                if known.leader != self.node_id {
+                    continue;
+                }
+                let alone = known.isr == [self.node_id];
+                change.leader = NO_LEADER;
+                change.isr = (elr && alone).then(Vec::new);
+                change.eligible_leader_replicas = (elr && alone).then(|| vec![self.node_id]);
+                change.last_known_elr = (elr && alone).then(|| vec![self.node_id]);
+            } else {
+                let Some(id) = self.log_dirs.id_of(&partition.log_dir) else { continue };
+                if known.directories.get(at) == Some(&id) {
+                    continue;
+                }
+                let mut directories = known.directories.clone();
+                directories.resize(known.replicas.len(), Uuid::ZERO);
+                if let Some(directory) = directories.get_mut(at) {
+                    *directory = id;
+                }
+                change.directories = Some(directories);
+            }
+            records.push(MetadataRecord::PartitionChange(change));
+        }
+        records
     }
 
     /// What the log of a topic obeys: its own configs over those of the brokers over the defaults.

@@ -124,6 +124,8 @@ struct State {
     ops: Vec<Op>,
     space_left: Option<u64>,
     sync_fails: bool,
+    /// Where directories cannot be synced.
+    dir_sync_fails: Option<PathBuf>,
     /// The error number for those who open a file whose name ends so.
     open_fails: Option<(String, i32)>,
 }
@@ -152,6 +154,11 @@ impl CrashDisk {
     /// From now on fsync fails, or works again.
     pub fn set_sync_fails(&self, fails: bool) {
         self.state.lock().sync_fails = fails;
+    }
+
+    /// From now on syncs of directories under `dir` fail.
+    pub fn set_dir_sync_fails(&self, dir: Option<&Path>) {
+        self.state.lock().dir_sync_fails = dir.map(Path::to_owned);
     }
 
     /// From now on opening a file whose name ends with `ending` fails with the error of this number, as of errno(3); `None` ends
@@ -402,7 +409,7 @@ impl Disk for CrashDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
-        if state.sync_fails {
+        if state.sync_fails || state.dir_sync_fails.as_ref().is_some_and(|failing| dir.starts_with(failing)) {
             return Err(io::Error::other("injected fsync failure"));
         }
         state.ops.push(Op::SyncDir { dir: dir.to_owned() });

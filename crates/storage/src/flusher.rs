@@ -21,7 +21,7 @@ pub type DurableCallback = Box<dyn FnOnce(Result<(), FlushError>) + Send>;
 pub(crate) struct Waiters {
     /// The log is in the queue, or a thread flushes it and will look again.
     queued: bool,
-    waiting: Vec<(i64, DurableCallback)>,
+    pub(crate) waiting: Vec<(i64, DurableCallback)>,
 }
 
 impl fmt::Debug for Waiters {
@@ -83,16 +83,29 @@ impl FlushQueue {
     }
 
     fn flush(&self, log: Arc<Log>) {
-        let result = log.flush();
+        let mut result = log.flush();
+        let mut closed = Vec::new();
         let (done, again) = {
             let mut waiters = log.waiters.lock();
             let done = match &result {
+                // A log that is closed by now may have been made durable before.
+                Err(FlushError::Closed { .. }) => {
+                    let durable = log.durable_end_offset();
+                    closed.extend(waiters.waiting.extract_if(.., |(end, _)| *end > durable));
+                    std::mem::take(&mut waiters.waiting)
+                }
                 Err(_) => std::mem::take(&mut waiters.waiting),
                 Ok(durable) => waiters.waiting.extract_if(.., |(end, _)| *end <= *durable).collect(),
             };
             waiters.queued = !waiters.waiting.is_empty();
             (done, waiters.queued)
         };
+        for (_, callback) in closed {
+            callback(Err(log.closed()));
+        }
+        if matches!(result, Err(FlushError::Closed { .. })) {
+            result = Ok(log.durable_end_offset());
+        }
         if again {
             self.push(log);
         }

@@ -1,5 +1,7 @@
 //! A log directory: its lock, its checkpoints, the logs in it.
 
+mod future;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::io;
@@ -80,6 +82,8 @@ pub struct LogDir {
     shared: Shared,
     config: LogDirConfig,
     logs: RwLock<HashMap<TopicPartition, Arc<Log>>>,
+    /// Logs on their way here from another directory.
+    futures: RwLock<HashMap<TopicPartition, Arc<Log>>>,
     /// Held while logs are created or deleted.
     changing: Mutex<()>,
     flusher: Flusher,
@@ -145,6 +149,7 @@ impl LogDir {
             shared,
             config,
             logs: RwLock::new(logs),
+            futures: RwLock::default(),
             changing: Mutex::new(()),
             flusher,
             doomed: Mutex::default(),
@@ -298,18 +303,10 @@ impl LogDir {
         Ok(())
     }
 
-    /// Renames the directory of a log in Kafka's form: TOPIC-PARTITION.UNIQUE-SUFFIX, at most 255 characters.
+    /// Renames the directory of a log in Kafka's form.
     fn rename_away(&self, topic_partition: &TopicPartition, suffix: &str) -> Result<PathBuf, OpenError> {
-        let mut name = topic_partition.to_string();
-        let dir = self.path().join(&name);
-        let unique: String = Uuid::random().0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let suffix = format!(".{unique}{suffix}");
-        let mut most = 255 - suffix.len();
-        while !name.is_char_boundary(most.min(name.len())) {
-            most -= 1;
-        }
-        name.truncate(most);
-        let away = self.path().join(name + &suffix);
+        let dir = self.path().join(topic_partition.to_string());
+        let away = self.path().join(unique_name(topic_partition, suffix));
         let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: dir.clone(), source };
         self.disk().rename(&dir, &away).map_err(failed)?;
         self.disk().sync_dir(self.path()).map_err(failed)?;
@@ -360,7 +357,7 @@ impl LogDir {
     }
 
     /// Up to where a log was compacted.
-    pub(crate) fn cleaned_offset(&self, topic_partition: &TopicPartition) -> Option<i64> {
+    pub fn cleaned_offset(&self, topic_partition: &TopicPartition) -> Option<i64> {
         self.cleaned.lock().get(topic_partition).copied()
     }
 
@@ -412,6 +409,9 @@ impl LogDir {
     /// `broker_epoch` goes into the marker (KIP-966), -1 when unknown.
     pub fn close(&self, broker_epoch: i64) -> Result<(), OpenError> {
         self.flusher.stop();
+        for future in self.futures() {
+            self.abandon_future(future.topic_partition());
+        }
         let _changing = self.changing.lock();
         let mut clean = true;
         for log in self.logs() {
@@ -427,6 +427,19 @@ impl LogDir {
         }
         Ok(())
     }
+}
+
+/// TOPIC-PARTITION.UNIQUE-SUFFIX, at most 255 characters.
+fn unique_name(topic_partition: &TopicPartition, suffix: &str) -> String {
+    let mut name = topic_partition.to_string();
+    let unique: String = Uuid::random().0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let suffix = format!(".{unique}{suffix}");
+    let mut most = 255 - suffix.len();
+    while !name.is_char_boundary(most.min(name.len())) {
+        most -= 1;
+    }
+    name.truncate(most);
+    name + &suffix
 }
 
 /// Creates a directory and what is missing above it so that a power loss does not take it away.

@@ -107,6 +107,9 @@ fn describe(partition_index: i32, partition: &Partition) -> DescribeTopicPartiti
         isr_nodes: partition.isr.clone(),
         eligible_leader_replicas: Some(partition.eligible_leader_replicas.clone()),
         last_known_elr: Some(partition.last_known_elr.clone()),
-        offline_replicas: Vec::new(),
+        offline_replicas: match partition.leader {
+            NO_LEADER => partition.replicas.clone(),
+            _ => Vec::new(),
+        },
     }
 }

@@ -132,7 +132,10 @@ fn describe(topic: &Topic) -> MetadataResponseTopic {
         leader_epoch: partition.leader_epoch,
         replica_nodes: partition.replicas.clone(),
         isr_nodes: partition.isr.clone(),
-        offline_replicas: Vec::new(),
+        offline_replicas: match partition.leader {
+            NO_LEADER => partition.replicas.clone(),
+            _ => Vec::new(),
+        },
     });
     MetadataResponseTopic {
         error_code: ErrorCode::None.code(),

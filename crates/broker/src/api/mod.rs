@@ -28,6 +28,7 @@ pub mod add_partitions_to_txn;
 pub mod alter_client_quotas;
 pub mod alter_configs;
 pub mod alter_partition_reassignments;
+pub mod alter_replica_log_dirs;
 pub mod alter_user_scram_credentials;
 pub mod api_versions;
 pub mod consumer_group_describe;
@@ -200,6 +201,7 @@ serve! {
     DeleteRecords 0..=2 => delete_records(delete_records_request::DeleteRecordsRequest);
     InitProducerId 0..=5 => init_producer_id(init_producer_id_request::InitProducerIdRequest);
     OffsetForLeaderEpoch 2..=4 => offset_for_leader_epoch(offset_for_leader_epoch_request::OffsetForLeaderEpochRequest);
+    AlterReplicaLogDirs 1..=2 => alter_replica_log_dirs(alter_replica_log_dirs_request::AlterReplicaLogDirsRequest);
     DescribeLogDirs 1..=5 => describe_log_dirs(describe_log_dirs_request::DescribeLogDirsRequest);
     DeleteGroups 0..=2 => delete_groups(delete_groups_request::DeleteGroupsRequest);
     OffsetDelete 0..=0 => offset_delete(offset_delete_request::OffsetDeleteRequest);

@@ -46,7 +46,7 @@ throttled! {
     DescribeConfigsResponse
     DescribeDelegationTokenResponse
     DescribeGroupsResponse
-    DescribeLogDirsResponse
+    AlterReplicaLogDirsResponse, DescribeLogDirsResponse
     DescribeProducersResponse
     DescribeTopicPartitionsResponse
     DescribeTransactionsResponse

@@ -19,7 +19,7 @@ impl Health {
         let transactions = ctx.transactions.view(|_| ()).err();
         let checks = vec![
             ("broker", None),
-            ("log_dir", ctx.replicas.log_dir.check_online().err().map(|offline| offline.to_string())),
+            ("log_dir", ctx.replicas.log_dirs.check_online().err().map(|offline| offline.to_string())),
             ("groups", loading(ctx.groups.readiness_to_list())),
             ("transactions", transactions.and_then(loading)),
         ];

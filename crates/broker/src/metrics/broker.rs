@@ -63,7 +63,7 @@ pub fn write_state<W: AsyncWrite + Unpin>(ctx: Option<&Context>, page: &mut Expo
 pub async fn write<W: AsyncWrite + Unpin>(ctx: &Context, page: &mut Exposition<'_, W>) -> io::Result<()> {
     write_traffic(ctx, page).await?;
     write_requests(ctx, page).await?;
-    let flushes = ctx.replicas.log_dir.flusher().times();
+    let flushes = ctx.replicas.log_dirs.metadata().flusher().times();
     let name = "kafka_log_logflushstats_logflushrateandtimems";
     page.metric(name, Kind::Summary, "Milliseconds that an fsync of a log takes");
     write_times(page, name, None, flushes);
@@ -188,8 +188,8 @@ fn write_cluster<W: AsyncWrite + Unpin>(ctx: &Context, page: &mut Exposition<'_,
     let led = || partitions().filter(|partition| partition.leader == ctx.node_id());
     let placed_here = partitions().filter(|partition| partition.replicas.contains(&ctx.node_id())).count();
     let here = view.partitions().count();
-    let out_of_use = ctx.replicas.log_dir.check_online().is_err();
-    let offline_replicas = if out_of_use { placed_here } else { placed_here.saturating_sub(here) };
+    let in_use = view.partitions().filter(|partition| partition.log.check_online().is_ok()).count();
+    let offline_replicas = placed_here.saturating_sub(in_use);
     let has_no_leader = partitions().filter(|partition| !image.is_active(partition.leader)).count();
     let brokers = image.brokers().len();
     let active = image.brokers().filter(|broker| image.is_active(broker.broker_id)).count();

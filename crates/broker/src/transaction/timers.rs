@@ -21,13 +21,13 @@ pub async fn run(ctx: Arc<Context>) {
         }
         if Instant::now() >= next_removal {
             next_removal = Instant::now() + config.remove_interval;
-            ctx.transactions.remove_expired(ctx.replicas.log_dir.now_ms()).await;
+            ctx.transactions.remove_expired(ctx.replicas.log_dirs.now_ms()).await;
         }
     }
 }
 
 async fn abort_timed_out(ctx: &Context) {
-    let now_ms = ctx.replicas.log_dir.now_ms();
+    let now_ms = ctx.replicas.log_dirs.now_ms();
     for id in ctx.transactions.timed_out(now_ms) {
         let mut aborted = ctx.transactions.abort_timed_out(&id, None, now_ms).await;
         if aborted == Ok(Outcome::NeedsProducerId) {

@@ -12,6 +12,7 @@ mod fuzz;
 mod hostile;
 mod leftovers;
 mod limits;
+mod log_dirs;
 mod metrics;
 mod produce;
 mod quotas;

@@ -44,8 +44,8 @@ pub struct Endpoint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     pub node_id: i32,
-    /// Id of the log directory, from its `meta.properties`.
-    pub directory_id: Uuid,
+    /// Ids of the log directories, from their `meta.properties`.
+    pub log_dirs: Vec<Uuid>,
     /// New at each start.
     pub incarnation_id: Uuid,
     pub endpoints: Vec<Endpoint>,
@@ -175,7 +175,7 @@ fn register_broker(node: &Registration, broker_epoch: i64) -> RegisterBrokerReco
         features: features.collect(),
         rack: node.rack.clone(),
         fenced: true,
-        log_dirs: vec![node.directory_id],
+        log_dirs: node.log_dirs.clone(),
         ..RegisterBrokerRecord::default()
     }
 }
@@ -197,14 +197,15 @@ fn lead(
     if !may_lead || (partition.leader != id && partition.leader != NO_LEADER) {
         return None;
     }
-    let misplaced = partition.directories.get(at) != Some(&node.directory_id);
+    let misplaced = partition.directories.get(at).is_none_or(|directory| !node.log_dirs.contains(directory));
     if partition.leader == id && clean && !misplaced {
         return None;
     }
     let directories = misplaced.then(|| {
         let mut directories = partition.directories.clone();
         if let Some(directory) = directories.get_mut(at) {
-            *directory = node.directory_id;
+            // Among several the broker tells where it is.
+            *directory = if let [only] = *node.log_dirs { only } else { Uuid::ZERO };
         }
         directories
     });

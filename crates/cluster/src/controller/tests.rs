@@ -13,7 +13,7 @@ use crate::image::{ConfigResource, NO_LEADER};
 fn registration() -> Registration {
     Registration {
         node_id: 1,
-        directory_id: Uuid([9; 16]),
+        log_dirs: vec![Uuid([9; 16])],
         incarnation_id: Uuid([8; 16]),
         endpoints: vec![Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 9092, security_protocol: 0 }],
         controller_endpoints: Vec::new(),

@@ -189,6 +189,32 @@ impl Log {
         self.checkpoint()
     }
 
+    /// Refuses appends while the log is exchanged for a copy, until [`Log::resume`]. All that was appended is durable when
+    /// this returns, and whoever waited for it was told; returns the log end.
+    ///
+    /// # Errors
+    /// The log cannot be flushed. Appends go on.
+    pub fn pause(self: &Arc<Self>) -> Result<i64, FlushError> {
+        self.refuse_changes();
+        let flushed = self.flush();
+        if let Err(error) = flushed {
+            self.resume();
+            return Err(error);
+        }
+        let end = self.log_end_offset();
+        let waiting = std::mem::take(&mut self.waiters.lock().waiting);
+        for (_, callback) in waiting {
+            callback(Ok(()));
+        }
+        Ok(end)
+    }
+
+    /// Takes appends again.
+    pub fn resume(&self) {
+        self.closing.store(false, Ordering::Release);
+        self.writer.lock().closed = false;
+    }
+
     /// Ends appends, and waits for the end of a cleaning.
     fn refuse_changes(&self) {
         self.writer.lock().closed = true;

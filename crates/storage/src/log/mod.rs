@@ -7,6 +7,7 @@
 mod append;
 mod check;
 mod cost;
+mod create;
 mod flush;
 mod gaps;
 mod in_flight;

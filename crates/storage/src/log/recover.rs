@@ -101,32 +101,6 @@ struct Opening<'a> {
 }
 
 impl Log {
-    /// Creates an empty log in a new directory. Names become durable with the first flush.
-    pub(crate) fn create(
-        shared: &Shared,
-        topic_partition: TopicPartition,
-        topic_id: Option<Uuid>,
-        config: LogConfig,
-    ) -> Result<Arc<Log>, OpenError> {
-        let dir = shared.health.dir().join(topic_partition.to_string());
-        let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: dir.clone(), source };
-        shared.disk.create_dir_all(&dir).map_err(failed)?;
-        if let Some(topic_id) = topic_id {
-            checkpoint::write_partition_metadata(shared.disk.as_ref(), &dir, topic_id).map_err(failed)?;
-        }
-        let segment = Segment::create(&shared.disk, &dir, 0, wall_clock_ms()).map_err(failed)?;
-        let parts = Parts {
-            segments: vec![Arc::new(segment)],
-            epochs: LeaderEpochs::default(),
-            aborted: Vec::new(),
-            writer: Writer::default(),
-            next_offset: 0,
-            log_start_offset: 0,
-            recovery_point: -1,
-        };
-        Ok(Log::assemble(shared, topic_partition, topic_id, dir, config, parts))
-    }
-
     /// Opens the log in an existing directory.
     pub(crate) fn open(
         shared: &Shared,
@@ -185,7 +159,7 @@ impl Log {
         Ok((log, report))
     }
 
-    fn assemble(
+    pub(super) fn assemble(
         shared: &Shared,
         topic_partition: TopicPartition,
         topic_id: Option<Uuid>,
@@ -233,14 +207,14 @@ impl Log {
     }
 }
 
-struct Parts {
-    segments: Vec<Arc<Segment>>,
-    epochs: LeaderEpochs,
-    aborted: Vec<AbortedTransaction>,
-    writer: Writer,
-    next_offset: i64,
-    log_start_offset: i64,
-    recovery_point: i64,
+pub(super) struct Parts {
+    pub segments: Vec<Arc<Segment>>,
+    pub epochs: LeaderEpochs,
+    pub aborted: Vec<AbortedTransaction>,
+    pub writer: Writer,
+    pub next_offset: i64,
+    pub log_start_offset: i64,
+    pub recovery_point: i64,
 }
 
 impl Opening<'_> {

@@ -1,0 +1,56 @@
+//! AlterReplicaLogDirs (34), versions 1-2: moves partitions to other log directories of this node (KIP-113), see
+//! [`crate::moves`]. The answer comes when the move has begun; DescribeLogDirs tells how far it is. For a partition that is
+//! not here the wish is remembered until it is created, and UNKNOWN_TOPIC_OR_PARTITION answered, as in Kafka.
+
+use std::sync::Arc;
+
+use caudal_protocol::messages::alter_replica_log_dirs_request::AlterReplicaLogDirsRequest;
+use caudal_protocol::messages::alter_replica_log_dirs_response::{
+    AlterReplicaLogDirPartitionResult, AlterReplicaLogDirTopicResult, AlterReplicaLogDirsResponse,
+};
+use caudal_protocol::{ErrorCode, TopicPartition};
+
+use super::{RequestHeader, once};
+use crate::context::Context;
+
+pub async fn handle(
+    ctx: &Arc<Context>,
+    _header: &RequestHeader,
+    request: AlterReplicaLogDirsRequest,
+    _version: i16,
+) -> AlterReplicaLogDirsResponse {
+    let mut results: Vec<AlterReplicaLogDirTopicResult> = Vec::new();
+    for dir in once(request.dirs, |dir| dir.path.clone()) {
+        for topic in once(dir.topics, |topic| topic.name.clone()) {
+            let partitions = once(topic.partitions, |index| *index).into_iter().map(|partition_index| {
+                let error = alter(ctx, &dir.path, TopicPartition::new(topic.name.as_str(), partition_index));
+                AlterReplicaLogDirPartitionResult { partition_index, error_code: error.code() }
+            });
+            let partitions: Vec<_> = partitions.collect();
+            match results.iter_mut().find(|result| result.topic_name == topic.name) {
+                Some(result) => result.partitions.extend(partitions),
+                None => results.push(AlterReplicaLogDirTopicResult { topic_name: topic.name, partitions }),
+            }
+        }
+    }
+    AlterReplicaLogDirsResponse { results, ..AlterReplicaLogDirsResponse::default() }
+}
+
+fn alter(ctx: &Arc<Context>, path: &str, name: TopicPartition) -> ErrorCode {
+    let Some(dir) = ctx.replicas.log_dirs.find(path) else { return ErrorCode::LogDirNotFound };
+    if dir.log_dir.check_online().is_err() {
+        return ErrorCode::KafkaStorageError;
+    }
+    let view = ctx.topics.view();
+    let Some(partition) = view.partition(&name.topic, name.partition) else {
+        if caudal_cluster::controller::check_topic_name(&name.topic).is_ok() {
+            ctx.replicas.log_dirs.wish(name, path);
+        }
+        return ErrorCode::UnknownTopicOrPartition;
+    };
+    if partition.log.check_online().is_err() {
+        return ErrorCode::KafkaStorageError;
+    }
+    ctx.moves.begin(ctx, partition, &dir.log_dir);
+    ErrorCode::None
+}

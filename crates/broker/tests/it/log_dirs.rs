@@ -1,0 +1,261 @@
+//! Several log directories: where partitions go, moving them while they are written, kills meanwhile, one that fails.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use caudal_protocol::ErrorCode;
+use caudal_protocol::messages::alter_replica_log_dirs_request::{
+    AlterReplicaLogDir, AlterReplicaLogDirTopic, AlterReplicaLogDirsRequest,
+};
+use caudal_protocol::messages::alter_replica_log_dirs_response::AlterReplicaLogDirsResponse;
+use caudal_protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;
+use caudal_protocol::messages::describe_log_dirs_response::DescribeLogDirsResponse;
+use caudal_protocol::messages::fetch_response::FetchResponse;
+use caudal_protocol::messages::metadata_request::MetadataRequest;
+use caudal_protocol::messages::metadata_response::MetadataResponse;
+use caudal_storage::RealDisk;
+
+use crate::fetch::{offsets, request};
+use crate::produce::{batch, produce};
+use crate::raw::{RawClient, TestBroker};
+
+const DIRS: [&str; 3] = ["a", "b", "c"];
+
+fn start(dir: tempfile::TempDir) -> TestBroker {
+    let paths: Vec<PathBuf> = DIRS.iter().map(|name| dir.path().join(name)).collect();
+    TestBroker::start_on(Arc::new(RealDisk), dir, |config| {
+        config.log_dir = paths[0].clone();
+        config.log_dirs = paths;
+    })
+    .unwrap()
+}
+
+fn alter(client: &mut RawClient, path: &Path, topic: &str, partition: i32) -> ErrorCode {
+    let topic = AlterReplicaLogDirTopic { name: topic.into(), partitions: vec![partition] };
+    let dir = AlterReplicaLogDir { path: path.display().to_string(), topics: vec![topic] };
+    let response: AlterReplicaLogDirsResponse = client.ask(&AlterReplicaLogDirsRequest { dirs: vec![dir] }, 2);
+    ErrorCode::from_code(response.results[0].partitions[0].error_code)
+}
+
+/// Where a partition is, by the last part of the path, with those on their way.
+fn places(client: &mut RawClient, topic: &str, partition: i32) -> Vec<(String, bool)> {
+    let response: DescribeLogDirsResponse = client.ask(&DescribeLogDirsRequest::default(), 4);
+    let mut places = Vec::new();
+    for dir in response.results {
+        let name = Path::new(&dir.log_dir).file_name().unwrap().to_str().unwrap().to_owned();
+        for found in dir.topics.iter().filter(|found| found.name == topic) {
+            let here = found.partitions.iter().filter(|p| p.partition_index == partition);
+            places.extend(here.map(|p| (name.clone(), p.is_future_key)));
+        }
+    }
+    places
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn is_in(client: &mut RawClient, topic: &str, dir: &str) -> bool {
+    places(client, topic, 0) == [(dir.to_owned(), false)]
+}
+
+/// All offsets of the first partition, read from the start.
+fn read(client: &mut RawClient, topic: &str) -> Vec<i64> {
+    let mut all = Vec::new();
+    loop {
+        let next = all.last().map_or(0, |last| last + 1);
+        let response: FetchResponse = client.ask(&request(topic, &[(0, next)]), 12);
+        let data = &response.responses[0].partitions[0];
+        assert_eq!(data.error_code, 0);
+        let found = offsets(data);
+        if found.is_empty() {
+            return all;
+        }
+        all.extend(found);
+    }
+}
+
+#[test]
+fn partitions_are_spread_and_stay_where_they_are() {
+    let broker = start(tempfile::tempdir().unwrap());
+    broker.create_topic("t", 9);
+    let mut client = broker.connect();
+    let by_dir = |client: &mut RawClient| -> Vec<Vec<i32>> {
+        let response: DescribeLogDirsResponse = client.ask(&DescribeLogDirsRequest::default(), 4);
+        assert_eq!(response.results.len(), 3);
+        let partitions = response.results.iter().map(|dir| {
+            assert!(dir.total_bytes > 0);
+            dir.topics.iter().flat_map(|topic| &topic.partitions).map(|p| p.partition_index).collect()
+        });
+        partitions.collect()
+    };
+    let before = by_dir(&mut client);
+    assert!(before.iter().all(|partitions| partitions.len() == 3), "{before:?}");
+    for partition in 0..9 {
+        assert_eq!(produce(&mut client, "t", partition, batch(1, 10)).error_code, 0);
+    }
+    let context = broker.context();
+    let ids = context.replicas.log_dirs.ids();
+    until("the metadata tells the directories", || {
+        let image = context.metadata.image();
+        (0..9).all(|p| image.partition("t", p).unwrap().directories.iter().all(|id| ids.contains(id)))
+    });
+    assert_eq!(context.metadata.image().broker(1).unwrap().log_dirs, ids);
+    let dir = broker.end(false);
+    let broker = start(dir);
+    let mut client = broker.connect();
+    assert_eq!(by_dir(&mut client), before);
+    assert_eq!(produce(&mut client, "t", 4, batch(1, 10)).base_offset, 1);
+}
+
+#[test]
+fn a_partition_moves_while_it_is_written() {
+    let broker = start(tempfile::tempdir().unwrap());
+    broker.create_topic("t", 1);
+    let path = broker.path().to_owned();
+    let mut client = broker.connect();
+    assert_eq!(alter(&mut client, &path.join("x"), "t", 0), ErrorCode::LogDirNotFound);
+    assert_eq!(alter(&mut client, &path.join("b"), "t", 7), ErrorCode::UnknownTopicOrPartition);
+    let stop = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut client = broker.connect();
+            let mut written = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let answer = produce(&mut client, "t", 0, batch(1, 1000));
+                assert_eq!((answer.error_code, answer.base_offset), (0, written), "no write fails or gets lost");
+                written += 1;
+            }
+            written
+        });
+        for to in ["b", "c", "a", "b"] {
+            let target = path.join(to);
+            assert_eq!(alter(&mut client, &target, "t", 0), ErrorCode::None);
+            until("moved", || is_in(&mut client, "t", to));
+        }
+        stop.store(true, Ordering::Relaxed);
+        writer.join().unwrap()
+    });
+    assert!(written > 10);
+    assert_eq!(read(&mut client, "t"), (0..written).collect::<Vec<_>>());
+    assert!(path.join("b/t-0").exists() && !path.join("a/t-0").exists());
+    let broker = start(broker.end(true));
+    let mut client = broker.connect();
+    assert!(is_in(&mut client, "t", "b"));
+    assert_eq!(produce(&mut client, "t", 0, batch(1, 10)).base_offset, written);
+    assert_eq!(read(&mut client, "t").len() as i64, written + 1);
+}
+
+#[test]
+fn a_wish_is_remembered_until_the_topic_is_there() {
+    let broker = start(tempfile::tempdir().unwrap());
+    let mut client = broker.connect();
+    let target = broker.path().join("c");
+    assert_eq!(alter(&mut client, &target, "later", 0), ErrorCode::UnknownTopicOrPartition);
+    broker.create_topic("later", 1);
+    assert!(is_in(&mut client, "later", "c"));
+}
+
+/// What a kill leaves: a copy on its way, or two directories of the same name between the renames.
+#[test]
+fn kills_while_a_partition_moves_lose_nothing() {
+    let broker = start(tempfile::tempdir().unwrap());
+    broker.create_topic("t", 1);
+    let mut client = broker.connect();
+    let written = 20;
+    for _ in 0..written {
+        produce(&mut client, "t", 0, batch(1, 100));
+    }
+    let home = places(&mut client, "t", 0)[0].0.clone();
+    let mut dir = broker.end(true);
+    let unique = "0123456789abcdef0123456789abcdef";
+    let copy = |from: PathBuf, to: PathBuf| {
+        std::fs::create_dir(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    let other = DIRS.iter().find(|name| **name != home).unwrap();
+    // On its way, and not whole.
+    let future = dir.path().join(other).join(format!("t-0.{unique}-future"));
+    std::fs::create_dir(&future).unwrap();
+    std::fs::write(future.join("00000000000000000000.log"), [1, 2, 3]).unwrap();
+    let broker = start(dir);
+    assert!(!future.exists());
+    let mut client = broker.connect();
+    assert!(is_in(&mut client, "t", &home));
+    assert_eq!(read(&mut client, "t").len(), written);
+    // Between the renames.
+    dir = broker.end(true);
+    copy(dir.path().join(&home).join("t-0"), dir.path().join(other).join("t-0"));
+    let broker = start(dir);
+    let mut client = broker.connect();
+    assert_eq!(places(&mut client, "t", 0).len(), 1);
+    assert_eq!(read(&mut client, "t").len(), written);
+    let now = places(&mut client, "t", 0)[0].0.clone();
+    // Another broker ended between its renames.
+    dir = broker.end(true);
+    std::fs::rename(dir.path().join(&now).join("t-0"), dir.path().join(&now).join(format!("t-0.{unique}-future")))
+        .unwrap();
+    let broker = start(dir);
+    let mut client = broker.connect();
+    assert_eq!(read(&mut client, "t").len(), written);
+    assert_eq!(produce(&mut client, "t", 0, batch(1, 10)).base_offset, written as i64);
+}
+
+#[test]
+fn a_failed_directory_takes_only_its_partitions_along() {
+    let disk = caudal_storage::crash::CrashDisk::new();
+    let dir = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> = DIRS.iter().map(|name| dir.path().join(name)).collect();
+    let set = paths.clone();
+    let start = |dir: tempfile::TempDir| {
+        TestBroker::start_on(Arc::new(disk.clone()), dir, |config| {
+            config.log_dir = set[0].clone();
+            config.log_dirs = set.clone();
+        })
+        .unwrap()
+    };
+    let broker = start(dir);
+    broker.create_topic("t", 6);
+    let mut client = broker.connect();
+    let failing: Vec<i32> = (0..6).filter(|p| places(&mut client, "t", *p)[0].0 == "b").collect();
+    assert_eq!(failing.len(), 2);
+    disk.set_dir_sync_fails(Some(&paths[1]));
+    for partition in 0..6 {
+        let answer = produce(&mut client, "t", partition, batch(1, 10));
+        let expected = if failing.contains(&partition) { ErrorCode::KafkaStorageError } else { ErrorCode::None };
+        assert_eq!(answer.error_code, expected.code(), "partition {partition}");
+    }
+    until("partitions of the failed directory have no leader", || {
+        let metadata: MetadataResponse = client.ask(&MetadataRequest { topics: None, ..Default::default() }, 12);
+        metadata.topics[0].partitions.iter().all(|partition| {
+            let offline = failing.contains(&partition.partition_index);
+            (partition.leader_id == -1) == offline && (partition.offline_replicas == [1]) == offline
+        })
+    });
+    assert_eq!(
+        alter(&mut client, &paths[1], "t", (0..6).find(|p| !failing.contains(p)).unwrap()),
+        ErrorCode::KafkaStorageError
+    );
+    assert_eq!(alter(&mut client, &paths[2], "t", failing[0]), ErrorCode::KafkaStorageError);
+    let response: DescribeLogDirsResponse = client.ask(&DescribeLogDirsRequest::default(), 4);
+    let errors: Vec<i16> = response.results.iter().map(|dir| dir.error_code).collect();
+    assert_eq!(errors, [0, ErrorCode::KafkaStorageError.code(), 0]);
+    // New partitions go elsewhere.
+    broker.create_topic("u", 4);
+    assert!((0..4).all(|p| places(&mut client, "u", p)[0].0 != "b"));
+    disk.set_dir_sync_fails(None);
+    let broker = start(broker.end(true));
+    let mut client = broker.connect();
+    for partition in 0..6 {
+        assert_eq!(produce(&mut client, "t", partition, batch(1, 10)).error_code, 0, "{partition}");
+    }
+}
