@@ -159,7 +159,11 @@ impl LogDirs {
     /// # Errors
     /// That of the last directory that could not be closed cleanly.
     pub fn close(&self, broker_epoch: i64) -> Result<(), OpenError> {
-        self.all().map(|dir| dir.close(broker_epoch)).fold(Ok(()), |all, one| one.and(all))
+        let mut closed = Ok(());
+        for dir in self.all() {
+            closed = dir.close(broker_epoch).and(closed);
+        }
+        closed
     }
 }
 

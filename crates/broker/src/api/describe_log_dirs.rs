@@ -72,7 +72,6 @@ fn describe(log: &Log, offset_lag: i64, is_future_key: bool) -> DescribeLogDirsP
         partition_size: i64::try_from(log.size_bytes()).unwrap_or(i64::MAX),
         offset_lag,
         is_future_key,
-        ..DescribeLogDirsPartition::default()
     }
 }
 

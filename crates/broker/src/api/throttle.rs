@@ -28,6 +28,7 @@ throttled! {
     AlterClientQuotasResponse
     AlterConfigsResponse
     AlterPartitionReassignmentsResponse
+    AlterReplicaLogDirsResponse
     AlterUserScramCredentialsResponse
     ApiVersionsResponse
     ConsumerGroupDescribeResponse
@@ -46,7 +47,7 @@ throttled! {
     DescribeConfigsResponse
     DescribeDelegationTokenResponse
     DescribeGroupsResponse
-    AlterReplicaLogDirsResponse, DescribeLogDirsResponse
+    DescribeLogDirsResponse
     DescribeProducersResponse
     DescribeTopicPartitionsResponse
     DescribeTransactionsResponse

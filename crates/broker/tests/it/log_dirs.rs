@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use caudal_protocol::ErrorCode;
@@ -41,7 +41,7 @@ fn alter(client: &mut RawClient, path: &Path, topic: &str, partition: i32) -> Er
 
 /// Where a partition is, by the last part of the path, with those on their way.
 fn places(client: &mut RawClient, topic: &str, partition: i32) -> Vec<(String, bool)> {
-    let response: DescribeLogDirsResponse = client.ask(&DescribeLogDirsRequest::default(), 4);
+    let response: DescribeLogDirsResponse = client.ask(&DescribeLogDirsRequest { topics: None }, 4);
     let mut places = Vec::new();
     for dir in response.results {
         let name = Path::new(&dir.log_dir).file_name().unwrap().to_str().unwrap().to_owned();
@@ -87,7 +87,7 @@ fn partitions_are_spread_and_stay_where_they_are() {
     broker.create_topic("t", 9);
     let mut client = broker.connect();
     let by_dir = |client: &mut RawClient| -> Vec<Vec<i32>> {
-        let response: DescribeLogDirsResponse = client.ask(&DescribeLogDirsRequest::default(), 4);
+        let response: DescribeLogDirsResponse = client.ask(&DescribeLogDirsRequest { topics: None }, 4);
         assert_eq!(response.results.len(), 3);
         let partitions = response.results.iter().map(|dir| {
             assert!(dir.total_bytes > 0);
@@ -123,14 +123,17 @@ fn a_partition_moves_while_it_is_written() {
     assert_eq!(alter(&mut client, &path.join("x"), "t", 0), ErrorCode::LogDirNotFound);
     assert_eq!(alter(&mut client, &path.join("b"), "t", 7), ErrorCode::UnknownTopicOrPartition);
     let stop = AtomicBool::new(false);
+    let acknowledged = AtomicI64::new(0);
     let written = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let mut client = broker.connect();
             let mut written = 0;
-            while !stop.load(Ordering::Relaxed) {
+            let deadline = Instant::now() + Duration::from_secs(300);
+            while !stop.load(Ordering::Relaxed) && Instant::now() < deadline {
                 let answer = produce(&mut client, "t", 0, batch(1, 1000));
                 assert_eq!((answer.error_code, answer.base_offset), (0, written), "no write fails or gets lost");
                 written += 1;
+                acknowledged.store(written, Ordering::Relaxed);
             }
             written
         });
@@ -138,6 +141,8 @@ fn a_partition_moves_while_it_is_written() {
             let target = path.join(to);
             assert_eq!(alter(&mut client, &target, "t", 0), ErrorCode::None);
             until("moved", || is_in(&mut client, "t", to));
+            let before = acknowledged.load(Ordering::Relaxed);
+            until("written on", || acknowledged.load(Ordering::Relaxed) > before + 3);
         }
         stop.store(true, Ordering::Relaxed);
         writer.join().unwrap()
@@ -246,7 +251,7 @@ fn a_failed_directory_takes_only_its_partitions_along() {
         ErrorCode::KafkaStorageError
     );
     assert_eq!(alter(&mut client, &paths[2], "t", failing[0]), ErrorCode::KafkaStorageError);
-    let response: DescribeLogDirsResponse = client.ask(&DescribeLogDirsRequest::default(), 4);
+    let response: DescribeLogDirsResponse = client.ask(&DescribeLogDirsRequest { topics: None }, 4);
     let errors: Vec<i16> = response.results.iter().map(|dir| dir.error_code).collect();
     assert_eq!(errors, [0, ErrorCode::KafkaStorageError.code(), 0]);
     // New partitions go elsewhere.

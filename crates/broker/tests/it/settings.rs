@@ -24,7 +24,7 @@ fn a_node_of_another_quorum_is_refused() {
         ("process.roles=controller", "line 1: process.roles=controller"),
         ("node.id=1\ncontroller.quorum.voters=1@a:9093,2@b:9093", "line 2: controller.quorum.voters=1@a:9093,2@b:9093"),
         ("node.id=1\ncontroller.quorum.voters=2@b:9093", "controller.quorum.voters=2@b:9093"),
-        ("log.dirs=/data/a\nmetadata.log.dir=/data/b", "metadata.log.dir=/data/b"),
+        ("log.dirs=/data/a,/data/b,/data/a/", "it names /data/a/ twice"),
         ("create.topic.policy.class.name=a.B", "create.topic.policy.class.name=a.B"),
         ("alter.config.policy.class.name=a.B", "alter.config.policy.class.name=a.B"),
         ("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer", "no authorizer is served"),
@@ -51,6 +51,19 @@ fn a_node_that_is_all_by_itself_is_taken() {
         warnings.iter().any(|w| w.contains("authorizer.class.name=") && w.contains("has no effect")),
         "{warnings:?}"
     );
+}
+
+#[test]
+fn log_directories_are_read() {
+    let dirs = |text: &str| {
+        let config = read(text).unwrap().0;
+        let all = config.partition_dirs().iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(" ");
+        (config.log_dir.display().to_string(), all)
+    };
+    let pair = |metadata: &str, all: &str| (metadata.to_owned(), all.to_owned());
+    assert_eq!(dirs("log.dirs=/data/a, /data/b"), pair("/data/a", "/data/a /data/b"));
+    assert_eq!(dirs("log.dirs=/data/a,/data/b\nmetadata.log.dir=/data/b/"), pair("/data/b", "/data/a /data/b"));
+    assert_eq!(dirs("log.dirs=/data/a\nmetadata.log.dir=/data/m"), pair("/data/m", "/data/a"));
 }
 
 #[test]
