@@ -36,7 +36,7 @@ pub(crate) struct FlushQueue {
     state: Mutex<QueueState>,
     changed: Condvar,
     /// How long fsyncs took.
-    pub times: Histogram,
+    pub times: Arc<Histogram>,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +46,11 @@ struct QueueState {
 }
 
 impl FlushQueue {
+    /// `times`: where those of fsyncs are noted.
+    pub fn new(times: Arc<Histogram>) -> FlushQueue {
+        FlushQueue { times, ..FlushQueue::default() }
+    }
+
     /// Asks for a flush that nobody waits for.
     pub fn request(&self, log: &Arc<Log>) {
         let queued = std::mem::replace(&mut log.waiters.lock().queued, true);

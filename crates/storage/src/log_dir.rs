@@ -20,6 +20,7 @@ use crate::config::LogConfig;
 use crate::disk::{DirLock, Disk, OpenMode};
 use crate::error::{Offline, OpenError};
 use crate::flusher::{FlushQueue, Flusher};
+use crate::histogram::Histogram;
 use crate::log::recover::{Checkpoints, Shared};
 use crate::log::{DirHealth, Log, LogRecovery, wall_clock_ms};
 use crate::segment::LOG_SUFFIX;
@@ -36,6 +37,8 @@ pub struct LogDirConfig {
     pub producer_id_expiration_ms: i64,
     /// What a log obeys until the broker knows its topic's configuration.
     pub log: LogConfig,
+    /// Where the times of fsyncs are noted; those of several directories together.
+    pub flush_times: Arc<Histogram>,
 }
 
 impl Default for LogDirConfig {
@@ -46,6 +49,7 @@ impl Default for LogDirConfig {
             recovery_threads: 2,
             producer_id_expiration_ms: 24 * 60 * 60 * 1000,
             log: LogConfig::default(),
+            flush_times: Arc::default(),
         }
     }
 }
@@ -119,7 +123,7 @@ impl LogDir {
             io::ErrorKind::WouldBlock => OpenError::Locked { dir: path.to_owned() },
             _ => failed(source),
         })?;
-        let queue = Arc::new(FlushQueue::default());
+        let queue = Arc::new(FlushQueue::new(Arc::clone(&config.flush_times)));
         let flusher = Flusher::start(Arc::clone(&queue), config.flush_threads).map_err(failed)?;
         let shared = Shared {
             health: Arc::new(DirHealth::new(path.to_owned())),
