@@ -63,6 +63,7 @@ requests! {
     DeleteRecords => delete_records_request::DeleteRecordsRequest;
     InitProducerId => init_producer_id_request::InitProducerIdRequest;
     OffsetForLeaderEpoch => offset_for_leader_epoch_request::OffsetForLeaderEpochRequest;
+    AlterReplicaLogDirs => alter_replica_log_dirs_request::AlterReplicaLogDirsRequest;
     DescribeLogDirs => describe_log_dirs_request::DescribeLogDirsRequest;
     DeleteGroups => delete_groups_request::DeleteGroupsRequest;
     OffsetDelete => offset_delete_request::OffsetDeleteRequest;
