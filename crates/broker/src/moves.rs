@@ -143,6 +143,18 @@ fn first_offset(source: &Log) -> Result<i64, MoveError> {
     Ok(BatchHeader::parse(&bytes).map_or(start, |header| header.base_offset))
 }
 
+/// A read that is bounded by bytes may end within a batch; the first is whole.
+fn whole_batches(bytes: &[u8]) -> &[u8] {
+    let mut end = 0;
+    while let Some(Ok(header)) = bytes.get(end..).map(BatchHeader::parse) {
+        if end + header.size_bytes() > bytes.len() {
+            break;
+        }
+        end += header.size_bytes();
+    }
+    bytes.get(..end).unwrap_or(bytes)
+}
+
 /// Copies batches up to `end`.
 pub fn copy(source: &Log, future: &Arc<Log>, end: i64, is_cancelled: &dyn Fn() -> bool) -> Result<(), MoveError> {
     let most = COPY_BYTES.min(usize::try_from(source.config().segment_bytes / 2).unwrap_or(COPY_BYTES));
@@ -155,7 +167,7 @@ pub fn copy(source: &Log, future: &Arc<Log>, end: i64, is_cancelled: &dyn Fn() -
             break;
         }
         let bytes = slice.to_bytes().map_err(|error| MoveError::Io(source.topic_partition().clone(), error))?;
-        future.append(&bytes, 0, AppendOrigin::Replication)?;
+        future.append(whole_batches(&bytes), 0, AppendOrigin::Replication)?;
     }
     Ok(())
 }

@@ -122,12 +122,17 @@ fn a_partition_moves_while_it_is_written() {
     let mut client = broker.connect();
     assert_eq!(alter(&mut client, &path.join("x"), "t", 0), ErrorCode::LogDirNotFound);
     assert_eq!(alter(&mut client, &path.join("b"), "t", 7), ErrorCode::UnknownTopicOrPartition);
+    // Several copies' worth, whose ends are not those of batches.
+    let prior = 40;
+    for _ in 0..prior {
+        assert_eq!(produce(&mut client, "t", 0, batch(1, 150_000)).error_code, 0);
+    }
     let stop = AtomicBool::new(false);
     let acknowledged = AtomicI64::new(0);
     let written = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let mut client = broker.connect();
-            let mut written = 0;
+            let mut written = prior;
             let deadline = Instant::now() + Duration::from_secs(300);
             while !stop.load(Ordering::Relaxed) && Instant::now() < deadline {
                 let answer = produce(&mut client, "t", 0, batch(1, 1000));
@@ -147,7 +152,7 @@ fn a_partition_moves_while_it_is_written() {
         stop.store(true, Ordering::Relaxed);
         writer.join().unwrap()
     });
-    assert!(written > 10);
+    assert!(written > prior + 10);
     assert_eq!(read(&mut client, "t"), (0..written).collect::<Vec<_>>());
     assert!(path.join("b/t-0").exists() && !path.join("a/t-0").exists());
     let broker = start(broker.end(true));
