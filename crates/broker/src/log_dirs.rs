@@ -308,3 +308,80 @@ fn set_aside(dir: &Dir, partition: &TopicPartition, kept: &Dir) -> Result<(), Op
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use caudal_protocol::batch::BatchBuilder;
+    use caudal_protocol::compression::Codec;
+    use caudal_storage::crash::{CrashDisk, Fate};
+    use caudal_storage::{AppendOrigin, LogConfig};
+
+    use super::*;
+    use crate::moves;
+
+    const RECORDS: i64 = 30;
+
+    fn open_both(disk: &CrashDisk) -> LogDirs {
+        let dir = |path: &str| {
+            let disk = Arc::new(disk.clone());
+            let log_dir = Arc::new(LogDir::open(Path::new(path), LogDirConfig::default(), disk).unwrap().0);
+            Dir { id: Uuid::random(), path: PathBuf::from(path), log_dir }
+        };
+        let dirs = vec![dir("/a"), dir("/b")];
+        let dirs = LogDirs::new(dirs[0].log_dir.clone(), dirs);
+        finish_moves(&dirs).unwrap();
+        dirs
+    }
+
+    /// Moves the only partition as [`crate::replicas::Replicas::exchange`] does.
+    fn carry_over(dirs: &LogDirs) {
+        let (from, to) = (&dirs.dirs[0].log_dir, &dirs.dirs[1].log_dir);
+        let source = from.logs().remove(0);
+        let name = source.topic_partition().clone();
+        let config = LogConfig::clone(&source.config());
+        let wanted = TopicLog { topic_partition: name.clone(), topic_id: source.topic_id(), config };
+        let future = to.create_future(wanted, 0).unwrap();
+        moves::copy(&source, &future, source.durable_end_offset(), &|| false).unwrap();
+        let end = source.pause().unwrap();
+        moves::copy(&source, &future, end, &|| false).unwrap();
+        to.adopt_future(&name, None).unwrap();
+        from.delete_log(&name).unwrap();
+        from.remove_doomed();
+    }
+
+    #[test]
+    fn a_move_may_be_cut_off_anywhere() {
+        let disk = CrashDisk::new();
+        let dirs = open_both(&disk);
+        let name = TopicPartition::new("t", 0);
+        let config = LogConfig { segment_bytes: 1000, file_delete_delay_ms: 0, ..LogConfig::default() };
+        let wanted = TopicLog { topic_partition: name.clone(), topic_id: Some(Uuid::random()), config };
+        let log = dirs.create_log(wanted).unwrap().0;
+        for n in 0..RECORDS {
+            let mut batch = BatchBuilder::new(Codec::None).producer(7, 0, i32::try_from(n).unwrap());
+            batch.append(n, Some(b"key"), Some(&[b'v'; 50]), &[]);
+            log.append(&batch.build().unwrap(), i32::try_from(n / 10).unwrap(), AppendOrigin::Client).unwrap();
+        }
+        log.flush().unwrap();
+        let begin = disk.operations();
+        carry_over(&dirs);
+        let holders = |dirs: &LogDirs| dirs.iter().filter(|dir| dir.log_dir.log(&name).is_some()).count();
+        assert!(holders(&dirs) == 1 && dirs.dirs[1].log_dir.log(&name).is_some());
+        let fates = [Fate::Kept, Fate::Dropped];
+        for cut in begin..=disk.operations() {
+            for fate in fates {
+                let image = disk.image(cut, |_| fate);
+                let dirs = open_both(&image);
+                assert_eq!(holders(&dirs), 1, "cut at {cut}, {fate:?}");
+                let log = dirs.iter().find_map(|dir| dir.log_dir.log(&name)).unwrap();
+                assert_eq!((log.log_start_offset(), log.log_end_offset()), (0, RECORDS), "cut at {cut}, {fate:?}");
+                assert_eq!((log.latest_epoch(), log.end_offset_for_epoch(1)), (Some(2), (1, 20)), "cut at {cut}");
+                assert_eq!(log.active_producers().len(), 1);
+                for offset in 0..RECORDS {
+                    log.read(offset, 1, RECORDS, true).unwrap();
+                }
+                assert!(dirs.iter().all(|dir| dir.log_dir.left_futures().unwrap().is_empty()));
+            }
+        }
+    }
+}
