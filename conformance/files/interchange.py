@@ -254,8 +254,16 @@ class Interchange:
         if turn % 4 == 3:
             for f in self.admin.create_partitions([NewPartitions("grows", 2 + turn // 4)]).values():
                 f.result(30)
-        made, gone = {f"made-{turn}"}, {f"made-{turn - 1}"}
-        until("topics made and deleted", lambda: made <= (now := set(self.admin.list_topics(timeout=10).topics)) and not gone & now)
+        made, gone, wanted = f"made-{turn}", f"made-{turn - 1}", 1 + (turn + 1) // 4
+
+        def shows():
+            """Kafka shows what it was told a moment later."""
+            now = self.admin.list_topics(timeout=10).topics
+            values = {value for found in self.described_configs().values() for value, _ in found.values()}
+            told = {str(1_000_000 + turn), str(2_000_000 + turn), str(600_000_000 + turn)}
+            return made in now and gone not in now and len(now["grows"].partitions) == wanted and told <= values
+
+        until("what was changed", shows)
 
     def work_on(self, who, turn):
         self.transactions(who, turn)
