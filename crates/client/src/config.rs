@@ -323,7 +323,10 @@ fn nearest(name: &str) -> Option<&'static str> {
     let distance = |known| edit_distance(&lower, known).min(edit_distance(&lower, beginning(known)) + 1);
     // Of names that are as near the first of the table counts: the usual one.
     let scored = PROPERTIES.iter().map(|p| (distance(p.name), p.name));
-    scored.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 2 + name.len() / 6).map(|(_, name)| name)
+    scored
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= 2 + name.len() / 6)
+        .map(|(_, name)| name)
 }
 
 /// Levenshtein distance.
