@@ -8,9 +8,9 @@ use std::time::Duration;
 use caudal_cluster::controller::Decision;
 use caudal_cluster::format::{self, FormatError};
 use caudal_cluster::log::{ACCEPT_LOSS, METADATA_TOPIC};
-use caudal_cluster::{MetadataLog, MetadataLogError, SnapshotPolicy};
-use caudal_protocol::Uuid;
+use caudal_cluster::{MetadataImage, MetadataLog, MetadataLogError, SnapshotPolicy};
 use caudal_protocol::records::metadata::FeatureLevelRecord;
+use caudal_protocol::{TopicPartition, Uuid};
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::{Cleaner, Disk, OpenError, RealDisk, RecoveryReport};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -73,6 +73,11 @@ pub enum StartError {
          __cluster_metadata-0 from a backup; or start once with {ACCEPT_LOSS}=true, which sets them all aside"
     )]
     NoMetadata { dir: PathBuf, logs: usize },
+    #[error(
+        "failed to start: {partitions} partitions, {first} among them, lie in a log directory that is not there (directory.id \
+         {directory}). Name it in log.dirs, with what it held; or start once with {ACCEPT_LOSS}=true, which begins them anew, empty"
+    )]
+    NoDirectory { partitions: usize, first: TopicPartition, directory: Uuid },
     #[error(
         "failed to start the quorum in {dir}: it was formatted to join another (--no-initial-controllers), and only a quorum of \
          this node alone is supported; format it with --standalone"
@@ -286,11 +291,40 @@ fn check_metadata(config: &BrokerConfig, log_dirs: &LogDirs, metadata_log: &Meta
             return Err(StartError::NoVoters { dir: dir() });
         }
     }
+    if let Some(missing) = missing_directory(metadata_log.image(), config.node_id, log_dirs)
+        && !properties.bool(ACCEPT_LOSS)
+    {
+        return Err(missing);
+    }
     let acls = metadata_log.image().acls().len();
     if acls > 0 && properties.get(AUTHORIZER).is_some_and(|class| !class.is_empty()) {
         return Err(StartError::Acls(acls));
     }
     Ok(())
+}
+
+/// Partitions of this node that the metadata has in a directory that is not among ours, and of which no other has a log: they
+/// would begin anew, empty, for want of a disk that was not mounted.
+fn missing_directory(image: &MetadataImage, node_id: i32, log_dirs: &LogDirs) -> Option<StartError> {
+    let (ids, mut missing) = (log_dirs.ids(), Vec::new());
+    for topic in image.topics() {
+        for (index, partition) in &topic.partitions {
+            let own = partition.replicas.iter().zip(&partition.directories).find(|(replica, _)| **replica == node_id);
+            let Some((_, directory)) = own.filter(|(_, id)| !is_reserved(id) && !ids.contains(id)) else { continue };
+            let name = TopicPartition { topic: topic.name.clone(), partition: *index };
+            if log_dirs.iter().all(|dir| dir.log_dir.log(&name).is_none()) {
+                missing.push((name, *directory));
+            }
+        }
+    }
+    let partitions = missing.len();
+    let (first, directory) = missing.into_iter().next()?;
+    Some(StartError::NoDirectory { partitions, first, directory })
+}
+
+/// Ids below 100 stand for no directory (KIP-858): unassigned, lost, migrating.
+fn is_reserved(id: &Uuid) -> bool {
+    u128::from_be_bytes(id.0) < 100
 }
 
 fn snapshot_policy(config: &BrokerConfig) -> SnapshotPolicy {

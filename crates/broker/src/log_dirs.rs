@@ -303,8 +303,8 @@ fn set_aside(dir: &Dir, partition: &TopicPartition, kept: &Dir) -> Result<(), Op
     let away = dir.log_dir.set_aside(partition)?;
     tracing::warn!(
         %partition, kept = %kept.path.display(), dir = %away.display(),
-        "two directories held the partition, as after a move that was interrupted: the shorter log was set aside and can be \
-         deleted"
+        "two directories held the partition: the shorter log was set aside. After a move that was interrupted the other has \
+         all of it; after a start without this directory it has not: look before you delete it"
     );
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use caudal_broker::StartError;
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::alter_replica_log_dirs_request::{
     AlterReplicaLogDir, AlterReplicaLogDirTopic, AlterReplicaLogDirsRequest,
@@ -24,12 +25,15 @@ use crate::raw::{RawClient, TestBroker};
 const DIRS: [&str; 3] = ["a", "b", "c"];
 
 fn start(dir: tempfile::TempDir) -> TestBroker {
-    let paths: Vec<PathBuf> = DIRS.iter().map(|name| dir.path().join(name)).collect();
+    start_in(&DIRS, dir).unwrap()
+}
+
+fn start_in(names: &[&str], dir: tempfile::TempDir) -> Result<TestBroker, StartError> {
+    let paths: Vec<PathBuf> = names.iter().map(|name| dir.path().join(name)).collect();
     TestBroker::start_on(Arc::new(RealDisk), dir, |config| {
         config.log_dir = paths[0].clone();
         config.log_dirs = paths;
     })
-    .unwrap()
 }
 
 fn alter(client: &mut RawClient, path: &Path, topic: &str, partition: i32) -> ErrorCode {
@@ -112,6 +116,52 @@ fn partitions_are_spread_and_stay_where_they_are() {
     let mut client = broker.connect();
     assert_eq!(by_dir(&mut client), before);
     assert_eq!(produce(&mut client, "t", 4, batch(1, 10)).base_offset, 1);
+}
+
+/// As when a disk is not mounted, or a line of the settings is lost.
+#[test]
+fn partitions_of_a_directory_that_is_not_there_do_not_begin_anew() {
+    let broker = start(tempfile::tempdir().unwrap());
+    broker.create_topic("t", 3);
+    let mut client = broker.connect();
+    for partition in 0..3 {
+        assert_eq!(produce(&mut client, "t", partition, batch(1, 10)).error_code, 0);
+    }
+    let context = broker.context();
+    let ids = context.replicas.log_dirs.ids();
+    until("the metadata tells the directories", || {
+        let image = context.metadata.image();
+        (0..3).all(|p| image.partition("t", p).unwrap().directories.iter().all(|id| ids.contains(id)))
+    });
+    let kept = broker.end(true).keep();
+    let refused = |dir: &Path, names: &[&str]| {
+        // The broker that is refused takes its directory along.
+        let copy = tempfile::tempdir().unwrap();
+        for name in DIRS {
+            copy_dir(&dir.join(name), &copy.path().join(name));
+        }
+        if names.len() == DIRS.len() {
+            std::fs::remove_dir_all(copy.path().join("c")).unwrap();
+        }
+        let error = start_in(names, copy).err().unwrap();
+        assert!(matches!(&error, StartError::NoDirectory { partitions: 1, .. }), "{error}");
+    };
+    refused(&kept, &["a", "b"]);
+    refused(&kept, &DIRS);
+    std::fs::remove_dir_all(kept).unwrap();
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 #[test]
