@@ -20,7 +20,7 @@ use crate::raw::{RawClient, TestBroker, frame};
 
 const MIB: usize = 1024 * 1024;
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");

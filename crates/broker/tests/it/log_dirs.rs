@@ -16,21 +16,22 @@ use caudal_protocol::messages::describe_log_dirs_response::DescribeLogDirsRespon
 use caudal_protocol::messages::fetch_response::FetchResponse;
 use caudal_protocol::messages::metadata_request::MetadataRequest;
 use caudal_protocol::messages::metadata_response::MetadataResponse;
-use caudal_storage::RealDisk;
+use caudal_storage::{Disk, RealDisk};
 
 use crate::fetch::{offsets, request};
+use crate::limits::wait_until;
 use crate::produce::{batch, produce};
 use crate::raw::{RawClient, TestBroker};
 
 const DIRS: [&str; 3] = ["a", "b", "c"];
 
 fn start(dir: tempfile::TempDir) -> TestBroker {
-    start_in(&DIRS, dir).unwrap()
+    start_in(Arc::new(RealDisk), &DIRS, dir).unwrap()
 }
 
-fn start_in(names: &[&str], dir: tempfile::TempDir) -> Result<TestBroker, StartError> {
+fn start_in(disk: Arc<dyn Disk>, names: &[&str], dir: tempfile::TempDir) -> Result<TestBroker, StartError> {
     let paths: Vec<PathBuf> = names.iter().map(|name| dir.path().join(name)).collect();
-    TestBroker::start_on(Arc::new(RealDisk), dir, |config| {
+    TestBroker::start_on(disk, dir, |config| {
         config.log_dir = paths[0].clone();
         config.log_dirs = paths;
     })
@@ -57,12 +58,14 @@ fn places(client: &mut RawClient, topic: &str, partition: i32) -> Vec<(String, b
     places
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+/// Waits until the metadata says in which directories the partitions of `t` lie.
+fn until_told(broker: &TestBroker, partitions: i32) {
+    let context = broker.context();
+    let ids = context.replicas.log_dirs.ids();
+    wait_until("the metadata tells the directories", || {
+        let image = context.metadata.image();
+        (0..partitions).all(|p| image.partition("t", p).unwrap().directories.iter().all(|id| ids.contains(id)))
+    });
 }
 
 fn is_in(client: &mut RawClient, topic: &str, dir: &str) -> bool {
@@ -104,13 +107,9 @@ fn partitions_are_spread_and_stay_where_they_are() {
     for partition in 0..9 {
         assert_eq!(produce(&mut client, "t", partition, batch(1, 10)).error_code, 0);
     }
+    until_told(&broker, 9);
     let context = broker.context();
-    let ids = context.replicas.log_dirs.ids();
-    until("the metadata tells the directories", || {
-        let image = context.metadata.image();
-        (0..9).all(|p| image.partition("t", p).unwrap().directories.iter().all(|id| ids.contains(id)))
-    });
-    assert_eq!(context.metadata.image().broker(1).unwrap().log_dirs, ids);
+    assert_eq!(context.metadata.image().broker(1).unwrap().log_dirs, context.replicas.log_dirs.ids());
     let dir = broker.end(false);
     let broker = start(dir);
     let mut client = broker.connect();
@@ -127,12 +126,7 @@ fn partitions_of_a_directory_that_is_not_there_do_not_begin_anew() {
     for partition in 0..3 {
         assert_eq!(produce(&mut client, "t", partition, batch(1, 10)).error_code, 0);
     }
-    let context = broker.context();
-    let ids = context.replicas.log_dirs.ids();
-    until("the metadata tells the directories", || {
-        let image = context.metadata.image();
-        (0..3).all(|p| image.partition("t", p).unwrap().directories.iter().all(|id| ids.contains(id)))
-    });
+    until_told(&broker, 3);
     let kept = broker.end(true).keep();
     let refused = |dir: &Path, names: &[&str]| {
         // The broker that is refused takes its directory along.
@@ -143,7 +137,7 @@ fn partitions_of_a_directory_that_is_not_there_do_not_begin_anew() {
         if names.len() == DIRS.len() {
             std::fs::remove_dir_all(copy.path().join("c")).unwrap();
         }
-        let error = start_in(names, copy).err().unwrap();
+        let error = start_in(Arc::new(RealDisk), names, copy).err().unwrap();
         assert!(matches!(&error, StartError::NoDirectory { partitions: 1, .. }), "{error}");
     };
     refused(&kept, &["a", "b"]);
@@ -195,9 +189,9 @@ fn a_partition_moves_while_it_is_written() {
         for to in ["b", "c", "a", "b"] {
             let target = path.join(to);
             assert_eq!(alter(&mut client, &target, "t", 0), ErrorCode::None);
-            until("moved", || is_in(&mut client, "t", to));
+            wait_until("moved", || is_in(&mut client, "t", to));
             let before = acknowledged.load(Ordering::Relaxed);
-            until("written on", || acknowledged.load(Ordering::Relaxed) > before + 3);
+            wait_until("written on", || acknowledged.load(Ordering::Relaxed) > before + 3);
         }
         stop.store(true, Ordering::Relaxed);
         writer.join().unwrap()
@@ -235,13 +229,6 @@ fn kills_while_a_partition_moves_lose_nothing() {
     let home = places(&mut client, "t", 0)[0].0.clone();
     let mut dir = broker.end(true);
     let unique = "0123456789abcdef0123456789abcdef";
-    let copy = |from: PathBuf, to: PathBuf| {
-        std::fs::create_dir(&to).unwrap();
-        for file in std::fs::read_dir(from).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
-        }
-    };
     let other = DIRS.iter().find(|name| **name != home).unwrap();
     // On its way, and not whole.
     let future = dir.path().join(other).join(format!("t-0.{unique}-future"));
@@ -254,7 +241,7 @@ fn kills_while_a_partition_moves_lose_nothing() {
     assert_eq!(read(&mut client, "t").len(), written);
     // Between the renames.
     dir = broker.end(true);
-    copy(dir.path().join(&home).join("t-0"), dir.path().join(other).join("t-0"));
+    copy_dir(&dir.path().join(&home).join("t-0"), &dir.path().join(other).join("t-0"));
     let broker = start(dir);
     let mut client = broker.connect();
     assert_eq!(places(&mut client, "t", 0).len(), 1);
@@ -275,14 +262,7 @@ fn a_failed_directory_takes_only_its_partitions_along() {
     let disk = caudal_storage::crash::CrashDisk::new();
     let dir = tempfile::tempdir().unwrap();
     let paths: Vec<PathBuf> = DIRS.iter().map(|name| dir.path().join(name)).collect();
-    let set = paths.clone();
-    let start = |dir: tempfile::TempDir| {
-        TestBroker::start_on(Arc::new(disk.clone()), dir, |config| {
-            config.log_dir = set[0].clone();
-            config.log_dirs = set.clone();
-        })
-        .unwrap()
-    };
+    let start = |dir: tempfile::TempDir| start_in(Arc::new(disk.clone()), &DIRS, dir).unwrap();
     let broker = start(dir);
     broker.create_topic("t", 6);
     let mut client = broker.connect();
@@ -294,7 +274,7 @@ fn a_failed_directory_takes_only_its_partitions_along() {
         let expected = if failing.contains(&partition) { ErrorCode::KafkaStorageError } else { ErrorCode::None };
         assert_eq!(answer.error_code, expected.code(), "partition {partition}");
     }
-    until("partitions of the failed directory have no leader", || {
+    wait_until("partitions of the failed directory have no leader", || {
         let metadata: MetadataResponse = client.ask(&MetadataRequest { topics: None, ..Default::default() }, 12);
         metadata.topics[0].partitions.iter().all(|partition| {
             let offline = failing.contains(&partition.partition_index);
