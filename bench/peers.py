@@ -53,6 +53,30 @@ def compile_c(name, *libs):
     return out
 
 
+def bare(mode, chunk, file):
+    """CPU s/GB of the bare loop. It waits for ever when its port is taken, so it gets a few fresh ones."""
+    for _ in range(5):
+        if mode == "sink":
+            touch_page_cache(file.parent, int(2.2 * (1 << 30)))
+        try:
+            out = subprocess.run([TARGET / "bench/bare", mode, str(free_port()), str(chunk), file], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        except subprocess.TimeoutExpired:
+            continue
+        found = re.search(r"([\d.]+) CPU-s/GB", out.stdout)
+        if found:
+            return float(found[1]) / 1.073741824
+    sys.exit(f"bench: bare {mode} did not end; is there room for 2 GiB in {file.parent}?")
+
+
+def floor():
+    """The bare loop that receives, checksums and writes ("sink") and the one that sends a file ("source"), CPU s/GB, once per size of its chunks."""
+    if not (TARGET / "bench/bare").exists():
+        compile_c("bare")
+    with tempfile.TemporaryDirectory() as scratch:
+        for chunk in 16384, 65536, 131072:
+            yield {mode: bare(mode, chunk, Path(scratch) / "bare") for mode in ("sink", "source")}
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

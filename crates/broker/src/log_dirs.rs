@@ -139,15 +139,20 @@ impl LogDirs {
 
     /// See [`LogDir::checkpoint`].
     pub fn checkpoint(&self) {
+        self.write_recovery_points(LogDir::checkpoint);
+    }
+
+    fn write_recovery_points(&self, write: fn(&LogDir) -> Result<(), OpenError>) {
         for dir in self.all().filter(|dir| dir.check_online().is_ok()) {
-            if let Err(error) = dir.checkpoint() {
+            if let Err(error) = write(dir) {
                 tracing::warn!("failed to write recovery points: {error}");
             }
         }
     }
 
-    /// See [`LogDir::flush_overdue`] and [`LogDir::remove_doomed`].
+    /// See [`LogDir::flush_overdue`], [`LogDir::checkpoint_grown`] and [`LogDir::remove_doomed`].
     pub fn upkeep(&self) {
+        self.write_recovery_points(LogDir::checkpoint_grown);
         self.all().for_each(|dir| {
             dir.flush_overdue();
             dir.remove_doomed();

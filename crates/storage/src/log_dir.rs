@@ -107,6 +107,10 @@ const STRAY_SUFFIX: &str = "-stray";
 /// Kafka's, of logs on their way to another directory.
 const FUTURE_SUFFIX: &str = "-future";
 const UNIQUE_DIGITS: usize = 32;
+/// See [`LogDir::checkpoint_grown`]. A start scans about 1 GiB a second.
+const GROWN_TOGETHER_BYTES: u64 = 128 << 20;
+/// Smaller logs are not worth the fsyncs of their indexes.
+const GROWN_BYTES: u64 = 16 << 20;
 
 impl LogDir {
     /// Locks the directory (created when missing), recovers and opens all logs in it.
@@ -320,7 +324,11 @@ impl LogDir {
     /// Makes everything durable, indexes and producer state included, and writes the checkpoint files, so that a
     /// crash from here on has little to recover. To be called every minute or so.
     pub fn checkpoint(&self) -> Result<(), OpenError> {
-        for log in self.logs() {
+        self.checkpoint_of(&self.logs())
+    }
+
+    fn checkpoint_of(&self, logs: &[Arc<Log>]) -> Result<(), OpenError> {
+        for log in logs {
             if let Err(error) = log.checkpoint() {
                 self.shared.health.check()?;
                 tracing::warn!(log = %log.topic_partition(), %error, "not checkpointed");
@@ -328,6 +336,21 @@ impl LogDir {
         }
         let _changing = self.changing.lock();
         self.write_checkpoints()
+    }
+
+    /// Checkpoints the logs that have grown most once all together have grown much, so that a crash leaves little to scan however
+    /// fast they are written. To be called every second or so. Without effect where acknowledgements do not wait for fsync:
+    /// there a checkpoint would write what the system may still hold back.
+    pub fn checkpoint_grown(&self) -> Result<(), OpenError> {
+        if !self.config.flush_before_ack {
+            return Ok(());
+        }
+        let mut grown = self.logs();
+        grown.retain(|log| log.grown_bytes() >= GROWN_BYTES);
+        if grown.iter().map(|log| log.grown_bytes()).sum::<u64>() < GROWN_TOGETHER_BYTES {
+            return Ok(());
+        }
+        self.checkpoint_of(&grown)
     }
 
     /// The caller holds `changing`.

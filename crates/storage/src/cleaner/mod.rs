@@ -37,6 +37,10 @@ use crate::log_dir::LogDir;
 use crate::scan::ScanError;
 use crate::segment::{LookupError, Segment};
 
+/// Of the cleaner's threads, so that where processors are short producers and consumers come first.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
+
 /// Bounds the memory that one compressed batch may take.
 const DECOMPRESSED_LIMIT: usize = 256 << 20;
 
@@ -318,6 +322,11 @@ impl Drop for Cleaner {
 
 impl Shared {
     fn run(&self, generation: u64) {
+        // On Linux a niceness is a thread's own, elsewhere the process's.
+        #[cfg(target_os = "linux")]
+        if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+            tracing::debug!(%error, "the log cleaner runs at the priority of the broker");
+        }
         let is_stopped = || self.state.lock().generation != generation;
         while !is_stopped() {
             let Some(dir) = self.dir.upgrade() else { return };

@@ -124,6 +124,7 @@ impl Log {
         }
         self.publish(LogEnd { offset: last_offset + 1, segment_base: segment.base_offset, position: position + len });
         drop(writer);
+        self.grown_bytes.fetch_add(len, Ordering::Relaxed);
         self.health.note_written();
         self.flush_if_due(&config, last_offset + 1);
         let log_append_time_ms =

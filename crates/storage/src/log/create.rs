@@ -48,6 +48,7 @@ impl Log {
             next_offset: first_offset,
             log_start_offset: first_offset,
             recovery_point: -1,
+            scanned_bytes: 0,
         };
         Ok(Log::assemble(shared, topic_partition, topic_id, dir, config, parts))
     }

@@ -107,6 +107,7 @@ impl Log {
         if self.deleted.load(Ordering::Acquire) {
             return Err(AppendError::Closed { log: self.topic_partition.clone() });
         }
+        let grown = self.grown_bytes.load(Ordering::Relaxed);
         let end = self.end();
         if end.position == 0 && self.first_segment_base() == Some(end.offset) && end.offset <= self.synced_offset() {
             // Without records there is nothing to keep; the names become durable with the first flush.
@@ -130,6 +131,7 @@ impl Log {
         let corrupt = self.corrupt_ranges().iter().map(|range| range.first_offset).min();
         let point = snapshot_offset.min(corrupt.unwrap_or(i64::MAX));
         self.recovery_point.store(point, Ordering::Release);
+        self.grown_bytes.fetch_sub(grown, Ordering::Relaxed);
         Ok(point)
     }
 

@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -137,6 +137,8 @@ pub struct Log {
     log_start_offset: AtomicI64,
     /// The offset behind which nothing needs recovery, as of the last checkpoint.
     recovery_point: AtomicI64,
+    /// Bytes that were appended since the last checkpoint.
+    grown_bytes: AtomicU64,
     writer: Mutex<Writer>,
     /// How many hold the writer for as long as it takes to sync or remove files, or are about to.
     busy: AtomicUsize,
@@ -330,5 +332,10 @@ impl Log {
 
     pub(crate) fn recovery_point(&self) -> i64 {
         self.recovery_point.load(Ordering::Acquire)
+    }
+
+    /// About as many bytes would a start after a crash have to read and check.
+    pub(crate) fn grown_bytes(&self) -> u64 {
+        self.grown_bytes.load(Ordering::Relaxed)
     }
 }

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -187,6 +187,7 @@ impl Log {
             synced_offset: AtomicI64::new(end.offset),
             log_start_offset: AtomicI64::new(parts.log_start_offset),
             recovery_point: AtomicI64::new(parts.recovery_point),
+            grown_bytes: AtomicU64::new(parts.scanned_bytes),
             unstable: Unstable::new(parts.writer.producers.first_unstable_offset()),
             aborted: RwLock::new(parts.aborted),
             writer: Mutex::new(parts.writer),
@@ -215,6 +216,8 @@ pub(super) struct Parts {
     pub next_offset: i64,
     pub log_start_offset: i64,
     pub recovery_point: i64,
+    /// What the next start would scan again if nothing were written down before.
+    pub scanned_bytes: u64,
 }
 
 impl Opening<'_> {
@@ -276,7 +279,8 @@ impl Opening<'_> {
         let epochs = std::mem::take(&mut self.epochs);
         let aborted = std::mem::take(&mut self.aborted);
         let log_start_offset = log_start.max(segments.first().map_or(0, |segment| segment.base_offset));
-        Ok(Parts { segments, epochs, aborted, writer, next_offset, log_start_offset, recovery_point })
+        let scanned_bytes = self.report.bytes_scanned;
+        Ok(Parts { segments, epochs, aborted, writer, next_offset, log_start_offset, recovery_point, scanned_bytes })
     }
 
     /// Where the log goes on: not below offsets that were given out, whatever became of their records.

@@ -1,5 +1,6 @@
 //! Appending and reading back, also after restarts.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use caudal_protocol::ErrorCode;
@@ -53,6 +54,36 @@ fn after_a_crash_only_what_lies_behind_the_checkpoint_is_scanned() {
     assert_eq!(report.logs.len(), 1);
     assert!(report.logs[0].1.bytes_scanned < 2000, "{report:?}");
     assert_eq!(read_all(&log, 0), expected(0, 205));
+}
+
+#[test]
+fn a_log_that_grows_fast_is_checkpointed_on_the_way() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let log = create(&dir, LogConfig { max_message_bytes: 16 << 20, ..LogConfig::default() });
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.append(BASE_TIME_MS, None, Some(&vec![b'x'; 15 << 20]), &[]);
+    let large = builder.build().unwrap();
+    for _ in 0..8 {
+        log.append(&large, 0, AppendOrigin::Client).unwrap();
+        dir.checkpoint_grown().unwrap();
+    }
+    assert_eq!(checkpointed(temp.path()), None, "120 MiB are not much");
+    log.append(&large, 0, AppendOrigin::Client).unwrap();
+    dir.checkpoint_grown().unwrap();
+    assert_eq!(checkpointed(temp.path()), Some(9));
+    log.append(&large, 0, AppendOrigin::Client).unwrap();
+    dir.checkpoint_grown().unwrap();
+    assert_eq!(checkpointed(temp.path()), Some(9), "it grows anew");
+    drop((dir, log));
+    let (_dir, report) = open(temp.path());
+    assert!(report.logs[0].1.bytes_scanned < 40 << 20, "{report:?}");
+}
+
+/// The log's recovery point as the next start reads it.
+fn checkpointed(dir: &Path) -> Option<i64> {
+    let text = std::fs::read_to_string(dir.join("recovery-point-offset-checkpoint")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("games 0 "))?.parse().ok()
 }
 
 #[test]
