@@ -8,9 +8,9 @@ use std::time::Duration;
 use caudal_cluster::controller::Decision;
 use caudal_cluster::format::{self, FormatError};
 use caudal_cluster::log::{ACCEPT_LOSS, METADATA_TOPIC};
-use caudal_cluster::{MetadataImage, MetadataLog, MetadataLogError, SnapshotPolicy};
+use caudal_cluster::{MetadataLog, MetadataLogError, SnapshotPolicy};
+use caudal_protocol::Uuid;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
-use caudal_protocol::{TopicPartition, Uuid};
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::{Cleaner, Disk, OpenError, RealDisk, RecoveryReport};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -73,11 +73,13 @@ pub enum StartError {
          __cluster_metadata-0 from a backup; or start once with {ACCEPT_LOSS}=true, which sets them all aside"
     )]
     NoMetadata { dir: PathBuf, logs: usize },
+    #[error("failed to start: none of log.dirs can be used: {reasons}")]
+    NoDirectory { reasons: String },
     #[error(
-        "failed to start: {partitions} partitions, {first} among them, lie in a log directory that is not there (directory.id \
-         {directory}). Name it in log.dirs, with what it held; or start once with {ACCEPT_LOSS}=true, which begins them anew, empty"
+        "failed to open {dir}: it has the same directory.id as {other}, {id}: one is a copy of the other. Leave the copy out of \
+         log.dirs, or remove it"
     )]
-    NoDirectory { partitions: usize, first: TopicPartition, directory: Uuid },
+    SameId { dir: PathBuf, other: PathBuf, id: Uuid },
     #[error(
         "failed to start the quorum in {dir}: it was formatted to join another (--no-initial-controllers), and only a quorum of \
          this node alone is supported; format it with --standalone"
@@ -191,6 +193,7 @@ impl Broker {
         });
         load_groups(&ctx.groups, offsets).await?;
         load_transactions(&ctx.transactions).await?;
+        ctx.moves.resume(&ctx);
         let tasks = background(&ctx, &stopped, deletions);
         let serving = listener.serve(&ctx, &stopped);
         // It is set once.
@@ -215,7 +218,7 @@ impl Broker {
         for task in self.tasks {
             task.abort();
         }
-        self.ctx.moves.cancel_all();
+        self.ctx.moves.stop();
         if let Err(error) = registration::stop(&self.ctx.metadata, self.ctx.node_id()).await {
             tracing::error!("{error}");
         }
@@ -262,11 +265,14 @@ fn complete(config: &mut BrokerConfig, bound: &[SocketAddr]) {
 }
 
 fn open(config: &BrokerConfig, disk: Arc<dyn Disk>) -> Result<Opened, StartError> {
-    let OpenedDirs { dirs: log_dirs, meta, reports } = log_dirs::open(config, &disk)?;
-    reports.iter().for_each(|(dir, report)| tell(dir, report, config));
+    let metadata_dir = log_dirs::open_metadata_dir(config, &disk)?;
+    let meta = metadata_dir.meta.clone();
     let features = format::bootstrap_features(disk.as_ref(), &config.log_dir)?;
-    let metadata_log = MetadataLog::load(log_dirs.metadata().clone(), config.node_id, snapshot_policy(config))?;
+    let metadata_log = MetadataLog::load(metadata_dir.log_dir.clone(), config.node_id, snapshot_policy(config))?;
+    let OpenedDirs { dirs: log_dirs, reports } = log_dirs::open(config, &disk, metadata_dir, metadata_log.image())?;
+    reports.iter().for_each(|(dir, report)| tell(dir, report, config));
     check_metadata(config, &log_dirs, &metadata_log)?;
+    log_dirs.settle_moves(metadata_log.image(), config.node_id)?;
     let clean = reports.iter().all(|(_, report)| report.clean_shutdown);
     Ok(Opened { log_dirs, meta, metadata_log, features, clean })
 }
@@ -291,40 +297,11 @@ fn check_metadata(config: &BrokerConfig, log_dirs: &LogDirs, metadata_log: &Meta
             return Err(StartError::NoVoters { dir: dir() });
         }
     }
-    if let Some(missing) = missing_directory(metadata_log.image(), config.node_id, log_dirs)
-        && !properties.bool(ACCEPT_LOSS)
-    {
-        return Err(missing);
-    }
     let acls = metadata_log.image().acls().len();
     if acls > 0 && properties.get(AUTHORIZER).is_some_and(|class| !class.is_empty()) {
         return Err(StartError::Acls(acls));
     }
     Ok(())
-}
-
-/// Partitions of this node that the metadata has in a directory that is not among ours, and of which no other has a log: they
-/// would begin anew, empty, for want of a disk that was not mounted.
-fn missing_directory(image: &MetadataImage, node_id: i32, log_dirs: &LogDirs) -> Option<StartError> {
-    let (ids, mut missing) = (log_dirs.ids(), Vec::new());
-    for topic in image.topics() {
-        for (index, partition) in &topic.partitions {
-            let own = partition.replicas.iter().zip(&partition.directories).find(|(replica, _)| **replica == node_id);
-            let Some((_, directory)) = own.filter(|(_, id)| !is_reserved(id) && !ids.contains(id)) else { continue };
-            let name = TopicPartition { topic: topic.name.clone(), partition: *index };
-            if log_dirs.iter().all(|dir| dir.log_dir.log(&name).is_none()) {
-                missing.push((name, *directory));
-            }
-        }
-    }
-    let partitions = missing.len();
-    let (first, directory) = missing.into_iter().next()?;
-    Some(StartError::NoDirectory { partitions, first, directory })
-}
-
-/// Ids below 100 stand for no directory (KIP-858): unassigned, lost, migrating.
-fn is_reserved(id: &Uuid) -> bool {
-    u128::from_be_bytes(id.0) < 100
 }
 
 fn snapshot_policy(config: &BrokerConfig) -> SnapshotPolicy {
@@ -358,8 +335,8 @@ async fn load_groups(groups: &Arc<GroupService>, offsets: Arc<OffsetsTopic>) -> 
         let unreadable = offsets.read_all(|record| groups.replay(record));
         for (partition, reason) in &unreadable {
             tracing::error!(
-                "the groups in {OFFSETS_TOPIC}-{partition} are not served, as it cannot be read: {reason}. Restore the \
-                 partition's directory from a backup, or delete it to let these groups begin anew, and restart"
+                "the groups in {OFFSETS_TOPIC}-{partition} are not served, as it cannot be read: {reason}. Bring its directory \
+                 back, from a backup if need be, or delete it to let these groups begin anew, and restart"
             );
         }
         groups.loaded(unreadable.into_keys().collect());
@@ -372,8 +349,8 @@ async fn load_transactions(transactions: &Arc<TransactionService>) -> Result<(),
     let loaded = tokio::task::spawn_blocking(move || {
         for (partition, reason) in transactions.load() {
             tracing::error!(
-                "the transactional ids in {STATE_TOPIC}-{partition} are not served, as it cannot be read: {reason}. Restore \
-                 the partition's directory from a backup and restart"
+                "the transactional ids in {STATE_TOPIC}-{partition} are not served, as it cannot be read: {reason}. Bring its \
+                 directory back, from a backup if need be, and restart"
             );
         }
     });
@@ -440,17 +417,16 @@ fn background(
 /// Writes into the metadata where partitions lie when that changed, and that those of a failed directory have no leader.
 async fn tell_whereabouts(ctx: Arc<Context>) {
     let log_dirs = &ctx.replicas.log_dirs;
-    let failed = || log_dirs.iter().filter(|dir| dir.log_dir.check_online().is_err()).count();
-    let mut told_failed = 0;
-    while log_dirs.are_several() {
-        let now_failed = failed();
-        let changed = now_failed != told_failed || log_dirs.take_moved();
+    let mut told = None;
+    loop {
+        let in_use = log_dirs.ids();
+        let changed = log_dirs.take_moved() || told.as_ref() != Some(&in_use);
         if changed && log_dirs.metadata().check_online().is_ok() {
             let replicas = ctx.replicas.clone();
-            let told =
+            let written =
                 ctx.metadata.change(|image| Decision { records: replicas.whereabouts(image), response: () }).await;
-            match told {
-                Ok(()) => told_failed = now_failed,
+            match written {
+                Ok(()) => told = Some(in_use),
                 Err(error) => {
                     log_dirs.note_moved();
                     tracing::debug!("failed to tell where partitions lie: {error}");

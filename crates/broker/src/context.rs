@@ -112,8 +112,9 @@ impl Context {
         self.topics.view().by_name(name).map(|topic| topic.id)
     }
 
+    /// Whether there is such a partition, offline or not.
     pub fn has_partition(&self, topic: &str, partition: i32) -> bool {
-        self.topics.view().partition(topic, partition).is_some()
+        !matches!(self.topics.view().find(topic, partition), Err(ErrorCode::UnknownTopicOrPartition))
     }
 
     /// An id for an idempotent producer, never given out before.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use caudal_cluster::log::METADATA_TOPIC;
+use caudal_protocol::Uuid;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::disk::Entry;
 use caudal_storage::{Disk, LogDir, OpenError, is_set_aside};
@@ -21,6 +22,12 @@ pub enum DataDirError {
          anew with the three lines version=1, node.id={node_id} and cluster.id=CLUSTER"
     )]
     NoMetaProperties { dir: PathBuf, logs: usize, node_id: i32 },
+    #[error(
+        "failed to use {dir}: it is not formatted, and the directory with the id {directory}, in which partitions lie, is not there. \
+         Mount the disk of that one, or correct log.dirs. If this is to be a new directory all the same, format it \
+         (`caudal kafka-storage format --ignore-formatted`)"
+    )]
+    PerhapsNotMounted { dir: PathBuf, directory: Uuid },
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]

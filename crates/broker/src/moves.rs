@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use caudal_protocol::TopicPartition;
 use caudal_protocol::batch::BatchHeader;
-use caudal_storage::{AppendError, AppendOrigin, FlushError, Log, LogDir, OpenError, ReadError, TopicLog};
+use caudal_storage::{AppendError, AppendOrigin, FlushError, Log, LogConfig, LogDir, OpenError, ReadError, TopicLog};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -45,15 +45,33 @@ pub struct Moves {
     running: Mutex<HashMap<TopicPartition, Arc<Move>>>,
     /// `num.replica.alter.log.dirs.threads`, or as many as there are directories.
     permits: Arc<Semaphore>,
+    /// What is copied stays for the next run.
+    stopping: AtomicBool,
 }
 
 impl Moves {
     pub fn new(at_a_time: usize) -> Moves {
-        Moves { running: Mutex::default(), permits: Arc::new(Semaphore::new(at_a_time.max(1))) }
+        let permits = Arc::new(Semaphore::new(at_a_time.max(1)));
+        Moves { running: Mutex::default(), permits, stopping: AtomicBool::new(false) }
     }
 
-    /// Begins to move a partition, unless it is there or on its way there. A move to elsewhere ends.
-    pub fn begin(&self, ctx: &Arc<Context>, partition: &Arc<Partition>, to: &Arc<LogDir>) {
+    /// Goes on with what an earlier run left.
+    pub fn resume(&self, ctx: &Arc<Context>) {
+        let view = ctx.topics.view();
+        for dir in ctx.replicas.log_dirs.iter() {
+            for left in dir.log_dir.futures() {
+                let name = left.topic_partition();
+                // Without its log it waits for that one's directory.
+                if let Ok(partition) = view.find(&name.topic, name.partition) {
+                    self.begin(ctx, partition, &dir.log_dir, Some(left));
+                }
+            }
+        }
+    }
+
+    /// Begins to move a partition, unless it is there or on its way there. A move to elsewhere ends. `left`: what an earlier run
+    /// has copied.
+    pub fn begin(&self, ctx: &Arc<Context>, partition: &Arc<Partition>, to: &Arc<LogDir>, left: Option<Arc<Log>>) {
         let name = partition.name.clone();
         let mut running = self.running.lock();
         if let Some(other) = running.get(&name) {
@@ -67,67 +85,106 @@ impl Moves {
             return;
         }
         let moving = Arc::new(Move { to: to.clone(), cancelled: AtomicBool::new(false) });
-        running.insert(name.clone(), moving.clone());
+        running.insert(name, moving.clone());
         drop(running);
         let (ctx, partition, permits) = (ctx.clone(), partition.clone(), self.permits.clone());
         tokio::spawn(async move {
             // It is never closed.
             let _permit = permits.acquire_owned().await;
-            let at = ctx.clone();
-            let moved = tokio::task::spawn_blocking(move || {
-                let result = carry_out(&at, &partition, &moving);
-                if !matches!(result, Ok(true)) {
-                    moving.to.abandon_future(&partition.name);
-                }
-                let mut running = at.moves.running.lock();
-                if running.get(&partition.name).is_some_and(|current| Arc::ptr_eq(current, &moving)) {
-                    running.remove(&partition.name);
-                }
-                drop(running);
-                (partition, moving, result)
-            });
-            let Ok((partition, moving, result)) = moved.await else { return };
-            let (partition, to) = (&partition.name, moving.to.path().display());
-            match result {
-                Ok(true) => tracing::info!(%partition, %to, "moved"),
-                Ok(false) => tracing::info!(%partition, %to, "not moved: something else was asked for"),
-                Err(error) => {
-                    tracing::error!(%partition, %to, "failed to move: {error}. The partition stays where it was")
-                }
+            let moved = tokio::task::spawn_blocking(move || ctx.moves.run(&ctx, &partition, &moving, left));
+            if let Err(error) = moved.await {
+                tracing::error!("a move between log directories failed: {error}");
             }
         });
     }
 
+    fn run(&self, ctx: &Context, partition: &Partition, moving: &Arc<Move>, left: Option<Arc<Log>>) {
+        let result = carry_out(ctx, partition, moving, left);
+        let mut running = self.running.lock();
+        if running.get(&partition.name).is_some_and(|current| Arc::ptr_eq(current, moving)) {
+            running.remove(&partition.name);
+        }
+        drop(running);
+        let (partition, to) = (&partition.name, moving.to.path().display());
+        match result {
+            Ok(true) => tracing::info!(%partition, %to, "moved"),
+            _ if self.is_stopping() => tracing::info!(%partition, %to, "the next start goes on with the move"),
+            Ok(false) => tracing::info!(%partition, %to, "not moved: something else was asked for"),
+            Err(error) => {
+                tracing::error!(%partition, %to, "failed to move: {error}. The partition stays where it was");
+            }
+        }
+    }
+
     /// Ends all moves: the broker stops.
-    pub fn cancel_all(&self) {
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
         self.running.lock().drain().for_each(|(_, moving)| moving.cancelled.store(true, Ordering::Release));
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 }
 
 /// Whether the partition was moved; `false`: it was cancelled, or the partition is gone.
-fn carry_out(ctx: &Context, partition: &Arc<Partition>, moving: &Move) -> Result<bool, MoveError> {
+fn carry_out(ctx: &Context, wanted: &Partition, moving: &Move, mut left: Option<Arc<Log>>) -> Result<bool, MoveError> {
+    loop {
+        let view = ctx.topics.view();
+        let topic = view.by_id(&wanted.topic_id);
+        let partition = topic.and_then(|topic| topic.partition(wanted.name.partition));
+        let Some(partition) = partition.filter(|_| !moving.cancelled.load(Ordering::Acquire)) else {
+            if let Some(left) = left.filter(|_| !ctx.moves.is_stopping()) {
+                moving.to.abandon_future(&left);
+            }
+            return Ok(false);
+        };
+        if Arc::ptr_eq(&partition.log_dir, &moving.to) {
+            return Ok(true);
+        }
+        let future = match left.take() {
+            Some(left) => left,
+            None => moving.to.create_future(copy_of(&partition.log), first_offset(&partition.log)?)?,
+        };
+        let moved = complete(ctx, partition, moving, &future);
+        // What stays is gone on with by the next start.
+        let stays = ctx.moves.is_stopping() || partition.log.check_online().is_err();
+        if !matches!(moved, Ok(true)) && !stays {
+            moving.to.abandon_future(&future);
+        }
+        if moved? {
+            return Ok(true);
+        }
+        // Cancelled, or a move to elsewhere that was to be ended came to its end just before this one.
+    }
+}
+
+/// What a copy of a log is to be.
+pub fn copy_of(source: &Log) -> TopicLog {
+    TopicLog {
+        topic_partition: source.topic_partition().clone(),
+        topic_id: source.topic_id(),
+        config: LogConfig::clone(&source.config()),
+    }
+}
+
+/// Brings the copy up to the end of the log and puts it in its place. `false`: cancelled, or the log is not the partition's any
+/// more.
+fn complete(ctx: &Context, partition: &Arc<Partition>, moving: &Move, future: &Arc<Log>) -> Result<bool, MoveError> {
     let is_cancelled = || moving.cancelled.load(Ordering::Acquire);
     let source = &partition.log;
-    if is_cancelled() {
-        return Ok(false);
-    }
-    // Before anything is copied: what is compacted from now on may be copied as it was.
-    let cleaned = partition.log_dir.cleaned_offset(&partition.name);
-    let wanted = TopicLog {
-        topic_partition: partition.name.clone(),
-        topic_id: Some(partition.topic_id),
-        config: caudal_storage::LogConfig::clone(&source.config()),
-    };
-    let future = moving.to.create_future(wanted, first_offset(source)?)?;
+    // What is compacted from now on may be copied as it was; and what was copied before, by an earlier run, too.
+    let is_new = future.log_start_offset() == future.log_end_offset();
+    let cleaned = partition.log_dir.cleaned_offset(&partition.name).filter(|_| is_new);
     loop {
-        copy(source, &future, source.durable_end_offset(), &is_cancelled)?;
+        copy(source, future, source.durable_end_offset(), &is_cancelled)?;
         if is_cancelled() {
             return Ok(false);
         }
         // What comes in meanwhile is copied in the pause.
         if future.log_end_offset() >= source.durable_end_offset() {
             future.flush()?;
-            return ctx.metadata.without_changes(|replicas| replicas.exchange(partition, &moving.to, &future, cleaned));
+            return ctx.metadata.without_changes(|replicas| replicas.exchange(partition, &moving.to, future, cleaned));
         }
     }
 }

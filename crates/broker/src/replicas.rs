@@ -4,12 +4,13 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use caudal_cluster::config::StaticConfig;
+use caudal_cluster::controller::{elected, leaderless};
 use caudal_cluster::image::{self, ConfigResource, NO_LEADER};
-use caudal_cluster::log::METADATA_TOPIC;
+use caudal_cluster::log::{ACCEPT_LOSS, METADATA_TOPIC};
 use caudal_cluster::{MetadataImage, MetadataRecord};
-use caudal_protocol::records::metadata::PartitionChangeRecord;
-use caudal_protocol::{TopicPartition, Uuid};
-use caudal_storage::{Cleaner, Log, LogConfig, LogDir, TopicLog};
+use caudal_protocol::records::metadata::{BrokerRegistrationChangeRecord, PartitionChangeRecord};
+use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
+use caudal_storage::{Cleaner, Log, LogConfig, LogDir, OpenError, TopicLog};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -37,7 +38,7 @@ pub struct Replicas {
 
 impl Replicas {
     /// Carries out what changed from `before` (`None`: at start) to `after`. A log that cannot be created is logged and
-    /// left out: its partition is answered as unknown, everything else goes on.
+    /// left out: its partition is offline, everything else goes on.
     pub fn follow(&self, before: Option<&MetadataImage>, after: &MetadataImage) {
         let old = self.topics.view();
         let broker_changed = before.is_none_or(|before| self.broker_configs(before) != self.broker_configs(after));
@@ -55,9 +56,12 @@ impl Replicas {
             let known = old.by_id(&topic.id);
             let resource = ConfigResource::topic(topic.name.as_str());
             let changed = broker_changed || before.is_none_or(|b| b.configs(&resource) != after.configs(&resource));
-            self.follow_topic(topic, known, changed, after)
+            self.follow_topic(topic, known, changed, (before, after))
         });
         self.topics.replace(TopicsView::new(topics.collect::<Vec<_>>()));
+        if before.is_none() {
+            self.tell_offline(after);
+        }
         let config = || cleaner_config(&self.static_config, after, self.node_id, self.cleaners.len());
         for cleaner in self.cleaners.iter().filter(|_| broker_changed) {
             if let Err(error) = cleaner.reconfigure(config()) {
@@ -70,6 +74,23 @@ impl Replicas {
             // Only a broker that is being stopped does not listen any more.
             let _ = self.deleted.send(topic.name.to_string());
         }
+    }
+
+    /// Partitions that wait for the directory they lie in.
+    fn tell_offline(&self, image: &MetadataImage) {
+        let view = self.topics.view();
+        let offline = view.iter().flat_map(|topic| topic.offline.iter().map(move |index| (topic, *index)));
+        let offline: Vec<_> = offline.collect();
+        let Some((topic, first)) = offline.first() else { return };
+        let partition = image.partition(&topic.name, *first);
+        let directory = partition.and_then(|partition| partition.directory_of(self.node_id));
+        tracing::error!(
+            partitions = offline.len(), first = %TopicPartition::new(&*topic.name, *first),
+            directory = directory.map(|id| id.to_string()),
+            "partitions are offline: their log directory (directory.id in its meta.properties) is not there. Name it in log.dirs, \
+             with what it held, and restart; or delete their topics; or start once with {ACCEPT_LOSS}=true, which begins them \
+             anew, empty"
+        );
     }
 
     /// Whether a partition that belongs here has no log.
@@ -148,11 +169,13 @@ impl Replicas {
         topic: &image::Topic,
         known: Option<&Arc<Topic>>,
         config_changed: bool,
-        image: &MetadataImage,
+        (before, image): (Option<&MetadataImage>, &MetadataImage),
     ) -> Topic {
         let config = OnceCell::new();
         let config = || config.get_or_init(|| self.log_config(&topic.name, image)).clone();
         let count = topic.partitions.keys().next_back().map_or(0, |last| last + 1);
+        let known_before = before.and_then(|before| before.topic_by_id(&topic.id));
+        let mut offline = Vec::new();
         let partitions = (0..count).map(|index| {
             let wanted = topic.partitions.get(&index).filter(|p| p.replicas.contains(&self.node_id))?;
             let short = self.is_short_of_replicas(&topic.name, wanted, image);
@@ -164,11 +187,21 @@ impl Replicas {
                 }
                 return Some(partition.clone());
             }
-            let created = self.create(topic, index, wanted.leader_epoch, config())?;
-            created.set_short_of_replicas(short);
-            Some(created)
+            let is_new = before.is_some() && known_before.is_none_or(|known| !known.partitions.contains_key(&index));
+            match self.create(topic, index, wanted, config(), is_new) {
+                Ok(created) => {
+                    created.set_short_of_replicas(short);
+                    Some(created)
+                }
+                Err(ErrorCode::KafkaStorageError) => {
+                    offline.push(index);
+                    None
+                }
+                Err(_) => None,
+            }
         });
-        Topic { name: topic.name.as_str().into(), id: topic.id, partitions: partitions.collect() }
+        let partitions = partitions.collect();
+        Topic { name: topic.name.as_str().into(), id: topic.id, partitions, offline }
     }
 
     /// `min.insync.replicas`, as far as there are so many replicas, against those that are in sync.
@@ -182,17 +215,31 @@ impl Replicas {
         partition.isr.len() < wanted.min(partition.replicas.len())
     }
 
-    fn create(&self, topic: &image::Topic, index: i32, leader_epoch: i32, config: LogConfig) -> Option<Arc<Partition>> {
+    /// A partition with its log, created where there is none; not where that may be in a directory that is not there: only of
+    /// one that `is_new` it cannot.
+    fn create(
+        &self,
+        topic: &image::Topic,
+        index: i32,
+        partition: &image::Partition,
+        config: LogConfig,
+        is_new: bool,
+    ) -> Result<Arc<Partition>, ErrorCode> {
         let name = TopicPartition::new(topic.name.as_str(), index);
+        let directory = partition.directory_of(self.node_id);
+        let accepts_loss = self.static_config.bool(ACCEPT_LOSS);
+        if !is_new && !accepts_loss && self.log_dirs.lies_elsewhere(&name, directory) {
+            return Err(ErrorCode::KafkaStorageError);
+        }
         let wanted = TopicLog { topic_partition: name.clone(), topic_id: Some(topic.id), config };
-        let (log, log_dir) = match self.log_dirs.create_log(wanted) {
-            Ok(created) => created,
-            Err(error) => {
-                tracing::error!(partition = %name, "{error}");
-                return None;
+        let (log, log_dir) = self.log_dirs.create_log(wanted, directory).map_err(|error| {
+            tracing::error!(partition = %name, "{error}");
+            match error {
+                OpenError::TopicIdMismatch { .. } => ErrorCode::UnknownTopicOrPartition,
+                _ => ErrorCode::KafkaStorageError,
             }
-        };
-        Some(Arc::new(Partition::new(name, topic.id, log, leader_epoch, log_dir)))
+        })?;
+        Ok(Arc::new(Partition::new(name, topic.id, log, partition.leader_epoch, log_dir)))
     }
 
     /// Puts the copy of a partition's log in the place of the log. Whoever appends waits meanwhile. `false`: the partition is
@@ -220,7 +267,7 @@ impl Replicas {
             future.flush()?;
             future.delete_records_before(source.log_start_offset())?;
             future.set_config(LogConfig::clone(&source.config()));
-            Ok(to.adopt_future(&partition.name, cleaned)?)
+            Ok(to.adopt_future(future, cleaned)?)
         };
         let log = complete().inspect_err(|_| source.resume())?;
         if let Err(error) = partition.log_dir.delete_log(&partition.name) {
@@ -237,7 +284,8 @@ impl Replicas {
                 Some(known) if Arc::ptr_eq(known, partition) => Some(there.clone()),
                 other => other.clone(),
             });
-            Arc::new(Topic { name: topic.name.clone(), id: topic.id, partitions: partitions.collect() })
+            let (name, offline) = (topic.name.clone(), topic.offline.clone());
+            Arc::new(Topic { name, id: topic.id, partitions: partitions.collect(), offline })
         });
         self.topics.replace(TopicsView::from_shared(topics));
         self.log_dirs.note_moved();
@@ -245,43 +293,59 @@ impl Replicas {
         Ok(true)
     }
 
-    /// The records that say of partitions in which directories they are, and which of them are offline, where the metadata says
-    /// otherwise.
+    /// The records that say which directories are in use, in which of them partitions are, that those which are in none have no
+    /// leader and that the others have one; where the metadata says otherwise.
     pub fn whereabouts(&self, image: &MetadataImage) -> Vec<MetadataRecord> {
-        let elr = image.feature("eligible.leader.replicas.version") > 0;
         let mut records = Vec::new();
-        for partition in self.topics.view().partitions() {
-            let Some(known) = image.partition(&partition.name.topic, partition.name.partition) else { continue };
-            let Some(at) = known.replicas.iter().position(|replica| *replica == self.node_id) else { continue };
-            let mut change = PartitionChangeRecord {
-                partition_id: partition.name.partition,
-                topic_id: partition.topic_id,
-                ..PartitionChangeRecord::default()
-            };
-            if partition.log.check_online().is_err() {
-                if known.leader != self.node_id {
-                    continue;
-                }
-                let alone = known.isr == [self.node_id];
-                change.leader = NO_LEADER;
-                change.isr = (elr && alone).then(Vec::new);
-                change.eligible_leader_replicas = (elr && alone).then(|| vec![self.node_id]);
-                change.last_known_elr = (elr && alone).then(|| vec![self.node_id]);
-            } else {
-                let Some(id) = self.log_dirs.id_of(&partition.log_dir) else { continue };
-                if known.directories.get(at) == Some(&id) {
-                    continue;
-                }
-                let mut directories = known.directories.clone();
-                directories.resize(known.replicas.len(), Uuid::ZERO);
-                if let Some(directory) = directories.get_mut(at) {
-                    *directory = id;
-                }
-                change.directories = Some(directories);
+        let in_use = self.log_dirs.ids();
+        // None at all cannot be said.
+        if let Some(broker) = image.broker(self.node_id).filter(|b| b.log_dirs != in_use && !in_use.is_empty()) {
+            records.push(MetadataRecord::BrokerRegistrationChange(BrokerRegistrationChangeRecord {
+                broker_id: self.node_id,
+                broker_epoch: broker.broker_epoch,
+                log_dirs: in_use,
+                ..BrokerRegistrationChangeRecord::default()
+            }));
+        }
+        for topic in self.topics.view().iter() {
+            let Some(placed) = image.topic_by_id(&topic.id) else { continue };
+            for (index, known) in &placed.partitions {
+                let change = match topic.find(*index) {
+                    Ok(partition) => self.whereabouts_of(partition, known),
+                    Err(ErrorCode::KafkaStorageError) if known.leader == self.node_id => {
+                        Some(leaderless(image, topic.id, *index, known, self.node_id))
+                    }
+                    Err(_) => None,
+                };
+                records.extend(change.map(MetadataRecord::PartitionChange));
             }
-            records.push(MetadataRecord::PartitionChange(change));
         }
         records
+    }
+
+    fn whereabouts_of(&self, partition: &Partition, known: &image::Partition) -> Option<PartitionChangeRecord> {
+        let at = known.replicas.iter().position(|replica| *replica == self.node_id)?;
+        let id = self.log_dirs.id_of(&partition.log_dir)?;
+        let is_misplaced = known.directories.get(at) != Some(&id);
+        let (topic_id, partition_id) = (partition.topic_id, partition.name.partition);
+        let elected = match known.leader {
+            NO_LEADER => elected(topic_id, partition_id, known, self.node_id),
+            _ => None,
+        };
+        if !is_misplaced {
+            return elected;
+        }
+        let mut directories = known.directories.clone();
+        directories.resize(known.replicas.len(), Uuid::ZERO);
+        if let Some(directory) = directories.get_mut(at) {
+            *directory = id;
+        }
+        let change = elected.unwrap_or_else(|| PartitionChangeRecord {
+            partition_id,
+            topic_id,
+            ..PartitionChangeRecord::default()
+        });
+        Some(PartitionChangeRecord { directories: Some(directories), ..change })
     }
 
     /// What the log of a topic obeys: its own configs over those of the brokers over the defaults.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use caudal_protocol::Uuid;
+use caudal_protocol::{ErrorCode, Uuid};
 use parking_lot::RwLock;
 
 use crate::partition::Partition;
@@ -14,11 +14,30 @@ pub struct Topic {
     pub name: Arc<str>,
     pub id: Uuid,
     pub partitions: Vec<Option<Arc<Partition>>>,
+    /// Those of this broker whose log is not there, or could not be created.
+    pub offline: Vec<i32>,
 }
 
 impl Topic {
     pub fn partition(&self, index: i32) -> Option<&Arc<Partition>> {
         self.partitions.get(usize::try_from(index).ok()?)?.as_ref()
+    }
+
+    /// What is to be said of those without a log where it would be read.
+    pub fn unopened(&self) -> impl Iterator<Item = (i32, String)> {
+        self.offline.iter().map(|index| (*index, "its log directory is not there".to_owned()))
+    }
+
+    /// The partition, if its log is in use.
+    ///
+    /// # Errors
+    /// What a client that asks for it is answered.
+    pub fn find(&self, index: i32) -> Result<&Arc<Partition>, ErrorCode> {
+        match self.partition(index) {
+            Some(partition) if partition.log.check_online().is_ok() => Ok(partition),
+            None if !self.offline.contains(&index) => Err(ErrorCode::UnknownTopicOrPartition),
+            _ => Err(ErrorCode::KafkaStorageError),
+        }
     }
 }
 
@@ -53,6 +72,14 @@ impl TopicsView {
 
     pub fn partition(&self, name: &str, index: i32) -> Option<&Arc<Partition>> {
         self.by_name(name)?.partition(index)
+    }
+
+    /// As [`Topic::find`].
+    ///
+    /// # Errors
+    /// What a client that asks for it is answered.
+    pub fn find(&self, name: &str, index: i32) -> Result<&Arc<Partition>, ErrorCode> {
+        self.by_name(name).ok_or(ErrorCode::UnknownTopicOrPartition)?.find(index)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Topic>> {

@@ -10,6 +10,9 @@ use crate::error::Error;
 /// The `tracing` target of what is said: a warning when an outage has lasted, an info when it is over.
 pub const OUTAGE_TARGET: &str = "caudal::outage";
 
+/// The `tracing` target of a producer whose records are not written although brokers answer: as [`OUTAGE_TARGET`].
+pub const WAITING_TARGET: &str = "caudal::outage::records";
+
 /// How long a broker may be away before anything is said: longer than a restart takes.
 const PATIENCE: Duration = Duration::from_secs(2);
 

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,7 +52,12 @@ pub trait Disk: Send + Sync + Debug {
 }
 
 /// Releases the lock of a directory when dropped.
-pub trait DirLock: Send + Sync + Debug {}
+pub trait DirLock: Send + Sync + Debug {
+    /// Whether the directory is still the one that was locked: it may have been removed, or something mounted over it.
+    fn is_in_place(&self) -> bool {
+        true
+    }
+}
 
 /// An open file. Positions are absolute; there is no cursor, so readers and the writer do not disturb each other.
 pub trait DiskFile: Send + Sync + Debug {
@@ -209,6 +214,7 @@ impl Disk for RealDisk {
         if !LOCKED.lock().get_or_insert_default().insert(name.clone()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        let dir = fs::File::open(name.parent().unwrap_or(&name))?;
         let release = Release { name };
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
@@ -217,7 +223,7 @@ impl Disk for RealDisk {
                 other => io::Error::from(other),
             },
         )?;
-        Ok(Box::new(RealLock { _file: file, _release: release }))
+        Ok(Box::new(RealLock { _file: file, dir, release }))
     }
 }
 
@@ -227,10 +233,21 @@ static LOCKED: Mutex<Option<HashSet<PathBuf>>> = Mutex::new(None);
 struct RealLock {
     // Dropped in this order: the lock goes with the file, then the process forgets it.
     _file: fs::File,
-    _release: Release,
+    /// While it is open, no other directory gets its inode.
+    dir: fs::File,
+    release: Release,
 }
 
-impl DirLock for RealLock {}
+impl DirLock for RealLock {
+    fn is_in_place(&self) -> bool {
+        let Some(path) = self.release.name.parent() else { return true };
+        match (self.dir.metadata(), fs::metadata(path)) {
+            (Ok(held), Ok(found)) => (held.dev(), held.ino()) == (found.dev(), found.ino()),
+            (_, Err(error)) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+            (Err(_), Ok(_)) => true,
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Release {

@@ -202,3 +202,14 @@ pub enum OpenError {
     #[error(transparent)]
     Offline(#[from] Offline),
 }
+
+impl OpenError {
+    /// Whether the process has no file descriptors or memory left: that says nothing of the disk.
+    pub fn is_exhausted(&self) -> bool {
+        match self {
+            OpenError::Dir { source, .. } | OpenError::Log { source, .. } => is_exhausted(source),
+            OpenError::Checkpoint(CheckpointError::Io { source, .. }) => is_exhausted(source),
+            _ => false,
+        }
+    }
+}

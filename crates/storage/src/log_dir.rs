@@ -98,7 +98,9 @@ pub struct LogDir {
     checkpointed: Mutex<HashMap<&'static str, Offsets>>,
     /// Up to where logs were compacted; what `cleaner-offset-checkpoint` holds.
     cleaned: Mutex<Offsets>,
-    _lock: Box<dyn DirLock>,
+    /// The last run ended in an orderly way.
+    was_closed: bool,
+    lock: Box<dyn DirLock>,
 }
 
 const LOCK_FILE: &str = ".lock";
@@ -164,7 +166,8 @@ impl LogDir {
             clock: Mutex::new(clock),
             checkpointed: Mutex::new(checkpointed),
             cleaned: Mutex::new(cleaned),
-            _lock: lock,
+            was_closed: report.clean_shutdown,
+            lock,
         };
         dir.settle_damage(&report);
         Ok((dir, report))
@@ -198,6 +201,21 @@ impl LogDir {
         self.shared.health.check()
     }
 
+    /// As [`LogDir::check_online`]; looks whether the directory is still there, and takes it out of use if it is not. To be called
+    /// every second or so.
+    pub fn check_place(&self) -> Result<(), Offline> {
+        self.check_online()?;
+        if self.lock.is_in_place() {
+            return Ok(());
+        }
+        Err(self.shared.health.fail("it was removed or unmounted, or something was mounted over it".to_owned()))
+    }
+
+    /// When a write found the disk full, if none has succeeded since.
+    pub fn found_full(&self) -> Option<Instant> {
+        self.shared.health.found_full()
+    }
+
     /// The group commit threads.
     pub fn flusher(&self) -> &Flusher {
         &self.flusher
@@ -217,7 +235,7 @@ impl LogDir {
     /// directory becomes durable with the first flush in it.
     pub fn create_log(&self, log: TopicLog) -> Result<Arc<Log>, OpenError> {
         let _changing = self.changing.lock();
-        self.shared.health.check()?;
+        self.check_online()?;
         if let Some(existing) = self.log(&log.topic_partition) {
             return match (existing.topic_id(), log.topic_id) {
                 (Some(found), Some(expected)) if found != expected => {
@@ -235,6 +253,7 @@ impl LogDir {
                 }
             };
         }
+        self.check_place()?;
         if self.checkpointed.lock().values().any(|offsets| offsets.contains_key(&log.topic_partition)) {
             // What the checkpoints say is about a log of that name that was deleted.
             self.write_checkpoints()?;
@@ -436,12 +455,9 @@ impl LogDir {
     /// `broker_epoch` goes into the marker (KIP-966), -1 when unknown.
     pub fn close(&self, broker_epoch: i64) -> Result<(), OpenError> {
         self.flusher.stop();
-        for future in self.futures() {
-            self.abandon_future(future.topic_partition());
-        }
         let _changing = self.changing.lock();
         let mut clean = true;
-        for log in self.logs() {
+        for log in self.logs().into_iter().chain(self.futures()) {
             if let Err(error) = log.close() {
                 clean = false;
                 tracing::error!(log = %log.topic_partition(), %error, "log not closed cleanly");

@@ -37,20 +37,23 @@ pub async fn handle(
 }
 
 fn alter(ctx: &Arc<Context>, path: &str, name: TopicPartition) -> ErrorCode {
-    let Some(dir) = ctx.replicas.log_dirs.find(path) else { return ErrorCode::LogDirNotFound };
-    if dir.log_dir.check_online().is_err() {
-        return ErrorCode::KafkaStorageError;
-    }
-    let view = ctx.topics.view();
-    let Some(partition) = view.partition(&name.topic, name.partition) else {
-        if caudal_cluster::controller::check_topic_name(&name.topic).is_ok() {
-            ctx.replicas.log_dirs.wish(name, path);
-        }
-        return ErrorCode::UnknownTopicOrPartition;
+    let dir = match ctx.replicas.log_dirs.find(path) {
+        Some(Ok(dir)) => dir,
+        Some(Err(_)) => return ErrorCode::KafkaStorageError,
+        None => return ErrorCode::LogDirNotFound,
     };
-    if partition.log.check_online().is_err() {
-        return ErrorCode::KafkaStorageError;
+    match ctx.topics.view().find(&name.topic, name.partition) {
+        Ok(partition) => {
+            ctx.moves.begin(ctx, partition, &dir.log_dir, None);
+            ErrorCode::None
+        }
+        Err(error) => {
+            if error == ErrorCode::UnknownTopicOrPartition
+                && caudal_cluster::controller::check_topic_name(&name.topic).is_ok()
+            {
+                ctx.replicas.log_dirs.wish(name, dir);
+            }
+            error
+        }
     }
-    ctx.moves.begin(ctx, partition, &dir.log_dir);
-    ErrorCode::None
 }

@@ -43,7 +43,7 @@ fn delete_all(view: &TopicsView, request: DeleteRecordsRequest) -> DeleteRecords
 }
 
 fn delete(view: &TopicsView, topic: &str, wanted: &DeleteRecordsPartition) -> Result<i64, ErrorCode> {
-    let partition = view.partition(topic, wanted.partition_index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let partition = view.find(topic, wanted.partition_index)?;
     if topic.starts_with("__") && ["__consumer_offsets", "__transaction_state", "__share_group_state"].contains(&topic)
     {
         return Err(ErrorCode::InvalidTopicException);

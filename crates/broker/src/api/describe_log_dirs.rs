@@ -2,6 +2,7 @@
 //! their way there among them (KIP-113, KIP-827).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use caudal_protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;
@@ -14,6 +15,7 @@ use caudal_storage::Log;
 
 use super::RequestHeader;
 use crate::context::Context;
+use crate::log_dirs::space;
 
 pub async fn handle(
     ctx: &Context,
@@ -35,7 +37,20 @@ pub async fn handle(
         };
         wanted.as_ref().map_or(!none, partitions)
     };
-    let results = ctx.replicas.log_dirs.iter().map(|dir| {
+    let offline = |path: &Path| DescribeLogDirsResult {
+        error_code: ErrorCode::KafkaStorageError.code(),
+        log_dir: path.display().to_string(),
+        total_bytes: -1,
+        usable_bytes: -1,
+        ..DescribeLogDirsResult::default()
+    };
+    let results = ctx.replicas.log_dirs.places().map(|place| {
+        // As in Kafka nothing is told of one that is offline.
+        let dir = match place {
+            Ok(dir) if dir.log_dir.check_online().is_ok() => dir,
+            Ok(dir) => return offline(&dir.path),
+            Err(unopened) => return offline(&unopened.dir),
+        };
         let mut topics: BTreeMap<String, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
         let here = view.partitions().filter(|p| Arc::ptr_eq(&p.log_dir, &dir.log_dir) && is_wanted(&p.name));
         for partition in here {
@@ -43,23 +58,22 @@ pub async fn handle(
         }
         for future in dir.log_dir.futures().iter().filter(|log| is_wanted(log.topic_partition())) {
             let name = future.topic_partition();
-            let end = view.partition(&name.topic, name.partition).map_or(0, |p| p.log.log_end_offset());
-            let lag = end.saturating_sub(future.log_end_offset()).max(0);
+            // -1: the log that is moved is offline.
+            let lag = view
+                .find(&name.topic, name.partition)
+                .map_or(-1, |p| p.log.log_end_offset().saturating_sub(future.log_end_offset()).max(0));
             topics.entry(name.topic.to_string()).or_default().push(describe(future, lag, true));
         }
         let (total_bytes, usable_bytes) = space(&dir.path);
-        let online = dir.log_dir.check_online().is_ok();
         let topic = |(name, mut partitions): (String, Vec<DescribeLogDirsPartition>)| {
             partitions.sort_by_key(|partition| partition.partition_index);
             DescribeLogDirsTopic { name, partitions }
         };
         DescribeLogDirsResult {
-            error_code: if online { ErrorCode::None } else { ErrorCode::KafkaStorageError }.code(),
             log_dir: dir.path.display().to_string(),
-            // As in Kafka nothing is told of one that is offline.
-            topics: topics.into_iter().filter(|_| online).map(topic).collect(),
-            total_bytes: if online { total_bytes } else { -1 },
-            usable_bytes: if online { usable_bytes } else { -1 },
+            topics: topics.into_iter().map(topic).collect(),
+            total_bytes,
+            usable_bytes,
             ..DescribeLogDirsResult::default()
         }
     });
@@ -72,16 +86,5 @@ fn describe(log: &Log, offset_lag: i64, is_future_key: bool) -> DescribeLogDirsP
         partition_size: i64::try_from(log.size_bytes()).unwrap_or(i64::MAX),
         offset_lag,
         is_future_key,
-    }
-}
-
-/// Size of the volume and what is left of it; -1 where the system does not tell.
-fn space(dir: &std::path::Path) -> (i64, i64) {
-    match rustix::fs::statvfs(dir) {
-        Ok(volume) => {
-            let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(volume.f_frsize)).unwrap_or(i64::MAX);
-            (bytes(volume.f_blocks), bytes(volume.f_bavail))
-        }
-        Err(_) => (-1, -1),
     }
 }

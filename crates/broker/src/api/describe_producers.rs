@@ -1,6 +1,5 @@
 //! DescribeProducers (61), version 0: the producers whose state a partition keeps (KIP-664).
 
-use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::describe_producers_request::DescribeProducersRequest;
 use caudal_protocol::messages::describe_producers_response::{
     DescribeProducersResponse, PartitionResponse, ProducerState, TopicResponse,
@@ -20,9 +19,12 @@ pub async fn handle(
     let topics = once(request.topics, |topic| topic.name.clone()).into_iter().map(|mut topic| {
         topic.partition_indexes = once(topic.partition_indexes, |index| *index);
         let partitions = topic.partition_indexes.iter().map(|&partition_index| {
-            let Some(partition) = view.partition(&topic.name, partition_index) else {
-                let error_code = ErrorCode::UnknownTopicOrPartition.code();
-                return PartitionResponse { partition_index, error_code, ..PartitionResponse::default() };
+            let partition = match view.find(&topic.name, partition_index) {
+                Ok(partition) => partition,
+                Err(error) => {
+                    let error_code = error.code();
+                    return PartitionResponse { partition_index, error_code, ..PartitionResponse::default() };
+                }
             };
             let active_producers = partition.log.active_producers().into_iter().map(state).collect();
             PartitionResponse { partition_index, active_producers, ..PartitionResponse::default() }

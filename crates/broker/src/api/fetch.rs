@@ -129,7 +129,7 @@ fn resolve<'v>(view: &'v TopicsView, key: &PartitionKey) -> Result<&'v Arc<Parti
         TopicKey::Name(name) => view.by_name(name).ok_or(ErrorCode::UnknownTopicOrPartition)?,
         TopicKey::Id(id) => view.by_id(id).ok_or(ErrorCode::UnknownTopicId)?,
     };
-    topic.partition(key.partition).ok_or(ErrorCode::UnknownTopicOrPartition)
+    topic.find(key.partition)
 }
 
 fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchContext, max_bytes: usize) -> Pass {
@@ -140,7 +140,8 @@ fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchCon
         let partition = match resolve(&view, key) {
             Ok(partition) => partition,
             Err(error) => {
-                pass.answers.push(failed(key.partition, error));
+                pass.failed |= error == ErrorCode::KafkaStorageError;
+                pass.answers.push(failed(key.partition, storage_error_for(version, error)));
                 continue;
             }
         };

@@ -46,8 +46,7 @@ fn find_all(view: &TopicsView, request: &ListOffsetsRequest, version: i16) -> Li
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in &topic.partitions {
             let found = if seen.insert((topic.name.as_str(), wanted.partition_index)) {
-                view.partition(&topic.name, wanted.partition_index)
-                    .ok_or(ErrorCode::UnknownTopicOrPartition)
+                view.find(&topic.name, wanted.partition_index)
                     .and_then(|partition| find(partition, wanted, version, request.isolation_level == READ_COMMITTED))
                     .map(|found| if version < 4 { without_epoch(found) } else { found })
             } else {

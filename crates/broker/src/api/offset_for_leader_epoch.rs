@@ -35,7 +35,7 @@ pub async fn handle(
 }
 
 fn find(view: &TopicsView, topic: &str, wanted: &OffsetForLeaderPartition) -> Result<EpochEndOffset, ErrorCode> {
-    let partition = view.partition(topic, wanted.partition).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let partition = view.find(topic, wanted.partition)?;
     partition.check_leader_epoch(wanted.current_leader_epoch)?;
     let (leader_epoch, end_offset) = partition.log.end_offset_for_epoch(wanted.leader_epoch);
     Ok(EpochEndOffset { partition: wanted.partition, leader_epoch, end_offset, ..EpochEndOffset::default() })

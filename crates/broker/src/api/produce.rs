@@ -267,7 +267,10 @@ fn has_transactional_batch(request: &ProduceRequest) -> bool {
 
 fn find(topic: Option<&Arc<Topic>>, index: i32, unknown: ErrorCode) -> Result<&Arc<Partition>, Rejection> {
     let topic = topic.ok_or(unknown)?;
-    Ok(topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?)
+    topic.find(index).map_err(|error| match error {
+        ErrorCode::KafkaStorageError => Rejection::new(error, "the partition is in a log directory that is offline"),
+        error => error.into(),
+    })
 }
 
 fn append(

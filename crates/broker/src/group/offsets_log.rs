@@ -42,7 +42,9 @@ impl OffsetsTopic {
             let failed = read_partition(partition, &mut each).err()?;
             Some((partition.name.partition, failed))
         };
-        topic.partitions.iter().flatten().filter_map(read).collect()
+        let mut unreadable: BTreeMap<i32, String> = topic.partitions.iter().flatten().filter_map(read).collect();
+        unreadable.extend(topic.unopened());
+        unreadable
     }
 }
 

@@ -2,44 +2,86 @@
 
 use std::fmt::Write;
 
-use crate::context::Context;
+use caudal_storage::Offline;
 
-/// What was looked at; `None`: it is as it should be.
+use crate::context::Context;
+use crate::log_dirs::LogDirs;
+
+/// How bad something is.
+#[derive(Debug)]
+enum State {
+    Ok,
+    /// A part is out of service; the rest is served, so clients are welcome.
+    Degraded(String),
+    Unavailable(String),
+}
+
+/// What was looked at.
 #[derive(Debug)]
 pub struct Health {
-    checks: Vec<(&'static str, Option<String>)>,
+    checks: Vec<(&'static str, State)>,
 }
 
 impl Health {
     pub fn of(ctx: Option<&Context>) -> Health {
         let Some(ctx) = ctx else {
-            return Health { checks: vec![("broker", Some("it is starting".to_owned()))] };
+            return Health { checks: vec![("broker", State::Unavailable("it is starting".to_owned()))] };
         };
-        let loading = |error: caudal_protocol::ErrorCode| error.is_error().then(|| error.message().to_owned());
+        let loading = |error: caudal_protocol::ErrorCode| match error.is_error() {
+            true => State::Unavailable(error.message().to_owned()),
+            false => State::Ok,
+        };
         let transactions = ctx.transactions.view(|_| ()).err();
         let checks = vec![
-            ("broker", None),
-            ("log_dir", ctx.replicas.log_dirs.check_online().err().map(|offline| offline.to_string())),
+            ("broker", State::Ok),
+            ("log_dir", log_dirs(&ctx.replicas.log_dirs)),
             ("groups", loading(ctx.groups.readiness_to_list())),
-            ("transactions", transactions.and_then(loading)),
+            ("transactions", transactions.map_or(State::Ok, loading)),
         ];
         Health { checks }
     }
 
     pub fn is_ready(&self) -> bool {
-        self.checks.iter().all(|(_, problem)| problem.is_none())
+        !self.checks.iter().any(|(_, state)| matches!(state, State::Unavailable(_)))
     }
 
     pub fn to_json(&self) -> String {
-        let mut text = String::from(if self.is_ready() { "{\"status\":\"ok\"" } else { "{\"status\":\"unavailable\"" });
-        text.push_str(",\"checks\":{");
-        for (at, (name, problem)) in self.checks.iter().enumerate() {
+        let is_ok = self.checks.iter().all(|(_, state)| matches!(state, State::Ok));
+        let status = match self.is_ready() {
+            true if is_ok => "ok",
+            true => "degraded",
+            false => "unavailable",
+        };
+        let mut text = format!("{{\"status\":\"{status}\",\"checks\":{{");
+        for (at, (name, state)) in self.checks.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
             let _ = write!(text, "{comma}\"{name}\":");
-            push_string(&mut text, problem.as_deref().unwrap_or("ok"));
+            push_string(
+                &mut text,
+                match state {
+                    State::Ok => "ok",
+                    State::Degraded(problem) | State::Unavailable(problem) => problem,
+                },
+            );
         }
         text.push_str("}}\n");
         text
+    }
+}
+
+/// A broker whose disk is full serves readers, and one of whose directories is out of use what lies in the others: who sent
+/// their clients away would make that worse.
+fn log_dirs(dirs: &LogDirs) -> State {
+    let mut problems: Vec<String> = dirs.offline().iter().map(Offline::to_string).collect();
+    let full = dirs.full();
+    problems.extend(full.iter().map(|dir| {
+        format!("the disk of {} is full: writes are refused, reads go on. Free space there", dir.display())
+    }));
+    let text = problems.join("; ");
+    match problems.is_empty() {
+        true => State::Ok,
+        false if !dirs.is_any_in_use() || dirs.metadata().check_online().is_err() => State::Unavailable(text),
+        false => State::Degraded(text),
     }
 }
 
@@ -64,11 +106,17 @@ mod tests {
 
     #[test]
     fn text_is_quoted() {
-        let health = Health { checks: vec![("a", None), ("b", Some("no \"x\\y\"\n".to_owned()))] };
+        let bad = || State::Unavailable("no \"x\\y\"\n".to_owned());
+        let degraded = || State::Degraded("one of two".to_owned());
+        let told = |checks| Health { checks }.to_json();
         assert_eq!(
-            health.to_json(),
-            "{\"status\":\"unavailable\",\"checks\":{\"a\":\"ok\",\"b\":\"no \\\"x\\\\y\\\"\\u000a\"}}\n"
+            told(vec![("a", State::Ok), ("b", bad()), ("c", degraded())]),
+            "{\"status\":\"unavailable\",\"checks\":{\"a\":\"ok\",\"b\":\"no \\\"x\\\\y\\\"\\u000a\",\"c\":\"one of two\"}}\n"
         );
-        assert_eq!(Health { checks: vec![("a", None)] }.to_json(), "{\"status\":\"ok\",\"checks\":{\"a\":\"ok\"}}\n");
+        assert_eq!(
+            told(vec![("a", State::Ok), ("b", degraded())]),
+            "{\"status\":\"degraded\",\"checks\":{\"a\":\"ok\",\"b\":\"one of two\"}}\n"
+        );
+        assert_eq!(told(vec![("a", State::Ok)]), "{\"status\":\"ok\",\"checks\":{\"a\":\"ok\"}}\n");
     }
 }

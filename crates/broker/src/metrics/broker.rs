@@ -188,7 +188,7 @@ fn write_cluster<W: AsyncWrite + Unpin>(ctx: &Context, page: &mut Exposition<'_,
     let led = || partitions().filter(|partition| partition.leader == ctx.node_id());
     let placed_here = partitions().filter(|partition| partition.replicas.contains(&ctx.node_id())).count();
     let here = view.partitions().count();
-    let out_of_use = ctx.replicas.log_dirs.iter().filter(|dir| dir.log_dir.check_online().is_err()).count();
+    let out_of_use = ctx.replicas.log_dirs.offline().len();
     let in_use = view.partitions().filter(|partition| partition.log.check_online().is_ok()).count();
     let offline_replicas = placed_here.saturating_sub(in_use);
     let has_no_leader = partitions().filter(|partition| !image.is_active(partition.leader)).count();

@@ -155,8 +155,9 @@ impl TransactionService {
     /// transactional ids are not served.
     pub fn load(&self) -> BTreeMap<i32, String> {
         let view = self.topics.view();
-        let mut unreadable = BTreeMap::new();
-        for partition in view.by_name(STATE_TOPIC).iter().flat_map(|topic| topic.partitions.iter().flatten()) {
+        let topic = view.by_name(STATE_TOPIC);
+        let mut unreadable: BTreeMap<i32, String> = topic.iter().flat_map(|topic| topic.unopened()).collect();
+        for partition in topic.iter().flat_map(|topic| topic.partitions.iter().flatten()) {
             match read_partition(partition) {
                 Ok(transactions) => {
                     let mut inner = self.core.inner.lock();
@@ -512,9 +513,12 @@ impl TransactionService {
     pub fn mark(&self, partition: &TopicPartition, marking: Marking) -> oneshot::Receiver<ErrorCode> {
         let (done, marked) = oneshot::channel();
         let told = move |error: ErrorCode| _ = done.send(error);
-        let Some(found) = self.topics.view().partition(&partition.topic, partition.partition).cloned() else {
-            told(ErrorCode::UnknownTopicOrPartition);
-            return marked;
+        let found = match self.topics.view().find(&partition.topic, partition.partition) {
+            Ok(found) => found.clone(),
+            Err(error) => {
+                told(error);
+                return marked;
+            }
         };
         if partition.topic == OFFSETS_TOPIC {
             self.groups.end_transaction(partition.partition, marking, Box::new(told));

@@ -23,13 +23,13 @@ use crate::limits::wait_until;
 use crate::produce::{batch, produce};
 use crate::raw::{RawClient, TestBroker};
 
-const DIRS: [&str; 3] = ["a", "b", "c"];
+pub const DIRS: [&str; 3] = ["a", "b", "c"];
 
-fn start(dir: tempfile::TempDir) -> TestBroker {
+pub fn start(dir: tempfile::TempDir) -> TestBroker {
     start_in(Arc::new(RealDisk), &DIRS, dir).unwrap()
 }
 
-fn start_in(disk: Arc<dyn Disk>, names: &[&str], dir: tempfile::TempDir) -> Result<TestBroker, StartError> {
+pub fn start_in(disk: Arc<dyn Disk>, names: &[&str], dir: tempfile::TempDir) -> Result<TestBroker, StartError> {
     let paths: Vec<PathBuf> = names.iter().map(|name| dir.path().join(name)).collect();
     TestBroker::start_on(disk, dir, |config| {
         config.log_dir = paths[0].clone();
@@ -37,7 +37,7 @@ fn start_in(disk: Arc<dyn Disk>, names: &[&str], dir: tempfile::TempDir) -> Resu
     })
 }
 
-fn alter(client: &mut RawClient, path: &Path, topic: &str, partition: i32) -> ErrorCode {
+pub fn alter(client: &mut RawClient, path: &Path, topic: &str, partition: i32) -> ErrorCode {
     let topic = AlterReplicaLogDirTopic { name: topic.into(), partitions: vec![partition] };
     let dir = AlterReplicaLogDir { path: path.display().to_string(), topics: vec![topic] };
     let response: AlterReplicaLogDirsResponse = client.ask(&AlterReplicaLogDirsRequest { dirs: vec![dir] }, 2);
@@ -45,7 +45,7 @@ fn alter(client: &mut RawClient, path: &Path, topic: &str, partition: i32) -> Er
 }
 
 /// Where a partition is, by the last part of the path, with those on their way.
-fn places(client: &mut RawClient, topic: &str, partition: i32) -> Vec<(String, bool)> {
+pub fn places(client: &mut RawClient, topic: &str, partition: i32) -> Vec<(String, bool)> {
     let response: DescribeLogDirsResponse = client.ask(&DescribeLogDirsRequest { topics: None }, 4);
     let mut places = Vec::new();
     for dir in response.results {
@@ -59,7 +59,7 @@ fn places(client: &mut RawClient, topic: &str, partition: i32) -> Vec<(String, b
 }
 
 /// Waits until the metadata says in which directories the partitions of `t` lie.
-fn until_told(broker: &TestBroker, partitions: i32) {
+pub fn until_told(broker: &TestBroker, partitions: i32) {
     let context = broker.context();
     let ids = context.replicas.log_dirs.ids();
     wait_until("the metadata tells the directories", || {
@@ -117,35 +117,7 @@ fn partitions_are_spread_and_stay_where_they_are() {
     assert_eq!(produce(&mut client, "t", 4, batch(1, 10)).base_offset, 1);
 }
 
-/// As when a disk is not mounted, or a line of the settings is lost.
-#[test]
-fn partitions_of_a_directory_that_is_not_there_do_not_begin_anew() {
-    let broker = start(tempfile::tempdir().unwrap());
-    broker.create_topic("t", 3);
-    let mut client = broker.connect();
-    for partition in 0..3 {
-        assert_eq!(produce(&mut client, "t", partition, batch(1, 10)).error_code, 0);
-    }
-    until_told(&broker, 3);
-    let kept = broker.end(true).keep();
-    let refused = |dir: &Path, names: &[&str]| {
-        // The broker that is refused takes its directory along.
-        let copy = tempfile::tempdir().unwrap();
-        for name in DIRS {
-            copy_dir(&dir.join(name), &copy.path().join(name));
-        }
-        if names.len() == DIRS.len() {
-            std::fs::remove_dir_all(copy.path().join("c")).unwrap();
-        }
-        let error = start_in(Arc::new(RealDisk), names, copy).err().unwrap();
-        assert!(matches!(&error, StartError::NoDirectory { partitions: 1, .. }), "{error}");
-    };
-    refused(&kept, &["a", "b"]);
-    refused(&kept, &DIRS);
-    std::fs::remove_dir_all(kept).unwrap();
-}
-
-fn copy_dir(from: &Path, to: &Path) {
+pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -216,45 +188,93 @@ fn a_wish_is_remembered_until_the_topic_is_there() {
     assert!(is_in(&mut client, "later", "c"));
 }
 
-/// What a kill leaves: a copy on its way, or two directories of the same name between the renames.
+/// What a stop or a kill leaves: a copy on its way, or two directories of the same name between the renames.
 #[test]
-fn kills_while_a_partition_moves_lose_nothing() {
-    let broker = start(tempfile::tempdir().unwrap());
+fn a_move_that_was_interrupted_is_gone_on_with() {
+    let mut broker = start(tempfile::tempdir().unwrap());
     broker.create_topic("t", 1);
     let mut client = broker.connect();
-    let written = 20;
-    for _ in 0..written {
-        produce(&mut client, "t", 0, batch(1, 100));
-    }
-    let home = places(&mut client, "t", 0)[0].0.clone();
-    let mut dir = broker.end(true);
+    let write = |client: &mut RawClient| (0..10).for_each(|_| _ = produce(client, "t", 0, batch(1, 100)));
+    write(&mut client);
+    let mut home = places(&mut client, "t", 0)[0].0.clone();
     let unique = "0123456789abcdef0123456789abcdef";
-    let other = DIRS.iter().find(|name| **name != home).unwrap();
-    // On its way, and not whole.
-    let future = dir.path().join(other).join(format!("t-0.{unique}-future"));
-    std::fs::create_dir(&future).unwrap();
-    std::fs::write(future.join("00000000000000000000.log"), [1, 2, 3]).unwrap();
-    let broker = start(dir);
-    assert!(!future.exists());
-    let mut client = broker.connect();
-    assert!(is_in(&mut client, "t", &home));
-    assert_eq!(read(&mut client, "t").len(), written);
+    let future = format!("t-0.{unique}-future");
+    let mut written = 10;
+    let left = |dir: &Path, suffix: &str| {
+        let names = DIRS.iter().flat_map(|name| std::fs::read_dir(dir.join(name)).unwrap());
+        names.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().ends_with(suffix)).count()
+    };
+    for (clean, whole) in [(true, true), (true, false), (false, true), (false, false)] {
+        until_told(&broker, 1);
+        let dir = broker.end(clean);
+        let other = DIRS.iter().find(|name| **name != home).unwrap();
+        let part = dir.path().join("part");
+        copy_dir(&dir.path().join(&home).join("t-0"), &part);
+        broker = start(dir);
+        let mut client = broker.connect();
+        write(&mut client);
+        written += 10;
+        let dir = broker.end(clean);
+        let place = dir.path().join(other).join(&future);
+        std::fs::rename(&part, &place).unwrap();
+        if !whole {
+            std::fs::write(place.join("00000000000000000000.log"), [1, 2, 3]).unwrap();
+        }
+        broker = start(dir);
+        let mut client = broker.connect();
+        wait_until("the move goes on", || is_in(&mut client, "t", other));
+        assert_eq!(read(&mut client, "t").len(), written);
+        home = (*other).to_owned();
+    }
     // Between the renames.
-    dir = broker.end(true);
+    let dir = broker.end(true);
+    let other = DIRS.iter().find(|name| **name != home).unwrap();
     copy_dir(&dir.path().join(&home).join("t-0"), &dir.path().join(other).join("t-0"));
     let broker = start(dir);
     let mut client = broker.connect();
     assert_eq!(places(&mut client, "t", 0).len(), 1);
     assert_eq!(read(&mut client, "t").len(), written);
+    until_told(&broker, 1);
     let now = places(&mut client, "t", 0)[0].0.clone();
-    // Another broker ended between its renames.
-    dir = broker.end(true);
-    std::fs::rename(dir.path().join(&now).join("t-0"), dir.path().join(&now).join(format!("t-0.{unique}-future")))
-        .unwrap();
+    // As Kafka leaves it, which notes in the metadata where a partition goes before it exchanges the logs.
+    let dir = broker.end(true);
+    assert_eq!((left(dir.path(), "-stray"), left(dir.path(), "-future")), (0, 0));
+    let path = dir.path().join(&now);
+    std::fs::rename(path.join("t-0"), path.join(&future)).unwrap();
     let broker = start(dir);
     let mut client = broker.connect();
     assert_eq!(read(&mut client, "t").len(), written);
     assert_eq!(produce(&mut client, "t", 0, batch(1, 10)).base_offset, written as i64);
+}
+
+/// Each wish ends the one before, wherever that is; the last one is carried out.
+#[test]
+fn the_last_of_many_wishes_counts() {
+    let broker = start(tempfile::tempdir().unwrap());
+    broker.create_topic("t", 1);
+    let path = broker.path().to_owned();
+    let mut client = broker.connect();
+    let written = 20;
+    for _ in 0..written {
+        assert_eq!(produce(&mut client, "t", 0, batch(1, 100_000)).error_code, 0);
+    }
+    for round in 0..30 {
+        for to in ["a", "b", "c", "b", "a", "c"] {
+            assert_eq!(alter(&mut client, &path.join(to), "t", 0), ErrorCode::None);
+        }
+        wait_until("moved", || is_in(&mut client, "t", "c"));
+        assert_eq!(read(&mut client, "t").len(), written, "round {round}");
+        let target = if round % 2 == 0 { "a" } else { "b" };
+        assert_eq!(alter(&mut client, &path.join(target), "t", 0), ErrorCode::None);
+        wait_until("moved back", || is_in(&mut client, "t", target));
+    }
+    let dir = broker.end(true);
+    for name in DIRS {
+        let names =
+            std::fs::read_dir(dir.path().join(name)).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let strange: Vec<_> = names.filter(|name| name.ends_with("-future") || name.ends_with("-stray")).collect();
+        assert!(strange.is_empty(), "{strange:?}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod admin;
 mod administration;
+mod bad_dirs;
 mod compaction;
 mod connection;
 mod consumer_groups;

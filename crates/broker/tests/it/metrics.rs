@@ -24,7 +24,7 @@ fn http(broker: &TestBroker) -> TcpStream {
 }
 
 /// Sends `text` and returns all that is answered.
-fn ask(broker: &TestBroker, text: &str) -> String {
+pub fn ask(broker: &TestBroker, text: &str) -> String {
     let mut stream = http(broker);
     stream.write_all(text.as_bytes()).unwrap();
     let mut answer = String::new();

@@ -43,24 +43,63 @@ const FILE_SYSTEMS: &[(u64, &str, Option<&str>)] = &[
     (0x0102_1997, "9p", Some("what an fsync means there depends on the machine behind it")),
 ];
 
-pub fn check(dir: &Path, findings: &mut Findings) {
-    check_clock(dir, findings);
-    match MetaProperties::read(&RealDisk, dir) {
-        Ok(Some(meta)) => findings
-            .ok(CHECK, format!("{} belongs to node {} of cluster {}", dir.display(), meta.node_id, meta.cluster_id)),
-        Ok(None) if dir.exists() => findings.note(
-            CHECK,
-            format!("{} is not formatted", dir.display()),
-            "`caudal up` formats an empty directory; `caudal kafka-storage format` does it for a properties file",
-        ),
-        Ok(None) => findings.ok(CHECK, format!("{} is yet to be made", dir.display())),
-        Err(error) => findings.problem(CHECK, error.to_string(), "see to its owner and permissions"),
+/// Looks at all log directories.
+pub fn check(dirs: &[PathBuf], findings: &mut Findings) {
+    check_clock(dirs, findings);
+    let read: Vec<_> = dirs.iter().map(|dir| (dir, MetaProperties::read(&RealDisk, dir))).collect();
+    let formatted: Vec<_> = read.iter().filter_map(|(dir, read)| Some((*dir, read.as_ref().ok()?.as_ref()?))).collect();
+    check_belong(&formatted, findings);
+    for (dir, read) in &read {
+        match read {
+            Ok(Some(meta)) => findings
+                .ok(CHECK, format!("{} belongs to node {} of cluster {}", dir.display(), meta.node_id, meta.cluster_id)),
+            Ok(None) if !formatted.is_empty() => findings.problem(
+                CHECK,
+                format!(
+                    "{} is {}, and others of log.dirs are in use",
+                    dir.display(),
+                    if dir.exists() { "not formatted" } else { "not there" }
+                ),
+                "mount its disk if it has one: partitions that lie there are offline without it. A new directory is formatted by \
+                 the next start, unless partitions lie in one that is missing",
+            ),
+            Ok(None) if dir.exists() => findings.note(
+                CHECK,
+                format!("{} is not formatted", dir.display()),
+                "`caudal up` formats an empty directory; `caudal kafka-storage format` does it for a properties file",
+            ),
+            Ok(None) => findings.ok(CHECK, format!("{} is yet to be made", dir.display())),
+            Err(error) => findings.problem(CHECK, error.to_string(), "see to its disk, its owner and permissions"),
+        }
+        // Of a directory that is yet to be made, that in which it will be.
+        let Some(existing) = absolute(dir).ancestors().find(|dir| dir.is_dir()).map(Path::to_owned) else { continue };
+        check_file_system(&existing, findings);
+        check_room(&existing, findings);
+        check_fsync(&existing, findings);
     }
-    // Of a directory that is yet to be made, that in which it will be.
-    let Some(existing) = absolute(dir).ancestors().find(|dir| dir.is_dir()).map(Path::to_owned) else { return };
-    check_file_system(&existing, findings);
-    check_room(&existing, findings);
-    check_fsync(&existing, findings);
+}
+
+/// Directories of one node have its id and its cluster's, and each one of its own.
+fn check_belong(formatted: &[(&PathBuf, &MetaProperties)], findings: &mut Findings) {
+    for (at, (dir, meta)) in formatted.iter().enumerate() {
+        let others = || formatted.iter().take(at);
+        let differs = |other: &MetaProperties| (&other.cluster_id, other.node_id) != (&meta.cluster_id, meta.node_id);
+        if let Some((other, _)) = others().find(|(_, other)| differs(other)) {
+            findings.problem(
+                CHECK,
+                format!("{} and {} belong to different nodes or clusters", other.display(), dir.display()),
+                "correct log.dirs: the broker does not start with them",
+            );
+        }
+        let is_copy = |other: &MetaProperties| meta.directory_id.is_some() && other.directory_id == meta.directory_id;
+        if let Some((other, _)) = others().find(|(_, other)| is_copy(other)) {
+            findings.problem(
+                CHECK,
+                format!("{} and {} have the same directory.id: one is a copy", other.display(), dir.display()),
+                "leave the copy out of log.dirs: the broker does not start with both",
+            );
+        }
+    }
 }
 
 fn absolute(dir: &Path) -> PathBuf {
@@ -95,7 +134,7 @@ fn check_room(dir: &Path, findings: &mut Findings) {
     let Ok(found) = statvfs(dir) else { return };
     let (free, all) = (found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize);
     let part = if all == 0 { 0.0 } else { free as f64 / all as f64 };
-    let text = format!("{:.1} GiB of {:.1} GiB are free", gib(free), gib(all));
+    let text = format!("{:.1} GiB of {:.1} GiB are free for {}", gib(free), gib(all), dir.display());
     let fix = "free space, shorten retention (retention.ms, retention.bytes), or move the data";
     if free < BYTES_LEAST || part < PART_LEAST {
         findings.problem(CHECK, text, fix);
@@ -128,7 +167,8 @@ fn check_fsync(dir: &Path, findings: &mut Findings) {
     times.sort_unstable();
     let (median, most) = (times.get(times.len() / 2), times.last());
     let (median, most) = (median.copied().unwrap_or_default(), most.copied().unwrap_or_default());
-    let text = format!("an fsync takes {:.2} ms, at most {:.2} ms", millis(median), millis(most));
+    let took = format!("an fsync takes {:.2} ms, at most {:.2} ms", millis(median), millis(most));
+    let text = format!("{took}, in {}", dir.display());
     let fix = "acknowledgements wait for it: choose a quicker disk, or caudal.flush.before.ack=false if losing the last records in a \
                power cut is bearable";
     if median > FSYNC_BAD {
@@ -162,7 +202,7 @@ fn measure_fsync(dir: &Path) -> io::Result<Vec<Duration>> {
     removed.map(|()| times)
 }
 
-fn check_clock(dir: &Path, findings: &mut Findings) {
+fn check_clock(dirs: &[PathBuf], findings: &mut Findings) {
     let now = SystemTime::now();
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     if seconds < BEFORE_US_S {
@@ -172,13 +212,13 @@ fn check_clock(dir: &Path, findings: &mut Findings) {
             "set it (`timedatectl set-ntp true`): records, retention and transactions go by it",
         );
     }
-    let of_partition = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
-    let files = fs::read_dir(dir).into_iter().flatten().flatten().flat_map(|entry| of_partition(entry.path()));
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let files = dirs.iter().flat_map(|dir| entries(dir)).flat_map(|entry| entries(&entry.path()));
     let newest = files.filter_map(|file| file.metadata().ok()?.modified().ok()).max();
     match newest.and_then(|newest| newest.duration_since(now).ok()).filter(|ahead| *ahead > CLOCK_TOLERANCE) {
         Some(ahead) => findings.problem(
             CLOCK,
-            format!("it is {} minutes behind the newest file of {}", ahead.as_secs() / 60, dir.display()),
+            format!("it is {} minutes behind the newest file of the data", ahead.as_secs() / 60),
             "set it right: until it has caught up, retention by time and the times of new records are off",
         ),
         None => findings.ok(CLOCK, "it is not behind the data"),

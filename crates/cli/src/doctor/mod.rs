@@ -118,11 +118,15 @@ pub async fn run(server: &Server, doctor: DoctorArgs) -> Result<(), Stop> {
         properties.set(key, value, "--set");
     }
     let config = settings::check(&properties, &mut findings);
-    let data_dir = doctor.data_dir.or_else(|| config.as_ref().map(|config| config.log_dir.clone()));
-    if let Some(dir) = data_dir {
-        data_dir::check(&dir, &mut findings);
+    let dirs = match (doctor.data_dir, &config) {
+        (Some(dir), _) => vec![dir],
+        (None, Some(config)) => all_dirs(config),
+        (None, None) => Vec::new(),
+    };
+    if !dirs.is_empty() {
+        data_dir::check(&dirs, &mut findings);
     }
-    check_limits(config.as_ref(), &mut findings);
+    check_limits(&dirs, &mut findings);
     if !doctor.offline {
         cluster::check(server, named, &mut findings).await;
     }
@@ -134,14 +138,23 @@ pub async fn run(server: &Server, doctor: DoctorArgs) -> Result<(), Stop> {
     if findings.count(Level::Problem) > 0 { Err(Stop::Exit(1)) } else { Ok(()) }
 }
 
+/// `log.dirs`, and that of the metadata log where it is none of them.
+fn all_dirs(config: &BrokerConfig) -> Vec<PathBuf> {
+    let mut dirs = config.partition_dirs().to_vec();
+    if !dirs.contains(&config.log_dir) {
+        dirs.push(config.log_dir.clone());
+    }
+    dirs
+}
+
 /// What the system allows a process that is started from here.
-fn check_limits(config: Option<&BrokerConfig>, findings: &mut Findings) {
+fn check_limits(dirs: &[PathBuf], findings: &mut Findings) {
     use rustix::process::{Resource, getrlimit};
     /// Enough for some hundred partitions and connections.
     const FILES_LEAST: u64 = 4096;
     // The broker raises it as far as it may.
     let files = getrlimit(Resource::Nofile).maximum;
-    let wanted = config.map_or(0, |config| data_dir::partitions(&config.log_dir) as u64 * 2);
+    let wanted = dirs.iter().map(|dir| data_dir::partitions(dir) as u64 * 2).sum();
     match files {
         Some(files) if files < FILES_LEAST.max(wanted) => findings.problem(
             "limits",

@@ -1,6 +1,7 @@
 //! The broker's settings: those that are refused, those that do nothing, those that open a door.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use caudal_broker::BrokerConfig;
 use caudal_cluster::config::Properties;
@@ -43,10 +44,11 @@ pub fn check(properties: &Properties, findings: &mut Findings) -> Option<BrokerC
             "leave it out if they matter",
         );
     }
-    if config.log_dir.starts_with("/tmp") || config.log_dir.starts_with("/var/tmp") {
+    let is_cleared = |dir: &&PathBuf| dir.starts_with("/tmp") || dir.starts_with("/var/tmp");
+    if let Some(dir) = super::all_dirs(&config).iter().find(is_cleared) {
         findings.problem(
             CHECK,
-            format!("the data lies in {}, which systems clear by themselves", config.log_dir.display()),
+            format!("data lies in {}, which systems clear by themselves", dir.display()),
             "choose another log.dirs (`caudal up --data-dir DIR`)",
         );
     }

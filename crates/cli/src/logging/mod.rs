@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
-use caudal_client::OUTAGE_TARGET;
+use caudal_client::{OUTAGE_TARGET, WAITING_TARGET};
 use clap::{Args, ValueEnum};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -145,12 +145,18 @@ impl<S: Subscriber> Layer<S> for Waiting {
         }
         let mut message = Message(String::new());
         event.record(&mut message);
-        if is_outage {
-            tell!("Waiting for a broker: {}\n`caudal up` starts one; {}.", message.0, self.interrupt);
-        } else {
-            tell!("The broker answers again.");
+        match (is_outage, event.metadata().target() == WAITING_TARGET) {
+            (true, false) => tell!("Waiting for a broker: {}\n`caudal up` starts one; {}.", message.0, self.interrupt),
+            (true, true) => tell!("Still trying: {}\n{}.", message.0, capitalized(self.interrupt)),
+            (false, false) => tell!("The broker answers again."),
+            (false, true) => tell!("Records are written again."),
         }
     }
+}
+
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
 struct Message(String);

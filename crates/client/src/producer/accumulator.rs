@@ -278,6 +278,7 @@ fn new_batch(id: u64, state: Arc<BatchState>, topic: usize, partition: i32, code
         told: false,
         attempts: 0,
         retry_at: now,
+        last_error: None,
         full: false,
     }
 }

@@ -160,6 +160,8 @@ pub(super) struct Batch {
     pub told: bool,
     pub attempts: u32,
     pub retry_at: Instant,
+    /// Why it is sent again.
+    pub last_error: Option<Error>,
     /// No further record fits, or shall be added.
     pub full: bool,
 }

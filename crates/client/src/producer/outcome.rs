@@ -1,6 +1,6 @@
 //! What becomes of batches: answers, errors, retries, splits, deadlines.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use caudal_protocol::batch::{Batch as RawBatch, BatchBuilder};
@@ -12,9 +12,12 @@ use super::batch::{Batch, BatchState, Outcome};
 use super::numbering::{Numbering, add_sequence, is_about_numbers, proves_refusal, restamp, unknown_fate};
 use super::sender::Sender;
 use crate::error::{Error, Result};
+use crate::outage::WAITING_TARGET;
 
 /// Decompressed size up to which a batch that the broker found too large is taken apart.
 const SPLIT_LIMIT_BYTES: usize = 1 << 30;
+/// How long a batch may be on its way before anything is said.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Sender {
     /// With `acks=0` nobody answers: what has gone to the socket counts as sent.
@@ -116,7 +119,40 @@ impl Sender {
         if let Some(state) = self.partitions.get_mut(&(batch.topic, batch.partition)) {
             state.acknowledged = true;
         }
+        if std::mem::take(&mut self.told_waiting) {
+            tracing::info!(target: WAITING_TARGET, "records are written again");
+        }
         self.finish(batch, Outcome::Written { base_offset, log_append_time_ms });
+    }
+
+    /// Says what is waited for when a batch has not been written for a while although brokers answer; once, until one is.
+    pub(super) fn tell_waiting(&mut self, now: Instant) {
+        if self.told_waiting {
+            return;
+        }
+        let oldest =
+            self.partitions.values().filter_map(|state| state.retries.front()).min_by_key(|batch| batch.created);
+        let is_late = |batch: &Batch| now.duration_since(batch.created) >= PATIENCE;
+        let reason = match oldest.filter(|batch| is_late(batch)) {
+            Some(batch) => self.reason(batch),
+            None => {
+                let accumulator = self.shared.accumulator.lock();
+                let mut fronts = accumulator.active().iter().filter_map(|at| accumulator.front(at.0, at.1));
+                fronts.find(|batch| is_late(batch)).and_then(|batch| self.reason(batch))
+            }
+        };
+        // That none answers is told by who connects.
+        if let Some(reason @ (Error::Server { .. } | Error::NoLeader { .. })) = reason {
+            self.told_waiting = true;
+            tracing::warn!(target: WAITING_TARGET, "{reason}");
+        }
+    }
+
+    /// Why a batch is not written yet, as far as that is known.
+    fn reason(&self, batch: &Batch) -> Option<Error> {
+        let no_id = || self.id_error.clone().filter(|_| batch.sequence.is_none());
+        let no_leader = || self.shared.client.leader(&batch.state.topic, batch.partition).err();
+        batch.last_error.clone().or_else(no_id).or_else(no_leader)
     }
 
     /// Whether a batch before this one in its partition is still to be sent again.
@@ -129,6 +165,7 @@ impl Sender {
     fn retry(&mut self, mut batch: Batch, now: Instant, error: &Error) {
         tracing::debug!(%error, attempts = batch.attempts, "sending a batch again");
         batch.retry_at = now + self.backoff.wait(batch.attempts);
+        batch.last_error = Some(error.clone());
         if error.code().is_none_or(|code| code.is_retriable()) {
             self.refresh_wanted = true;
         }
@@ -185,6 +222,7 @@ impl Sender {
                         told: false,
                         attempts: batch.attempts,
                         retry_at: now,
+                        last_error: None,
                         full: true,
                     };
                     if let Some(producer) = producer {
@@ -260,19 +298,19 @@ impl Sender {
                 }
             }
         }
-        let error = |batch: &Batch| Error::Timeout {
+        let error = |batch: &Batch, cause: Option<Error>| Error::Timeout {
             what: format!("send {} records to {}-{}", batch.count, batch.state.topic, batch.partition),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-            cause: None,
+            cause: cause.map(Box::new),
         };
         for batch in gone {
-            let error = error(&batch);
+            let error = error(&batch, self.reason(&batch));
             self.fail(batch, error);
         }
         // What is on the wire keeps its memory and its place until an answer comes or cannot come any more.
         for batch in self.in_flight.values_mut().filter(|b| !b.told && expired(b)) {
             batch.told = true;
-            batch.state.complete(Outcome::Failed(error(batch)));
+            batch.state.complete(Outcome::Failed(error(batch, batch.last_error.clone())));
         }
     }
 

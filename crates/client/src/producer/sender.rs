@@ -120,6 +120,10 @@ pub(super) struct Sender {
     connecting: HashMap<i32, Option<Instant>>,
     pub(super) producer_id: Option<ProducerId>,
     asking_id: bool,
+    /// Why there is no producer id yet.
+    pub(super) id_error: Option<Error>,
+    /// It was said that records wait.
+    pub(super) told_waiting: bool,
     id_retry_at: Option<Instant>,
     refreshing: bool,
     pub(super) refresh_wanted: bool,
@@ -150,6 +154,8 @@ impl Sender {
             connecting: HashMap::new(),
             producer_id: None,
             asking_id: false,
+            id_error: None,
+            told_waiting: false,
             id_retry_at: None,
             refreshing: false,
             refresh_wanted: false,
@@ -164,6 +170,7 @@ impl Sender {
         loop {
             let now = Instant::now();
             self.expire(now);
+            self.tell_waiting(now);
             let wake_at = self.work(now);
             {
                 let accumulator = self.shared.accumulator.lock();
@@ -208,12 +215,16 @@ impl Sender {
             Event::GotProducerId(result) => {
                 self.asking_id = false;
                 match result {
-                    Ok(id) => self.producer_id = Some(id),
+                    Ok(id) => {
+                        self.producer_id = Some(id);
+                        self.id_error = None;
+                    }
                     Err(error) => {
                         tracing::debug!(%error, "cannot get a producer id");
                         if !error.is_retriable() {
                             self.fail_waiting(&error);
                         }
+                        self.id_error = Some(error);
                         self.id_retry_at = Some(now + self.backoff.wait(1));
                     }
                 }

@@ -19,7 +19,8 @@ use caudal_protocol::{ErrorCode, Uuid};
 
 pub use configs::{alter_configs, incremental_alter_configs};
 pub use registration::{
-    Endpoint, FEATURES, Registration, SupportedFeature, bootstrap_records, start_records, stop_records,
+    Endpoint, FEATURES, Registration, SupportedFeature, bootstrap_records, elected, leaderless, start_records,
+    stop_records,
 };
 pub use topics::{auto_create_request, check_topic_name, create_topics, delete_topics};
 

@@ -7,7 +7,7 @@ use super::ApiError;
 use crate::image::MetadataImage;
 
 /// "Any directory of the broker" (KIP-858).
-const UNASSIGNED_DIRECTORY: Uuid = Uuid::ZERO;
+const UNASSIGNED_DIRECTORY: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
 /// Replicas of `count` new partitions, the first of which has the number `start`: spread over the active brokers.
 pub(super) fn place(

@@ -98,8 +98,8 @@ pub fn start_records(image: &MetadataImage, node: &Registration, clean: bool, ne
         change(-1, None),
     ];
     for topic in image.topics() {
-        for (id, partition) in &topic.partitions {
-            records.extend(lead(topic, *id, partition, node, clean).map(MetadataRecord::from));
+        for id in topic.partitions.keys() {
+            records.extend(lead(image, topic, *id, node, clean).map(MetadataRecord::from));
         }
     }
     records
@@ -113,22 +113,11 @@ pub fn stop_records(image: &MetadataImage, node_id: i32) -> Vec<MetadataRecord> 
         broker_epoch: broker.broker_epoch,
         ..BrokerRegistrationChangeRecord::default()
     };
-    let elr = image.feature("eligible.leader.replicas.version") > 0;
     let mut records: Vec<MetadataRecord> =
         vec![BrokerRegistrationChangeRecord { in_controlled_shutdown: 1, ..change.clone() }.into()];
     for topic in image.topics() {
         let led = topic.partitions.iter().filter(|(_, p)| p.leader == node_id && p.isr == [node_id]);
-        records.extend(led.map(|(id, _)| {
-            MetadataRecord::PartitionChange(PartitionChangeRecord {
-                partition_id: *id,
-                topic_id: topic.id,
-                leader: NO_LEADER,
-                isr: elr.then(Vec::new),
-                eligible_leader_replicas: elr.then(|| vec![node_id]),
-                last_known_elr: elr.then(|| vec![node_id]),
-                ..PartitionChangeRecord::default()
-            })
-        }));
+        records.extend(led.map(|(id, p)| MetadataRecord::from(leaderless(image, topic.id, *id, p, node_id))));
     }
     records.push(BrokerRegistrationChangeRecord { fenced: 1, ..change }.into());
     records
@@ -180,16 +169,40 @@ fn register_broker(node: &Registration, broker_epoch: i64) -> RegisterBrokerReco
     }
 }
 
-/// The change that makes the node lead a partition of which it holds a replica; `None` if nothing is to change.
+/// The change that makes the node lead a partition of which it holds a replica, or not lead one that lies in a directory that is
+/// not there; `None` if nothing is to change.
 fn lead(
+    image: &MetadataImage,
     topic: &Topic,
     partition_id: i32,
-    partition: &Partition,
     node: &Registration,
     clean: bool,
 ) -> Option<PartitionChangeRecord> {
     let id = node.node_id;
+    let partition = topic.partitions.get(&partition_id)?;
     let at = partition.replicas.iter().position(|r| *r == id)?;
+    let directory = partition.directory_of(id);
+    if directory.is_some_and(|directory| !node.log_dirs.contains(&directory)) {
+        return (partition.leader == id).then(|| leaderless(image, topic.id, partition_id, partition, id));
+    }
+    // Among several the broker tells where it is.
+    let only = if let [only] = *node.log_dirs { directory.is_none().then_some(only) } else { None };
+    if partition.leader == id && clean && only.is_none() {
+        return None;
+    }
+    let mut change = elected(topic.id, partition_id, partition, id)?;
+    change.directories = only.map(|only| {
+        let mut directories = partition.directories.clone();
+        if let Some(directory) = directories.get_mut(at) {
+            *directory = only;
+        }
+        directories
+    });
+    Some(change)
+}
+
+/// Makes a replica the leader of its partition; `None`: it may not be, or another one is.
+pub fn elected(topic_id: Uuid, partition_id: i32, partition: &Partition, id: i32) -> Option<PartitionChangeRecord> {
     let may_lead = partition.isr.contains(&id)
         || partition.eligible_leader_replicas.contains(&id)
         || partition.last_known_elr.contains(&id)
@@ -197,27 +210,34 @@ fn lead(
     if !may_lead || (partition.leader != id && partition.leader != NO_LEADER) {
         return None;
     }
-    let misplaced = partition.directories.get(at).is_none_or(|directory| !node.log_dirs.contains(directory));
-    if partition.leader == id && clean && !misplaced {
-        return None;
-    }
-    let directories = misplaced.then(|| {
-        let mut directories = partition.directories.clone();
-        if let Some(directory) = directories.get_mut(at) {
-            // Among several the broker tells where it is.
-            *directory = if let [only] = *node.log_dirs { only } else { Uuid::ZERO };
-        }
-        directories
-    });
     let elr = !partition.eligible_leader_replicas.is_empty() || !partition.last_known_elr.is_empty();
     Some(PartitionChangeRecord {
         partition_id,
-        topic_id: topic.id,
+        topic_id,
         leader: id,
         isr: (!partition.isr.contains(&id)).then(|| vec![id]),
-        directories,
         eligible_leader_replicas: elr.then(Vec::new),
         last_known_elr: elr.then(Vec::new),
         ..PartitionChangeRecord::default()
     })
+}
+
+/// Takes the leader of a partition away, which may lead it again.
+pub fn leaderless(
+    image: &MetadataImage,
+    topic_id: Uuid,
+    partition_id: i32,
+    partition: &Partition,
+    leader: i32,
+) -> PartitionChangeRecord {
+    let elr = image.feature("eligible.leader.replicas.version") > 0 && partition.isr == [leader];
+    PartitionChangeRecord {
+        partition_id,
+        topic_id,
+        leader: NO_LEADER,
+        isr: elr.then(Vec::new),
+        eligible_leader_replicas: elr.then(|| vec![leader]),
+        last_known_elr: elr.then(|| vec![leader]),
+        ..PartitionChangeRecord::default()
+    }
 }

@@ -106,6 +106,15 @@ pub struct Partition {
     pub partition_epoch: i32,
 }
 
+impl Partition {
+    /// The log directory of a replica; `None`: it has none, or it is not known in which one it lies. Ids below 100 stand for
+    /// no directory (KIP-858): unassigned, lost, migrating.
+    pub fn directory_of(&self, replica: i32) -> Option<Uuid> {
+        let at = self.replicas.iter().position(|id| *id == replica)?;
+        self.directories.get(at).copied().filter(|id| u128::from_be_bytes(id.0) >= 100)
+    }
+}
+
 /// A topic with its partitions by number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {

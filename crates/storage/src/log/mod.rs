@@ -6,6 +6,7 @@
 
 mod append;
 mod check;
+mod compare;
 mod cost;
 mod create;
 mod flush;
@@ -50,18 +51,20 @@ use crate::segment::{CorruptRange, Segment};
 pub(crate) struct DirHealth {
     dir: PathBuf,
     offline: OnceLock<Offline>,
-    /// The last write found no space.
-    full: AtomicBool,
+    /// When writes found no space, the last time; until one succeeds.
+    full: Mutex<Option<Instant>>,
+    is_full: AtomicBool,
 }
 
 impl DirHealth {
     pub fn new(dir: PathBuf) -> DirHealth {
-        DirHealth { dir, offline: OnceLock::new(), full: AtomicBool::new(false) }
+        DirHealth { dir, offline: OnceLock::new(), full: Mutex::new(None), is_full: AtomicBool::new(false) }
     }
 
     /// Tells once that the disk is full, however many writes find it so.
     pub fn note_full(&self) {
-        if !self.full.swap(true, Ordering::Relaxed) {
+        *self.full.lock() = Some(Instant::now());
+        if !self.is_full.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 dir = %self.dir.display(),
                 "the disk of the log directory is full: writes are refused with KAFKA_STORAGE_ERROR, reads go on. Free space \
@@ -71,9 +74,14 @@ impl DirHealth {
     }
 
     pub fn note_written(&self) {
-        if self.full.load(Ordering::Relaxed) && self.full.swap(false, Ordering::Relaxed) {
+        if self.is_full.load(Ordering::Relaxed) && self.is_full.swap(false, Ordering::Relaxed) {
             tracing::info!(dir = %self.dir.display(), "there is space in the log directory again: writes are taken");
         }
+    }
+
+    /// When a write found no space, if none has succeeded since.
+    pub fn found_full(&self) -> Option<Instant> {
+        (*self.full.lock()).filter(|_| self.is_full.load(Ordering::Relaxed))
     }
 
     pub fn check(&self) -> Result<(), Offline> {

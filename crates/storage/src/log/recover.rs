@@ -101,7 +101,7 @@ struct Opening<'a> {
 }
 
 impl Log {
-    /// Opens the log in an existing directory.
+    /// Opens the log in its directory, which exists.
     pub(crate) fn open(
         shared: &Shared,
         topic_partition: TopicPartition,
@@ -109,6 +109,17 @@ impl Log {
         checkpoints: Checkpoints,
     ) -> Result<(Arc<Log>, LogRecovery), OpenError> {
         let dir = shared.health.dir().join(topic_partition.to_string());
+        Log::open_in(shared, dir, topic_partition, config, checkpoints)
+    }
+
+    /// As [`Log::open`], in a directory of another name.
+    pub(crate) fn open_in(
+        shared: &Shared,
+        dir: PathBuf,
+        topic_partition: TopicPartition,
+        config: LogConfig,
+        checkpoints: Checkpoints,
+    ) -> Result<(Arc<Log>, LogRecovery), OpenError> {
         let disk = shared.disk.as_ref();
         let topic_id = checkpoint::read_partition_metadata(disk, &dir).unwrap_or_else(|error| {
             // A crash before the first flush of a new log leaves it so; whoever knows the id puts it back.

@@ -1,6 +1,6 @@
 //! Logs on their way here from another directory of the node, as in Kafka: `TOPIC-PARTITION.UNIQUE-future` until they are
 //! whole, then the log of that name. The one in the other directory goes afterwards: a crash in between leaves two with the
-//! same records, never none.
+//! same records, never none. A stop or a crash before leaves the part that is there, and the next run goes on with it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,12 +8,13 @@ use std::sync::Arc;
 use caudal_protocol::TopicPartition;
 
 use super::{FUTURE_SUFFIX, LogDir, TopicLog, parse_dir_name, unique_name};
+use crate::config::LogConfig;
 use crate::error::OpenError;
+use crate::log::Log;
 use crate::log::recover::Checkpoints;
-use crate::log::{Log, LogRecovery};
 
 /// The partition of a directory that is named as a log on its way.
-pub(super) fn parse_future(name: &str) -> Option<TopicPartition> {
+fn parse_future(name: &str) -> Option<TopicPartition> {
     parse_dir_name(name.strip_suffix(FUTURE_SUFFIX)?.rsplit_once('.')?.0)
 }
 
@@ -24,18 +25,19 @@ impl LogDir {
     /// The directory is offline or cannot be written.
     pub fn create_future(&self, log: TopicLog, first_offset: i64) -> Result<Arc<Log>, OpenError> {
         let _changing = self.changing.lock();
-        self.shared.health.check()?;
-        let name = unique_name(&log.topic_partition, FUTURE_SUFFIX);
-        let dir = self.path().join(name);
-        let created =
-            Log::create_in(&self.shared, dir, log.topic_partition.clone(), log.topic_id, log.config, first_offset)?;
-        self.futures.write().insert(log.topic_partition, Arc::clone(&created));
+        self.check_place()?;
+        let dir = self.path().join(unique_name(&log.topic_partition, FUTURE_SUFFIX));
+        let created = Log::create_in(&self.shared, dir, log.topic_partition, log.topic_id, log.config, first_offset)?;
+        self.keep_future(&created);
         Ok(created)
     }
 
-    /// The log of a partition that is on its way here.
-    pub fn future(&self, topic_partition: &TopicPartition) -> Option<Arc<Log>> {
-        self.futures.read().get(topic_partition).cloned()
+    /// Only one of a partition: whoever still fills another learns that it is over.
+    fn keep_future(&self, log: &Arc<Log>) {
+        let other = self.futures.write().insert(log.topic_partition().clone(), Arc::clone(log));
+        if let Some(other) = other {
+            self.end_future(&other);
+        }
     }
 
     /// All logs on their way here.
@@ -43,9 +45,18 @@ impl LogDir {
         self.futures.read().values().cloned().collect()
     }
 
-    /// Removes a log that was on its way here.
-    pub fn abandon_future(&self, topic_partition: &TopicPartition) {
-        let Some(log) = self.futures.write().remove(topic_partition) else { return };
+    /// Removes a log that was on its way here, unless it has arrived.
+    pub fn abandon_future(&self, log: &Arc<Log>) {
+        let mut futures = self.futures.write();
+        let is_known = futures.get(log.topic_partition()).is_some_and(|known| Arc::ptr_eq(known, log));
+        if is_known {
+            futures.remove(log.topic_partition());
+            drop(futures);
+            self.end_future(log);
+        }
+    }
+
+    fn end_future(&self, log: &Log) {
         log.shut();
         self.remove_left(log.dir());
     }
@@ -54,24 +65,18 @@ impl LogDir {
     ///
     /// # Errors
     /// The directory cannot be written; the log is still on its way.
-    pub fn adopt_future(&self, topic_partition: &TopicPartition, cleaned: Option<i64>) -> Result<Arc<Log>, OpenError> {
+    pub fn adopt_future(&self, future: &Arc<Log>, cleaned: Option<i64>) -> Result<Arc<Log>, OpenError> {
         let _changing = self.changing.lock();
-        self.shared.health.check()?;
-        let missing = || OpenError::Layout {
-            dir: self.path().to_owned(),
-            reason: format!("no log of {topic_partition} is on its way there"),
-        };
-        let future = self.future(topic_partition).ok_or_else(missing)?;
+        self.check_place()?;
+        let topic_partition = future.topic_partition();
+        let failed = |reason: String| OpenError::Layout { dir: future.dir().to_owned(), reason };
         if self.log(topic_partition).is_some() {
-            let reason = format!("there is a log of {topic_partition} already");
-            return Err(OpenError::Layout { dir: self.path().to_owned(), reason });
+            return Err(failed(format!("there is a log of {topic_partition} already")));
         }
-        let failed = |error: &dyn std::fmt::Display| OpenError::Layout {
-            dir: future.dir().to_owned(),
-            reason: format!("it cannot be completed: {error}"),
-        };
-        future.flush().map_err(|error| failed(&error))?;
-        let end = future.close().map_err(|error| failed(&error))?;
+        let incomplete = |error: &dyn std::fmt::Display| failed(format!("it cannot be completed: {error}"));
+        // Also of an empty one: its names.
+        future.flush().map_err(|error| incomplete(&error))?;
+        let end = future.close().map_err(|error| incomplete(&error))?;
         self.forget_cleaned_offset(topic_partition)?;
         let checkpoints = Checkpoints {
             clean_shutdown: true,
@@ -80,13 +85,14 @@ impl LogDir {
             high_watermark: Some(end),
             compacted: cleaned.is_some(),
         };
-        let (log, _) = self.take_in(topic_partition, future.dir(), &future.config(), checkpoints)?;
+        let log = self.take_in(topic_partition, future.dir(), &future.config(), checkpoints)?;
         future.shut();
         self.futures.write().remove(topic_partition);
-        if let Some(cleaned) = cleaned {
-            self.set_cleaned_offset(&log, cleaned)?;
+        // It has arrived, whatever becomes of these: they only save work.
+        let noted = cleaned.map_or(Ok(()), |cleaned| self.set_cleaned_offset(&log, cleaned).map_err(OpenError::from));
+        if let Err(error) = noted.and_then(|()| self.write_checkpoints()) {
+            tracing::warn!(dir = %self.path().display(), %error, "checkpoints not written");
         }
-        self.write_checkpoints()?;
         Ok(log)
     }
 
@@ -97,12 +103,23 @@ impl LogDir {
     pub fn left_futures(&self) -> Result<Vec<(TopicPartition, PathBuf)>, OpenError> {
         let entries = self.disk().list(self.path());
         let entries = entries.map_err(|source| OpenError::Dir { dir: self.path().to_owned(), source })?;
-        let own: Vec<PathBuf> = self.futures().iter().map(|log| log.dir().to_owned()).collect();
         let left = entries.into_iter().filter(|entry| entry.is_dir).filter_map(|entry| {
             let path = self.path().join(&entry.name);
-            parse_future(&entry.name).filter(|_| !own.contains(&path)).map(|partition| (partition, path))
+            parse_future(&entry.name).map(|partition| (partition, path))
         });
         Ok(left.collect())
+    }
+
+    /// Opens what [`LogDir::left_futures`] told, to go on with it.
+    ///
+    /// # Errors
+    /// It is no log, or cannot be read.
+    pub fn open_left(&self, topic_partition: TopicPartition, dir: &Path) -> Result<Arc<Log>, OpenError> {
+        let checkpoints = Checkpoints { clean_shutdown: self.was_closed, ..Checkpoints::default() };
+        let config = self.config.log.clone();
+        let (log, _) = Log::open_in(&self.shared, dir.to_owned(), topic_partition, config, checkpoints)?;
+        self.keep_future(&log);
+        Ok(log)
     }
 
     /// Removes what [`LogDir::left_futures`] told; failing that, the next start tries again.
@@ -112,24 +129,14 @@ impl LogDir {
         }
     }
 
-    /// Makes what [`LogDir::left_futures`] told the log of its partition: there is no other.
-    ///
-    /// # Errors
-    /// It cannot be opened or renamed.
-    pub fn adopt_left(&self, topic_partition: &TopicPartition, dir: &Path) -> Result<LogRecovery, OpenError> {
-        let _changing = self.changing.lock();
-        let config = self.config.log.clone();
-        Ok(self.take_in(topic_partition, dir, &config, Checkpoints::default())?.1)
-    }
-
-    /// The caller holds `changing`.
+    /// Renames a log into its place and opens it there; back again, where that fails. The caller holds `changing`.
     fn take_in(
         &self,
         topic_partition: &TopicPartition,
         dir: &Path,
-        config: &crate::config::LogConfig,
+        config: &LogConfig,
         checkpoints: Checkpoints,
-    ) -> Result<(Arc<Log>, LogRecovery), OpenError> {
+    ) -> Result<Arc<Log>, OpenError> {
         let place = self.path().join(topic_partition.to_string());
         let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: place.clone(), source };
         self.clear_way(topic_partition)?;
@@ -137,9 +144,22 @@ impl LogDir {
             self.disk().remove_dir_all(&place).map_err(failed)?;
         }
         self.disk().rename(dir, &place).map_err(failed)?;
-        self.disk().sync_dir(self.path()).map_err(failed)?;
-        let (log, recovery) = Log::open(&self.shared, topic_partition.clone(), config.clone(), checkpoints)?;
-        self.logs.write().insert(topic_partition.clone(), Arc::clone(&log));
-        Ok((log, recovery))
+        let synced = self.disk().sync_dir(self.path()).map_err(failed);
+        let opened = synced
+            .and_then(|()| Log::open(&self.shared, topic_partition.clone(), config.clone(), checkpoints))
+            .map(|(log, _)| log);
+        match opened {
+            Ok(log) => {
+                self.logs.write().insert(topic_partition.clone(), Arc::clone(&log));
+                Ok(log)
+            }
+            Err(error) => {
+                if let Err(source) = self.disk().rename(&place, dir) {
+                    // Two logs of the partition would go on from here.
+                    self.shared.health.fail(format!("{} cannot be renamed back: {source}", place.display()));
+                }
+                Err(error)
+            }
+        }
     }
 }
