@@ -146,10 +146,18 @@ impl<S: Subscriber> Layer<S> for Waiting {
         let mut message = Message(String::new());
         event.record(&mut message);
         match (is_outage, event.metadata().target() == WAITING_TARGET) {
-            (true, false) => tell!("Waiting for a broker: {}\n`caudal up` starts one; {}.", message.0, self.interrupt),
-            (true, true) => tell!("Still trying: {}\n{}.", message.0, capitalized(self.interrupt)),
-            (false, false) => tell!("The broker answers again."),
-            (false, true) => tell!("Records are written again."),
+            (true, false) => {
+                tell!("Waiting for a broker: {}\n`caudal up` starts one; {}.", message.0, self.interrupt);
+            }
+            (true, true) => {
+                tell!("Still trying: {}\n{}.", message.0, capitalized(self.interrupt));
+            }
+            (false, false) => {
+                tell!("The broker answers again.");
+            }
+            (false, true) => {
+                tell!("Records are written again.");
+            }
         }
     }
 }
