@@ -99,6 +99,38 @@ fn the_doctor_looks_at_settings() {
 }
 
 #[test]
+fn the_doctor_looks_at_all_log_directories() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let properties =
+        |cluster: &str, id: &str| format!("version=1\nnode.id=1\ncluster.id={cluster}\ndirectory.id={id}\n");
+    for (name, cluster, id) in [
+        ("a", "one", "AAAAAAAAAAAAAAAAAAAAZA"),
+        ("b", "one", "AAAAAAAAAAAAAAAAAAAAZA"),
+        ("c", "two", "AAAAAAAAAAAAAAAAAAAAZQ"),
+    ] {
+        std::fs::create_dir(path(name)).unwrap();
+        std::fs::write(format!("{}/meta.properties", path(name)), properties(cluster, id)).unwrap();
+    }
+    let dirs = ["a", "b", "c", "d"].map(path);
+    let file = path("server.properties");
+    std::fs::write(&file, format!("node.id=1\nlisteners=PLAINTEXT://127.0.0.1:9092\nlog.dirs={}\n", dirs.join(",")))
+        .unwrap();
+    let (code, found) = doctor(&[&file, "--offline"]);
+    let problems = texts(&found, "problem");
+    assert_eq!(code, Some(1));
+    let [a, b, c, d] = dirs;
+    for said in [
+        format!("{a} and {b} have the same directory.id"),
+        format!("{a} and {c} belong to different nodes or clusters"),
+        format!("{d} is not there"),
+    ] {
+        assert!(problems.iter().any(|t| t.contains(&said)), "{said}: {problems:#?}");
+    }
+    assert!(!problems.iter().any(|t| t.contains(&format!("{a} and {b} belong"))), "{problems:#?}");
+}
+
+#[test]
 fn a_topic_that_is_missing_is_told_at_once() {
     let broker = Broker::start();
     let produced = broker.caudal(&["produce", "new"], "one\n");
