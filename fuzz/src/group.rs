@@ -3,6 +3,7 @@
 //! Input: parts (two bytes of length, then as many): key and value by turns. An empty value is a tombstone.
 
 use bytes::Bytes;
+use caudal_broker::group::consumer::Clock;
 use caudal_broker::group::coordinator::{Coordinator, GroupConfig};
 use caudal_broker::group::record::GroupRecord;
 
@@ -31,6 +32,6 @@ fn served(coordinator: &mut Coordinator) {
         coordinator.delete(&group.group_id);
     }
     let later_ms = NOW_MS + 24 * 3_600_000;
-    coordinator.tick(later_ms, later_ms, later_ms);
+    coordinator.tick(Clock { now_ms: later_ms, wall_ms: later_ms }, later_ms);
     coordinator.expire_offsets(later_ms);
 }

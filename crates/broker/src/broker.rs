@@ -15,6 +15,7 @@ use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::{Cleaner, Disk, OpenError, RealDisk, RecoveryReport};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::background::Background;
 use crate::cleaner;
 use crate::config::{AUTHORIZER, BrokerConfig};
 use crate::context::{Context, UNFOLDING_MOST};
@@ -36,6 +37,7 @@ use crate::server::{self, BindError, RequestMemory, Serving};
 use crate::topics::Topics;
 use crate::transaction::service::TransactionService;
 use crate::transaction::{STATE_TOPIC, timers};
+use crate::wanted_topics::WantedTopics;
 
 /// How often recovery points are written: what lies behind them is scanned after a crash.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -154,6 +156,7 @@ impl Broker {
             cleaners: cleaners.map_err(StartError::Cleaner)?,
             topics: topics.clone(),
             log_dirs,
+            background: Background::default(),
             node_id: config.node_id,
             static_config: config.properties.clone(),
             retired: Retired::default(),
@@ -188,6 +191,7 @@ impl Broker {
             fetch_sessions: Sessions::new(config.fetch_sessions),
             request_memory: RequestMemory::new(config.limits.queued_max_bytes),
             producer_ids: ProducerIds::default(),
+            wanted_topics: WantedTopics::default(),
             unfolding: Arc::new(Semaphore::new(UNFOLDING_MOST)),
             config,
         });
@@ -372,7 +376,7 @@ fn background(
     let groups = ctx.groups.clone();
     let forget_topics = tokio::spawn(async move {
         while let Some(topic) = deletions.recv().await {
-            let ((), error) = groups.change(|groups| ((), groups.topic_deleted(&topic))).await;
+            let error = groups.topic_deleted(&topic).await;
             if error.is_error() {
                 tracing::warn!(topic, error = error.name(), "failed to forget the offsets of a deleted topic");
             }
@@ -401,6 +405,7 @@ fn background(
     let whereabouts = tokio::spawn(tell_whereabouts(ctx.clone()));
     let markers = tokio::spawn(ctx.transactions.clone().carry_out());
     let transaction_timers = tokio::spawn(timers::run(ctx.clone()));
+    let wanted_topics = tokio::spawn(WantedTopics::create(ctx.clone()));
     vec![
         group_timers,
         forget_topics,
@@ -410,6 +415,7 @@ fn background(
         upkeep,
         markers,
         transaction_timers,
+        wanted_topics,
         whereabouts,
     ]
 }
@@ -450,8 +456,9 @@ fn every(
                 () = tokio::time::sleep(interval) => {}
                 _ = stopped.changed() => return,
             }
-            let (ctx, work) = (ctx.clone(), work.clone());
-            if let Err(error) = tokio::task::spawn_blocking(move || work(&ctx)).await {
+            let (here, work) = (ctx.clone(), work.clone());
+            let _turn = ctx.replicas.background.turn().await;
+            if let Err(error) = tokio::task::spawn_blocking(move || work(&here)).await {
                 tracing::error!("background work failed: {error}");
             }
         }

@@ -26,6 +26,8 @@ pub struct BrokerConfig {
     pub advertised: Vec<Advertised>,
     /// `caudal.http.listeners`: where metrics and health checks are served.
     pub http_listen: Vec<SocketAddr>,
+    /// The hosts that it names.
+    pub http_hosts: Vec<String>,
     /// Do without those where one of their addresses is taken.
     pub http_optional: bool,
     /// `metadata.log.dir`, or else the first of `log.dirs`: where the metadata log lies.
@@ -166,9 +168,11 @@ impl BrokerConfig {
         check_consumer_groups(&values)
             .map_err(|(key, reason)| refuse(key, values.value(key).unwrap_or_default(), reason))?;
         let http = values.get("caudal.http.listeners").unwrap_or_default();
-        let http_listen = http_addresses(http).map_err(|reason| refuse("caudal.http.listeners", http, reason))?;
+        let (http_listen, http_hosts) =
+            http_addresses(http).map_err(|reason| refuse("caudal.http.listeners", http, reason))?;
         let mut config = BrokerConfig::with(values, listen, log_dir);
         config.http_listen = http_listen;
+        config.http_hosts = http_hosts;
         config.log_dirs = log_dirs;
         config.node_id = node_id;
         config.groups.consumer.node_id = node_id;
@@ -201,6 +205,7 @@ impl BrokerConfig {
             listener_names: Vec::new(),
             advertised: Vec::new(),
             http_listen: Vec::new(),
+            http_hosts: Vec::new(),
             http_optional: false,
             log_dirs: Vec::new(),
             log_dir,
@@ -247,6 +252,7 @@ fn group_config(values: &StaticConfig) -> GroupConfig {
         metadata_max_bytes: size("offset.metadata.max.bytes"),
         offsets_retention_ms: values.int("offsets.retention.minutes").saturating_mul(60_000),
         consumer: consumer_config(values),
+        background_threads: size("group.coordinator.background.threads"),
     }
 }
 
@@ -362,17 +368,19 @@ fn split_listener(text: &str) -> Result<(&str, &str, u16), String> {
     Ok((name, host.trim_start_matches('[').trim_end_matches(']'), port))
 }
 
-/// Reads `caudal.http.listeners`: `http://host:port`, as browsers have it, or in capitals, as Kafka's listeners.
-fn http_addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let mut all = Vec::new();
+/// Reads `caudal.http.listeners`: `http://host:port`, as browsers have it, or in capitals, as Kafka's listeners. The addresses,
+/// and the hosts as they stand there.
+fn http_addresses(text: &str) -> Result<(Vec<SocketAddr>, Vec<String>), String> {
+    let (mut all, mut hosts) = (Vec::new(), Vec::new());
     for text in text.split(',').map(str::trim).filter(|t| !t.is_empty()) {
         let (scheme, host, port) = split_listener(text.trim_end_matches('/'))?;
         if !scheme.eq_ignore_ascii_case("http") {
             return Err(format!("'{scheme}' is not served, only http"));
         }
         all.push(resolve(host, port)?);
+        hosts.push(host.to_owned());
     }
-    Ok(all)
+    Ok((all, hosts))
 }
 
 /// Only PLAINTEXT is served: a listener that promises more must not be opened without it.

@@ -21,6 +21,7 @@ use crate::replicas::Replicas;
 use crate::server::RequestMemory;
 use crate::topics::Topics;
 use crate::transaction::service::TransactionService;
+use crate::wanted_topics::WantedTopics;
 
 /// The parts of a running broker that requests work on.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ pub struct Context {
     /// What large requests may take of the memory.
     pub request_memory: RequestMemory,
     pub producer_ids: ProducerIds,
+    pub wanted_topics: WantedTopics,
     /// A permit for each request that may decompress a batch at this moment: that takes up to 256 MiB.
     pub unfolding: Arc<Semaphore>,
 }

@@ -2,6 +2,7 @@
 //! ([`context`]).
 
 pub mod api;
+pub mod background;
 mod cleaner;
 pub mod clock;
 pub mod config;
@@ -23,6 +24,7 @@ pub mod replicas;
 pub mod server;
 pub mod topics;
 pub mod transaction;
+pub mod wanted_topics;
 
 mod broker;
 

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use caudal_cluster::config::StaticConfig;
+use caudal_cluster::config::{StaticConfig, broker_config};
 use caudal_cluster::controller::{elected, leaderless};
 use caudal_cluster::image::{self, ConfigResource, NO_LEADER};
 use caudal_cluster::log::{ACCEPT_LOSS, METADATA_TOPIC};
@@ -14,6 +14,7 @@ use caudal_storage::{Cleaner, Log, LogConfig, LogDir, OpenError, TopicLog};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::background::Background;
 use crate::cleaner::cleaner_config;
 use crate::log_dirs::LogDirs;
 use crate::metrics::Retired;
@@ -28,6 +29,8 @@ pub struct Replicas {
     pub log_dirs: LogDirs,
     /// One for each directory; none when it is off.
     pub cleaners: Vec<Cleaner>,
+    /// The turns of what comes again and again.
+    pub background: Background,
     pub node_id: i32,
     pub static_config: Arc<StaticConfig>,
     /// What went in and out of partitions that are no more.
@@ -62,11 +65,8 @@ impl Replicas {
         if before.is_none() {
             self.tell_offline(after);
         }
-        let config = || cleaner_config(&self.static_config, after, self.node_id, self.cleaners.len());
-        for cleaner in self.cleaners.iter().filter(|_| broker_changed) {
-            if let Err(error) = cleaner.reconfigure(config()) {
-                tracing::error!("failed to start the threads of the log cleaner: {error}");
-            }
+        if broker_changed {
+            self.follow_broker_configs(after);
         }
         // Fetches that wait for what is gone are told.
         gone.iter().for_each(|partition| partition.wake());
@@ -91,6 +91,26 @@ impl Replicas {
              with what it held, and restart; or delete their topics; or start once with {ACCEPT_LOSS}=true, which begins them \
              anew, empty"
         );
+    }
+
+    /// Takes over what can be set while the broker runs.
+    fn follow_broker_configs(&self, image: &MetadataImage) {
+        let number = |name: &str| {
+            let def = broker_config(name)?;
+            self.static_config.resolve_broker(image, self.node_id, def).value?.parse::<i64>().ok()
+        };
+        for cleaner in &self.cleaners {
+            let config = cleaner_config(&self.static_config, image, self.node_id, self.cleaners.len());
+            if let Err(error) = cleaner.reconfigure(config) {
+                tracing::error!("failed to start the threads of the log cleaner: {error}");
+            }
+        }
+        if let Some(after_ms) = number("producer.id.expiration.ms") {
+            self.log_dirs.iter().for_each(|dir| dir.log_dir.set_producer_id_expiration_ms(after_ms));
+        }
+        if let Some(tasks) = number("background.threads").and_then(|tasks| tasks.try_into().ok()) {
+            self.background.set_most(tasks);
+        }
     }
 
     /// Whether a partition that belongs here has no log.

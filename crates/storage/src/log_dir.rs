@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use caudal_protocol::{TopicPartition, Uuid};
@@ -94,6 +94,7 @@ pub struct LogDir {
     /// Directories of deleted logs, each with the time to remove it.
     doomed: Mutex<Vec<(Instant, PathBuf)>>,
     clock: Mutex<RetentionClock>,
+    producer_id_expiration_ms: AtomicI64,
     /// What the checkpoint files hold, as far as this process read or wrote them.
     checkpointed: Mutex<HashMap<&'static str, Offsets>>,
     /// Up to where logs were compacted; what `cleaner-offset-checkpoint` holds.
@@ -156,6 +157,7 @@ impl LogDir {
             }
         }
         let dir = LogDir {
+            producer_id_expiration_ms: AtomicI64::new(config.producer_id_expiration_ms),
             shared,
             config,
             logs: RwLock::new(logs),
@@ -431,6 +433,11 @@ impl LogDir {
         }
     }
 
+    /// `producer.id.expiration.ms` from now on.
+    pub fn set_producer_id_expiration_ms(&self, after_ms: i64) {
+        self.producer_id_expiration_ms.store(after_ms, Ordering::Relaxed);
+    }
+
     /// The time by a clock that follows the wall clock but does not leap forward with it.
     pub fn now_ms(&self) -> i64 {
         self.clock.lock().now(wall_clock_ms(), Instant::now())
@@ -442,7 +449,7 @@ impl LogDir {
         let now_ms = self.now_ms();
         let mut deleted = 0;
         for log in self.logs() {
-            log.expire_producers(now_ms.saturating_sub(self.config.producer_id_expiration_ms));
+            log.expire_producers(now_ms.saturating_sub(self.producer_id_expiration_ms.load(Ordering::Relaxed)));
             match log.apply_retention(now_ms) {
                 Ok(count) => deleted += count,
                 Err(error) => tracing::warn!(log = %log.topic_partition(), %error, "retention not applied"),

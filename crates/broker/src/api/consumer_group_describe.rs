@@ -32,7 +32,7 @@ pub async fn handle(
         if ready.is_error() {
             return refuse(id, ready, None);
         }
-        let mut group = match ctx.groups.view(|c| c.describe_consumer(&id)) {
+        let mut group = match ctx.groups.view(&id, |c| c.describe_consumer(&id)) {
             Ok(group) => group,
             Err(refusal) => refuse(id, refusal.code, Some(refusal.message)),
         };

@@ -16,8 +16,7 @@ pub async fn handle(
     for id in request.groups_names {
         let mut error = ctx.groups.readiness(&id);
         if !error.is_error() {
-            let (verdict, stored) = ctx.groups.change(|c| c.delete(&id)).await;
-            error = if verdict.is_error() { verdict } else { stored };
+            error = ctx.groups.change(&id, |c| c.delete(&id)).await;
         }
         results.push(DeletableGroupResult { group_id: id, error_code: error.code() });
     }

@@ -23,11 +23,11 @@ pub async fn handle(
         if ready.is_error() {
             return DescribedGroup { group_id: id.clone(), error_code: ready.code(), ..Default::default() };
         }
-        let mut group = ctx.groups.view(|c| c.describe(id)).unwrap_or_else(|| DescribedGroup {
+        let mut group = ctx.groups.view(id, |c| c.describe(id)).unwrap_or_else(|| DescribedGroup {
             group_id: id.clone(),
             group_state: "Dead".to_owned(),
             error_code: if version >= 6 { ErrorCode::GroupIdNotFound.code() } else { 0 },
-            error_message: (version >= 6).then(|| match ctx.groups.view(|c| c.is_consumer_group(id)) {
+            error_message: (version >= 6).then(|| match ctx.groups.view(id, |c| c.is_consumer_group(id)) {
                 true => format!("Group {id} is not a classic group."),
                 false => format!("Group {id} not found."),
             }),

@@ -16,13 +16,14 @@ pub async fn handle(
     if error.is_error() {
         return LeaveGroupResponse { error_code: error.code(), ..Default::default() };
     }
-    if version >= 3 {
-        return LeaveGroupResponse {
-            members: ctx.groups.leave(&request.group_id, &request.members),
-            ..Default::default()
-        };
-    }
     let only = MemberIdentity { member_id: request.member_id, ..Default::default() };
-    let error_code = ctx.groups.leave(&request.group_id, &[only]).first().map_or(0, |m| m.error_code);
-    LeaveGroupResponse { error_code, ..Default::default() }
+    let leaving = if version >= 3 { request.members } else { vec![only] };
+    match ctx.groups.leave(&request.group_id, &leaving).await {
+        Err(error) => LeaveGroupResponse { error_code: error.code(), ..Default::default() },
+        Ok(members) if version >= 3 => LeaveGroupResponse { members, ..Default::default() },
+        Ok(members) => {
+            let error_code = members.first().map_or(0, |member| member.error_code);
+            LeaveGroupResponse { error_code, ..Default::default() }
+        }
+    }
 }

@@ -15,6 +15,7 @@ pub async fn handle(
     if ready.is_error() {
         return ListGroupsResponse { error_code: ready.code(), ..Default::default() };
     }
-    let groups = ctx.groups.view(|c| c.list(&request.states_filter, &request.types_filter));
+    let mut groups = ctx.groups.all(|c| c.list(&request.states_filter, &request.types_filter));
+    groups.sort_by(|a, b| a.group_id.cmp(&b.group_id));
     ListGroupsResponse { groups, ..Default::default() }
 }

@@ -1,18 +1,18 @@
 //! Metadata (3), versions 0-13: brokers, topics, partitions and their leaders. A topic that is asked for by name and does
 //! not exist is created when the client and `auto.create.topics.enable` allow it.
 //!
-//! Apache Kafka answers UNKNOWN_TOPIC_OR_PARTITION for a topic it is just creating, and the client asks again; here the
-//! answer waits for the creation (one fsync) and is right at once.
+//! As on Apache Kafka the answer for a topic that is only being created is UNKNOWN_TOPIC_OR_PARTITION, and the client asks
+//! again ([`crate::wanted_topics`]).
 
 use std::collections::BTreeSet;
 
 use caudal_cluster::MetadataImage;
-use caudal_cluster::controller::{self, Decision, Node};
+use caudal_cluster::controller;
 use caudal_cluster::image::{NO_LEADER, Topic};
 use caudal_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use caudal_protocol::messages::{CreateTopicsRequest, MetadataRequest, MetadataResponse};
+use caudal_protocol::messages::{MetadataRequest, MetadataResponse};
 use caudal_protocol::{ErrorCode, Uuid};
 
 use super::{RequestHeader, once};
@@ -20,9 +20,6 @@ use crate::context::Context;
 
 /// Topics that belong to the broker itself (`Topic.INTERNAL_TOPICS`).
 const INTERNAL_TOPICS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
-
-/// Topics that one request may create; the others are answered as unknown, and created when they are asked for again.
-const MAX_CREATED: usize = 1000;
 
 /// All operations that exist on a topic, as a bit field: without an authorizer everybody may do all of them.
 pub(super) const ALL_TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
@@ -49,10 +46,10 @@ pub async fn handle(ctx: &Context, header: &RequestHeader, request: MetadataRequ
     let mut seen = BTreeSet::new();
     names.retain(|name| seen.insert(*name));
     let ids = once(ids, |id| *id);
-    if request.allow_auto_topic_creation && wanted.is_some() {
-        create_missing(ctx, &names).await;
-    }
     let image = ctx.metadata.image();
+    if request.allow_auto_topic_creation && wanted.is_some() {
+        want_missing(ctx, &image, &names);
+    }
     if wanted.is_none() {
         topics.extend(image.topics().map(|topic| describe(topic)));
     }
@@ -83,35 +80,11 @@ pub async fn handle(ctx: &Context, header: &RequestHeader, request: MetadataRequ
     response
 }
 
-/// Creates the topics among `names` that do not exist and may be created, all in one change. Why one could not be is not
-/// told, as in Kafka.
-async fn create_missing(ctx: &Context, names: &[&str]) {
-    if !ctx.config.properties.bool("auto.create.topics.enable") {
-        return;
-    }
-    let image = ctx.metadata.image();
-    let creatable = |name: &&&str| image.topic(name).is_none() && controller::check_topic_name(name).is_ok();
-    let missing: Vec<&str> = names.iter().filter(creatable).copied().take(MAX_CREATED).collect();
-    if missing.is_empty() {
-        return;
-    }
-    let created = ctx.metadata.change(|image| {
-        let mut request = CreateTopicsRequest::default();
-        for name in missing.iter().filter(|name| image.topic(name).is_none()) {
-            let wanted = controller::auto_create_request(&ctx.config.properties, name);
-            request.topics.extend(wanted.into_iter().flat_map(|wanted| wanted.topics));
-        }
-        let node = Node { node_id: ctx.node_id(), config: &ctx.config.properties };
-        let Decision { records, response } = controller::create_topics(image, &node, &request);
-        Decision { records, response: response.topics }
-    });
-    match created.await {
-        Ok(results) => {
-            for result in results.iter().filter(|r| r.error_code != 0) {
-                tracing::warn!(topic = result.name, error = ?result.error_message, "topic not created automatically");
-            }
-        }
-        Err(error) => tracing::error!(topics = missing.len(), "topics not created automatically: {error}"),
+/// Has the topics among `names` created that do not exist and may be.
+fn want_missing(ctx: &Context, image: &MetadataImage, names: &[&str]) {
+    if ctx.config.properties.bool("auto.create.topics.enable") {
+        let creatable = |name: &&&str| image.topic(name).is_none() && controller::check_topic_name(name).is_ok();
+        ctx.wanted_topics.want(names.iter().filter(creatable));
     }
 }
 

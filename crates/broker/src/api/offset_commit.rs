@@ -65,7 +65,7 @@ fn check(ctx: &Context, topic: Option<&str>, p: &OffsetCommitRequestPartition) -
     if !ctx.has_partition(topic, p.partition_index) {
         return ErrorCode::UnknownTopicOrPartition;
     }
-    if p.committed_metadata.as_ref().is_some_and(|m| m.len() > ctx.groups.view(|c| c.config.metadata_max_bytes)) {
+    if p.committed_metadata.as_ref().is_some_and(|m| m.len() > ctx.config.groups.metadata_max_bytes) {
         return ErrorCode::OffsetMetadataTooLarge;
     }
     ErrorCode::None

@@ -15,7 +15,7 @@ pub async fn handle(
 ) -> OffsetDeleteResponse {
     let mut error = ctx.groups.readiness(&request.group_id);
     if !error.is_error() {
-        error = ctx.groups.view(|c| c.check_offset_delete(&request.group_id));
+        error = ctx.groups.view(&request.group_id, |c| c.check_offset_delete(&request.group_id));
     }
     if error.is_error() {
         return OffsetDeleteResponse { error_code: error.code(), ..Default::default() };
@@ -24,16 +24,16 @@ pub async fn handle(
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for p in topic.partitions {
-            let in_use = ctx.groups.view(|c| c.is_subscribed_to(&request.group_id, &topic.name));
+            let in_use = ctx.groups.view(&request.group_id, |c| c.is_subscribed_to(&request.group_id, &topic.name));
             let error = if in_use {
                 ErrorCode::GroupSubscribedToTopic
             } else if !ctx.has_partition(&topic.name, p.partition_index) {
                 ErrorCode::UnknownTopicOrPartition
             } else {
                 let forget = |c: &mut crate::group::Coordinator| {
-                    ((), c.delete_offsets(&request.group_id, &topic.name, p.partition_index))
+                    (ErrorCode::None, c.delete_offsets(&request.group_id, &topic.name, p.partition_index))
                 };
-                ctx.groups.change(forget).await.1
+                ctx.groups.change(&request.group_id, forget).await
             };
             partitions
                 .push(OffsetDeleteResponsePartition { partition_index: p.partition_index, error_code: error.code() });

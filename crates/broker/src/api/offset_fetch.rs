@@ -12,6 +12,7 @@ use caudal_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
 
 use super::{RequestHeader, once};
 use crate::context::Context;
+use crate::group::Coordinator;
 
 pub async fn handle(
     ctx: &Context,
@@ -56,7 +57,8 @@ fn classic_topic(topic: OffsetFetchResponseTopics, version: i16, error_code: i16
 fn fetch(ctx: &Context, group: OffsetFetchRequestGroup, version: i16, stable: bool) -> OffsetFetchResponseGroup {
     let mut error = ctx.groups.readiness(&group.group_id);
     if !error.is_error() {
-        error = ctx.groups.view(|c| c.check_fetch(&group.group_id, group.member_id.as_deref(), group.member_epoch));
+        let check = |c: &Coordinator| c.check_fetch(&group.group_id, group.member_id.as_deref(), group.member_epoch);
+        error = ctx.groups.view(&group.group_id, check);
     }
     let mut answer =
         OffsetFetchResponseGroup { group_id: group.group_id.clone(), error_code: error.code(), ..Default::default() };
@@ -75,7 +77,7 @@ fn fetch(ctx: &Context, group: OffsetFetchRequestGroup, version: i16, stable: bo
         let mut shown = unknown(&topic.name, &topic);
         match name {
             None => shown.partitions.iter_mut().for_each(|p| p.error_code = ErrorCode::UnknownTopicId.code()),
-            Some(name) => ctx.groups.view(|c| {
+            Some(name) => ctx.groups.view(&group.group_id, |c| {
                 for p in &mut shown.partitions {
                     if stable && c.is_unstable(&group.group_id, &name, p.partition_index) {
                         p.error_code = ErrorCode::UnstableOffsetCommit.code();
@@ -104,7 +106,7 @@ fn unknown(name: &str, topic: &OffsetFetchRequestTopics) -> OffsetFetchResponseT
 }
 
 fn all(ctx: &Context, group: &str, version: i16, stable: bool) -> Vec<OffsetFetchResponseTopics> {
-    let found: Vec<OffsetFetchResponseTopics> = ctx.groups.view(|c| {
+    let found: Vec<OffsetFetchResponseTopics> = ctx.groups.view(group, |c| {
         c.offsets(group)
             .map(|(topic, partitions)| OffsetFetchResponseTopics {
                 name: topic.clone(),

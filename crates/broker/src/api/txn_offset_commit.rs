@@ -69,7 +69,7 @@ fn check(ctx: &Context, topic: &str, partition: &TxnOffsetCommitRequestPartition
     if !ctx.has_partition(topic, partition.partition_index) {
         return ErrorCode::UnknownTopicOrPartition;
     }
-    let most = ctx.groups.view(|c| c.config.metadata_max_bytes);
+    let most = ctx.config.groups.metadata_max_bytes;
     if partition.committed_metadata.as_ref().is_some_and(|metadata| metadata.len() > most) {
         return ErrorCode::OffsetMetadataTooLarge;
     }

@@ -1,5 +1,5 @@
-//! All groups of this broker with their committed offsets: a fold over [`GroupRecord`]s plus the volatile side of
-//! rebalances. Pure: time comes in, records and answers go out.
+//! Groups with their committed offsets, those of one partition of `__consumer_offsets` in a broker: a fold over
+//! [`GroupRecord`]s plus the volatile side of rebalances. Pure: time comes in, records and answers go out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub struct GroupConfig {
     pub offsets_retention_ms: i64,
     /// `group.consumer.*`.
     pub consumer: ConsumerConfig,
+    /// `group.coordinator.background.threads`.
+    pub background_threads: usize,
 }
 
 impl Default for GroupConfig {
@@ -46,6 +48,7 @@ impl Default for GroupConfig {
             metadata_max_bytes: 4096,
             offsets_retention_ms: 7 * 24 * 3_600_000,
             consumer: ConsumerConfig::default(),
+            background_threads: 2,
         }
     }
 }
@@ -61,7 +64,7 @@ const MAX_PROTOCOLS: usize = 100;
 /// Groups, offsets and their configuration. `now_ms` is a monotonic clock, `wall_ms` milliseconds since 1970.
 #[derive(Debug)]
 pub struct Coordinator {
-    pub config: GroupConfig,
+    pub config: Arc<GroupConfig>,
     /// Groups of the classic protocol.
     pub(super) groups: HashMap<String, Group>,
     /// Groups of the consumer protocol; none of them is among the classic ones.
@@ -90,9 +93,9 @@ pub struct Committer<'a> {
 }
 
 impl Coordinator {
-    pub fn new(config: GroupConfig) -> Coordinator {
+    pub fn new(config: impl Into<Arc<GroupConfig>>) -> Coordinator {
         Coordinator {
-            config,
+            config: config.into(),
             groups: HashMap::new(),
             consumers: HashMap::new(),
             image: Arc::new(MetadataImage::empty()),
@@ -193,19 +196,6 @@ impl Coordinator {
         if let Some(group) = self.groups.get_mut(id) {
             group.assignment_stored(now_ms, wall_ms, &self.config, (*generation, error), &mut out);
             self.reschedule(id);
-        }
-        out
-    }
-
-    /// A record that tells of a group's members could not be stored.
-    pub fn not_stored(&mut self, now_ms: i64, wall_ms: i64, id: &str) -> Outcome {
-        let mut out = Outcome::default();
-        if let Some(group) = self.groups.get_mut(id) {
-            group.not_stored(now_ms, wall_ms, &self.config, &mut out);
-            self.reschedule(id);
-        }
-        if let Some(group) = self.consumers.get_mut(id) {
-            group.not_stored();
         }
         out
     }
@@ -464,7 +454,7 @@ impl Coordinator {
         })
     }
 
-    /// ListGroups. Empty filters take everything; names compare without case.
+    /// ListGroups, in any order. Empty filters take everything; names compare without case.
     pub fn list(&self, states: &[String], types: &[String]) -> Vec<ListedGroup> {
         let wanted =
             |filter: &[String], name: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(name));
@@ -475,7 +465,7 @@ impl Coordinator {
             (&g.id, protocol_type, g.state.name(), CLASSIC_TYPE)
         });
         let consumers = self.consumers.values().map(|g| (&g.id, "consumer", g.state().name(), CONSUMER_TYPE));
-        let mut list: Vec<ListedGroup> = groups
+        groups
             .chain(only_offsets)
             .chain(consumers)
             .filter(|(_, _, state, kind)| wanted(states, state) && wanted(types, kind))
@@ -485,9 +475,7 @@ impl Coordinator {
                 group_state: state.to_owned(),
                 group_type: kind.to_owned(),
             })
-            .collect();
-        list.sort_by(|a, b| a.group_id.cmp(&b.group_id));
-        list
+            .collect()
     }
 
     /// DeleteGroups for one id: the error, and the tombstones to store.
@@ -619,21 +607,23 @@ impl Coordinator {
 
     /// Ends sessions and rebalances that have timed out. Nobody is taken for gone whose deadline is later than `heard_ms`:
     /// every request that came before that moment has been worked on. It lies behind `now_ms` where the broker itself was
-    /// held up, with heartbeats waiting for it.
-    pub fn tick(&mut self, now_ms: i64, heard_ms: i64, wall_ms: i64) -> Outcome {
-        let mut out = Outcome::default();
+    /// held up, with heartbeats waiting for it. What comes of it, group by group.
+    pub fn tick(&mut self, clock: Clock, heard_ms: i64) -> Vec<(String, Outcome)> {
+        let Clock { now_ms, wall_ms } = clock;
         let due: Vec<String> =
             self.deadlines.iter().take_while(|(due, _)| *due <= now_ms).map(|(_, id)| id.clone()).collect();
-        for id in due {
-            self.tick_consumer(Clock { now_ms, wall_ms }, heard_ms, &id, &mut out);
+        let end = |id: String| {
+            let mut out = Outcome::default();
+            self.tick_consumer(clock, heard_ms, &id, &mut out);
             if let Some(group) = self.groups.get_mut(&id)
                 && group.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms)
             {
                 group.tick((now_ms, heard_ms), wall_ms, &self.config, &mut out);
             }
             self.reschedule(&id);
-        }
-        out
+            (id, out)
+        };
+        due.into_iter().map(end).collect()
     }
 }
 

@@ -12,6 +12,7 @@ use caudal_protocol::records::group::GroupMetadataValue;
 use super::consumer::classic::{CONSUMER, read_subscription};
 use super::member::Member;
 use super::record::{GroupRecord, stored_member};
+use super::undo::Undo;
 use super::{Outcome, Reply, Waiter};
 
 /// Where a group stands.
@@ -50,7 +51,7 @@ pub struct Joiner {
 }
 
 /// A group and its members.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     pub id: String,
     pub state: State,
@@ -59,6 +60,8 @@ pub struct Group {
     pub protocol_name: Option<String>,
     pub leader: Option<String>,
     pub members: BTreeMap<String, Member>,
+    /// How many members know a protocol.
+    supported: BTreeMap<String, usize>,
     /// Instance id of a static member to its member id.
     pub statics: BTreeMap<String, String>,
     /// Ids handed out whose owner has not come back yet, with the time they lapse.
@@ -88,18 +91,6 @@ fn sync_error(error: ErrorCode) -> Reply {
     Reply::Sync(SyncGroupResponse { error_code: error.code(), ..SyncGroupResponse::default() })
 }
 
-/// Those of the protocols that all members support.
-fn common_to<'a>(members: impl Iterator<Item = &'a Member>, mut protocols: BTreeSet<&'a str>) -> BTreeSet<&'a str> {
-    for member in members {
-        if protocols.is_empty() {
-            break;
-        }
-        let supported: BTreeSet<&str> = member.protocols.iter().map(|p| p.name.as_str()).collect();
-        protocols.retain(|name| supported.contains(name));
-    }
-    protocols
-}
-
 impl Group {
     pub fn new(id: &str, wall_ms: i64) -> Group {
         Group {
@@ -110,6 +101,7 @@ impl Group {
             protocol_name: None,
             leader: None,
             members: BTreeMap::new(),
+            supported: BTreeMap::new(),
             statics: BTreeMap::new(),
             pending: BTreeMap::new(),
             deadline_ms: None,
@@ -158,7 +150,28 @@ impl Group {
         }
         self.pending.remove(&member.id);
         self.leader.get_or_insert_with(|| member.id.clone());
-        self.members.insert(member.id.clone(), member);
+        self.count(&member, true);
+        if let Some(old) = self.members.insert(member.id.clone(), member) {
+            self.count(&old, false);
+        }
+    }
+
+    fn take(&mut self, id: &str) -> Option<Member> {
+        let member = self.members.remove(id)?;
+        self.count(&member, false);
+        Some(member)
+    }
+
+    /// Counts the protocols that a member knows.
+    fn count(&mut self, member: &Member, add: bool) {
+        let names: BTreeSet<&str> = member.protocols.iter().map(|protocol| protocol.name.as_str()).collect();
+        for name in names {
+            let count = self.supported.entry(name.to_owned()).or_default();
+            *count = if add { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.supported.remove(name);
+            }
+        }
     }
 
     /// The topics that its members say they read. `None`: it is no group of consumers, or somebody's subscription cannot be
@@ -213,10 +226,14 @@ impl Group {
         if self.members.is_empty() {
             return !request.protocol_type.is_empty() && !request.protocols.is_empty();
         }
-        let others = self.members.values().filter(|m| m.id != request.member_id);
-        let offered = request.protocols.iter().map(|p| p.name.as_str()).collect();
+        let own = self.members.get(&request.member_id);
+        let others = self.members.len() - usize::from(own.is_some());
+        let all_others_know = |name: &str| {
+            let mine = own.is_some_and(|member| member.protocols.iter().any(|protocol| protocol.name == name));
+            self.supported.get(name).is_some_and(|count| count - usize::from(mine) == others)
+        };
         self.protocol_type.as_deref() == Some(request.protocol_type.as_str())
-            && (others.clone().next().is_none() || !common_to(others, offered).is_empty())
+            && (others == 0 || request.protocols.iter().any(|protocol| all_others_know(&protocol.name)))
     }
 
     /// JoinGroup. The answer may come at once or with the end of the rebalance.
@@ -310,7 +327,7 @@ impl Group {
     }
 
     fn update(&mut self, now_ms: i64, request: &JoinGroupRequest, waiter: Waiter, out: &mut Outcome) {
-        let Some(member) = self.members.get_mut(&request.member_id) else { return };
+        let Some(mut member) = self.take(&request.member_id) else { return };
         member.protocols = request.protocols.clone();
         member.session_timeout_ms = request.session_timeout_ms;
         if request.rebalance_timeout_ms >= 0 {
@@ -321,6 +338,7 @@ impl Group {
         if let Some(old) = member.waiting_join.replace(waiter) {
             out.reply(old, join_error(ErrorCode::UnknownMemberId, &request.member_id));
         }
+        self.add(member);
     }
 
     fn rejoin(
@@ -366,7 +384,7 @@ impl Group {
         joiner: Joiner,
         out: &mut Outcome,
     ) {
-        let Some(mut member) = self.members.remove(old) else { return };
+        let Some(mut member) = self.take(old) else { return };
         let id = joiner.fresh_member_id.clone();
         if let Some(waiter) = member.waiting_join.take() {
             out.reply(waiter, join_error(ErrorCode::FencedInstanceId, old));
@@ -389,6 +407,7 @@ impl Group {
         let chosen = self.choose_protocol();
         if self.state == State::Stable && same_subscription && chosen.as_deref() == Some(protocol.as_str()) {
             out.records.push(self.record());
+            out.undo.push(Undo::StaticReplaced { fresh: id.clone(), former: Box::new(member) });
             let skip = was_leader && joiner.supports_skipping_assignment;
             let reply = if was_leader && !skip { self.follower_reply(&id, old) } else { self.join_reply(&id, skip) };
             return out.reply(joiner.waiter, reply);
@@ -487,7 +506,8 @@ impl Group {
     pub(super) fn choose_protocol(&self) -> Option<String> {
         let first = self.members.values().next()?;
         let wishes = || first.protocols.iter().map(|p| p.name.as_str());
-        let common = common_to(self.members.values(), wishes().collect());
+        let all = Some(self.members.len());
+        let common: BTreeSet<&str> = wishes().filter(|name| self.supported.get(*name).copied() == all).collect();
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for member in self.members.values() {
             if let Some(vote) = member.protocols.iter().find(|p| common.contains(p.name.as_str())) {
@@ -509,7 +529,7 @@ impl Group {
             .map(|m| m.id.clone())
             .collect();
         for id in missing {
-            self.members.remove(&id);
+            self.take(&id);
         }
         self.initial_until_ms = None;
         self.deadline_ms = None;
@@ -620,22 +640,31 @@ impl Group {
     }
 
     /// The group comes to its end: whoever waits for it is told.
-    pub(super) fn answer_all(self, error: ErrorCode, out: &mut Outcome) {
-        for member in self.members.into_values() {
-            if let Some(waiter) = member.waiting_join {
+    pub(super) fn answer_all(&mut self, error: ErrorCode, out: &mut Outcome) {
+        for member in self.members.values_mut() {
+            if let Some(waiter) = member.waiting_join.take() {
                 out.reply(waiter, join_error(error, &member.id));
             }
-            if let Some(waiter) = member.waiting_sync {
+            if let Some(waiter) = member.waiting_sync.take() {
                 out.reply(waiter, sync_error(error));
             }
         }
     }
 
-    /// A record of the group could not be stored: what is on disk is brought in line by the next generation.
-    pub fn not_stored(&mut self, now_ms: i64, wall_ms: i64, config: &super::GroupConfig, out: &mut Outcome) {
-        if self.state == State::Stable {
-            self.prepare_rebalance(now_ms, wall_ms, config, out);
+    /// That a static member came back under another id could not be stored: it is its former self again.
+    pub(super) fn restore_static(&mut self, fresh: &str, mut former: Member, now_ms: i64, out: &mut Outcome) {
+        let Some(replaced) = self.take(fresh) else { return };
+        if let Some(waiter) = replaced.waiting_join {
+            out.reply(waiter, join_error(ErrorCode::UnknownMemberId, fresh));
         }
+        if let Some(waiter) = replaced.waiting_sync {
+            out.reply(waiter, sync_error(ErrorCode::UnknownMemberId));
+        }
+        if self.leader.as_deref() == Some(fresh) {
+            self.leader = Some(former.id.clone());
+        }
+        former.touch(now_ms);
+        self.add(former);
     }
 
     /// Whether nothing would be lost with the group: no member ever was in it, and none is on the way.
@@ -710,7 +739,7 @@ impl Group {
     }
 
     fn remove(&mut self, now_ms: i64, wall_ms: i64, config: &super::GroupConfig, id: &str, out: &mut Outcome) {
-        let Some(member) = self.members.remove(id) else { return };
+        let Some(member) = self.take(id) else { return };
         if let Some(waiter) = member.waiting_join {
             out.reply(waiter, join_error(ErrorCode::UnknownMemberId, id));
         }

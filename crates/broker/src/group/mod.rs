@@ -1,9 +1,10 @@
 //! Groups and committed offsets, kept in `__consumer_offsets`: the classic protocol (KIP-62, KIP-345, KIP-394) here, the
 //! consumer protocol (KIP-848) in [`consumer`].
 //!
-//! [`machine`] is one classic group as a pure state machine: calls in, [`Outcome`] out. [`coordinator`] holds all groups,
-//! their offsets and timers, still pure. [`record`] is what is persisted; the coordinator's state is a fold over it.
-//! [`service`] is the only part that knows about logs, time and tasks.
+//! [`machine`] is one classic group as a pure state machine: calls in, [`Outcome`] out. [`coordinator`] holds the groups of
+//! one partition of `__consumer_offsets`, their offsets and timers, still pure. [`record`] is what is persisted; the
+//! coordinator's state is a fold over it, and [`undo`] takes back what could not be persisted. [`service`], with a [`shard`]
+//! for each partition and the [`timers`], is the only part that knows about logs, time and tasks.
 
 pub mod consumer;
 pub mod coordinator;
@@ -15,9 +16,12 @@ pub mod record;
 pub mod service;
 #[cfg(test)]
 mod service_tests;
+mod shard;
 #[cfg(test)]
 mod tests;
+mod timers;
 pub mod transactional;
+pub mod undo;
 
 use caudal_protocol::messages::{ConsumerGroupHeartbeatResponse, JoinGroupResponse, SyncGroupResponse};
 
@@ -33,6 +37,17 @@ pub enum Reply {
     Join(JoinGroupResponse),
     Sync(SyncGroupResponse),
     Consumer(Box<ConsumerGroupHeartbeatResponse>),
+    /// Members are out of their group.
+    Left,
+}
+
+/// What takes its time and is not to hold up anybody meanwhile.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Job {
+    /// Regular expressions to match with all topics: [`Coordinator::regexes_resolved`] is to be told.
+    Regexes(consumer::RegexJob),
+    /// An assignment to compute: [`Coordinator::assigned`] is to be told.
+    Assign(consumer::AssignJob),
 }
 
 /// What a step asks its caller to do: store `records`, then hand out `replies`.
@@ -44,8 +59,9 @@ pub struct Outcome {
     pub replies: Vec<(Waiter, Reply)>,
     /// The group and generation whose assignment is among the records: [`Coordinator::assignment_stored`] is to be told.
     pub assigned: Option<(String, i32)>,
-    /// Regular expressions to match with all topics: [`Coordinator::regexes_resolved`] is to be told.
-    pub regexes: Option<consumer::RegexJob>,
+    pub jobs: Vec<Job>,
+    /// What is undone where the records cannot be stored, in the order of the steps that it was decided in.
+    pub undo: Vec<undo::Undo>,
 }
 
 impl Outcome {

@@ -17,7 +17,7 @@ pub struct GroupOverview {
 }
 
 impl Coordinator {
-    /// All groups, those that only ever committed too, by id.
+    /// All groups, those that only ever committed too.
     pub fn overview(&self) -> Vec<GroupOverview> {
         let offsets = |id: &str| self.offsets(id).map(|(_, partitions)| partitions.len()).sum();
         let group = |id: &String, is_consumer: bool, state: &'static str, members: usize| GroupOverview {
@@ -31,8 +31,6 @@ impl Coordinator {
         let consumers = self.consumers.values().map(|g| group(&g.id, true, g.state().name(), g.members().len()));
         let only_offsets = self.offsets.keys().filter(|id| !self.has_group(id));
         let only_offsets = only_offsets.map(|id| group(id, false, State::Empty.name(), 0));
-        let mut all: Vec<GroupOverview> = classic.chain(consumers).chain(only_offsets).collect();
-        all.sort_by(|a, b| a.id.cmp(&b.id));
-        all
+        classic.chain(consumers).chain(only_offsets).collect()
     }
 }

@@ -1,10 +1,9 @@
 //! The coordinator at work: requests wait here for their answers, changes are stored before they are told.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use caudal_cluster::MetadataImage;
 use caudal_protocol::messages::leave_group_request::MemberIdentity;
 use caudal_protocol::messages::leave_group_response::MemberResponse;
@@ -13,162 +12,39 @@ use caudal_protocol::messages::{
     SyncGroupRequest, SyncGroupResponse,
 };
 use caudal_protocol::{ErrorCode, Uuid};
-use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::consumer::heartbeat::Client;
-use super::consumer::{Clock, RegexJob};
+use super::consumer::heartbeat::{self, Client};
 use super::coordinator::Committer;
 use super::machine::Joiner;
 use super::record::{CommittedOffset, partition_for};
-use super::transactional::TransactionalWrite;
-use super::{Coordinator, GroupConfig, GroupRecord, Outcome, Reply, Waiter};
+use super::shard::{Inner, Sender, Shard, consumer_error};
+pub use super::shard::{OffsetsLog, Stored};
+use super::transactional::TransactionChange;
+use super::{Coordinator, GroupConfig, GroupRecord, Job, Reply};
 use crate::clock::wall_ms;
 
-/// Told once the records are as durable as the broker promises, or with the reason why not.
-pub type Stored = Box<dyn FnOnce(ErrorCode) + Send>;
-
-/// `__consumer_offsets`, as far as groups need it.
-pub trait OffsetsLog: Send + Sync {
-    /// Number of partitions; `None` while the topic does not exist.
-    fn partitions(&self) -> Option<i32>;
-
-    /// Appends records in this order as one batch and calls `stored` once they are durable.
-    fn append(&self, partition: i32, records: Vec<(Bytes, Option<Bytes>)>, stored: Stored);
-
-    /// Appends what a transaction writes, or refuses it, and calls `stored` once it is durable.
-    fn append_in_transaction(&self, _partition: i32, _write: TransactionalWrite, stored: Stored) {
-        stored(ErrorCode::NotCoordinator);
-    }
-}
-
-enum Sender {
-    Join(oneshot::Sender<JoinGroupResponse>),
-    Sync(oneshot::Sender<SyncGroupResponse>),
-    Consumer(oneshot::Sender<ConsumerGroupHeartbeatResponse>),
-}
-
-impl Sender {
-    /// A requester that went away meanwhile does not get its answer; its session runs out like any other.
-    fn send(self, reply: Reply, error: ErrorCode) {
-        match (self, reply) {
-            (Sender::Join(tx), Reply::Join(mut r)) => {
-                if error.is_error() {
-                    r = JoinGroupResponse {
-                        error_code: error.code(),
-                        generation_id: -1,
-                        member_id: r.member_id,
-                        ..Default::default()
-                    };
-                }
-                let _ = tx.send(r);
-            }
-            (Sender::Sync(tx), Reply::Sync(mut r)) => {
-                if error.is_error() {
-                    r = SyncGroupResponse { error_code: error.code(), ..Default::default() };
-                }
-                let _ = tx.send(r);
-            }
-            (Sender::Consumer(tx), Reply::Consumer(mut r)) => {
-                if error.is_error() {
-                    *r = consumer_error(error);
-                }
-                let _ = tx.send(*r);
-            }
-            _ => tracing::error!("a group request was answered with the response of another kind"),
-        }
-    }
-}
-
-fn consumer_error(error: ErrorCode) -> ConsumerGroupHeartbeatResponse {
-    ConsumerGroupHeartbeatResponse {
-        error_code: error.code(),
-        error_message: Some(error.message().to_owned()),
-        ..Default::default()
-    }
-}
-
-/// How long the coordinator listens before it takes a silent member for gone.
-const LISTEN: Duration = Duration::from_millis(200);
-/// With this the broker is not held up.
-const LISTEN_LATE_MS: i64 = 300;
-/// How long before a deadline the timers get up to see whether the broker is held up; the rest over [`LISTEN`] is for waking.
-const UP_BEFORE_MS: i64 = 400;
-/// Who gets up later than this is held up.
-const WAKE_LATE_MS: i64 = 100;
-/// A machine that is too busy for that over so many tries in a row does not keep the dead in their groups for ever.
-const LISTEN_MOST: u32 = 50;
-
-/// Whether the timers have been up for long enough to know that requests had their turn. They rarely are when a deadline comes
-/// by surprise, or the process was stopped; then the coordinator listens, which makes the end of a session late.
-#[derive(Default)]
-struct Awake {
-    since_ms: i64,
-}
-
-impl Awake {
-    /// Takes note of a sleep that was to end at `until_ms`.
-    fn woke(&mut self, from_ms: i64, until_ms: i64, now_ms: i64) {
-        if now_ms - until_ms > WAKE_LATE_MS || now_ms - from_ms > UP_BEFORE_MS + WAKE_LATE_MS {
-            self.since_ms = now_ms;
-        }
-    }
-
-    /// Whether every request that came before `now_ms` has been worked on.
-    fn heard_all(&self, now_ms: i64) -> bool {
-        u128::try_from(now_ms - self.since_ms).is_ok_and(|up_ms| up_ms >= LISTEN.as_millis())
-    }
-}
-
-pub(super) struct Inner {
-    pub(super) coordinator: Coordinator,
-    waiting: HashMap<Waiter, Sender>,
-    next_waiter: Waiter,
-    loaded: bool,
-    /// The partitions of `__consumer_offsets` that could not be read.
-    unreadable: BTreeSet<i32>,
-    /// What was decided on and is not known to be stored, by partition and in the log's order.
-    unsettled: HashMap<i32, VecDeque<(u64, Vec<GroupRecord>)>>,
-    next_ticket: u64,
-    /// Regular expressions that are to be matched with all topics.
-    regexes: Vec<RegexJob>,
-    /// When the timer will look again by itself.
-    armed_ms: Option<i64>,
-}
-
-/// What is written into a partition at once.
-pub(super) enum Writing {
-    Records(Vec<(Bytes, Option<Bytes>)>),
-    InTransaction(TransactionalWrite),
-}
-
-/// Records on their way to a partition.
-struct Outgoing {
-    /// Or why they cannot even be written.
-    writing: Result<Writing, ErrorCode>,
-    stored: Stored,
-}
-
-#[derive(Default)]
-struct Outbox {
-    queue: VecDeque<Outgoing>,
-    /// Somebody appends from this box; it is left to them, for the sake of the order.
-    busy: bool,
-}
-
-/// What the callbacks of the log need. Not the log itself: its threads must not be what keeps it open.
-pub(super) struct Core {
-    inner: Mutex<Inner>,
-    /// Decided under the lock of `inner`, in this order, and appended without it.
-    outboxes: Mutex<HashMap<i32, Outbox>>,
-    /// Wakes the timer when an earlier deadline has come up, or when something is left to append.
-    timer: Notify,
-    started: Instant,
-}
+/// Nothing is due.
+pub(super) const NOT_ARMED: i64 = i64::MAX;
 
 /// The metadata of the cluster as it is now.
 pub type Images = Arc<dyn Fn() -> Arc<MetadataImage> + Send + Sync>;
+
+pub(super) struct Core {
+    config: Arc<GroupConfig>,
+    /// One for each partition of `__consumer_offsets`, as many as these were when it was first seen, as in Kafka.
+    shards: OnceLock<Box<[Arc<Shard>]>>,
+    loaded: AtomicBool,
+    /// The partitions that could not be read.
+    unreadable: OnceLock<BTreeSet<i32>>,
+    /// When the timers will look again by themselves.
+    pub(super) armed_ms: AtomicI64,
+    pub(super) timers: Arc<Notify>,
+    pub(super) started: Instant,
+    /// What is computed beside the coordinator takes turns: `group.coordinator.background.threads`.
+    background: Arc<Semaphore>,
+}
 
 /// The group coordinator of this broker.
 #[derive(Clone)]
@@ -178,297 +54,144 @@ pub struct GroupService {
     images: Images,
 }
 
-/// What a failed append means to a member, as Kafka's coordinator has it: one that looks for the coordinator again finds
-/// it where it can be served.
-fn answered_as(error: ErrorCode) -> ErrorCode {
-    match error {
-        ErrorCode::UnknownTopicOrPartition | ErrorCode::NotEnoughReplicas | ErrorCode::RequestTimedOut => {
-            ErrorCode::CoordinatorNotAvailable
-        }
-        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
-        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidFetchSize => {
-            ErrorCode::UnknownServerError
-        }
-        other => other,
-    }
-}
-
-impl Core {
-    fn now_ms(&self) -> i64 {
-        self.started.elapsed().as_millis() as i64
-    }
-
-    /// Hands out an outcome's replies, once its records are stored if there are any.
-    fn settle(self: &Arc<Core>, inner: &mut Inner, partitions: Option<i32>, outcome: Outcome) {
-        let Outcome { records, replies, assigned, regexes } = outcome;
-        inner.regexes.extend(regexes);
-        let replies: Vec<(Sender, Reply)> =
-            replies.into_iter().filter_map(|(w, r)| inner.waiting.remove(&w).map(|s| (s, r))).collect();
-        let deliver = move |error: ErrorCode| replies.into_iter().for_each(|(sender, reply)| sender.send(reply, error));
-        if records.is_empty() {
-            return deliver(ErrorCode::None);
-        }
-        let groups: BTreeSet<String> = records.iter().map(|record| record.group().to_owned()).collect();
-        let core = self.clone();
-        let stored = move |error: ErrorCode| {
-            deliver(error);
-            if assigned.is_some() || error.is_error() {
-                core.told(partitions, assigned.as_ref(), &groups, error);
-            }
-        };
-        self.store(inner, partitions, records, Box::new(stored));
-    }
-
-    /// The records of an outcome were stored, or could not be.
-    fn told(
-        self: &Arc<Core>,
-        partitions: Option<i32>,
-        assigned: Option<&(String, i32)>,
-        groups: &BTreeSet<String>,
-        error: ErrorCode,
-    ) {
-        let mut inner = self.inner.lock();
-        let (now_ms, wall_ms) = (self.now_ms(), wall_ms());
-        if let Some(assigned) = assigned {
-            let outcome = inner.coordinator.assignment_stored(now_ms, wall_ms, assigned, error);
-            self.settle(&mut inner, partitions, outcome);
-        }
-        if error.is_error() {
-            for group in groups {
-                let outcome = inner.coordinator.not_stored(now_ms, wall_ms, group);
-                self.settle(&mut inner, partitions, outcome);
-            }
-        }
-        drop(inner);
-        // Deadlines changed, and there may be more to append.
-        self.timer.notify_one();
-    }
-
-    /// Sends records to the partitions of their groups; `done` is called once, without the lock, with the first error if
-    /// there was one. What they say of offsets and deletions takes effect when they are stored.
-    fn store(self: &Arc<Core>, inner: &mut Inner, partitions: Option<i32>, records: Vec<GroupRecord>, done: Stored) {
-        let mut by_partition: BTreeMap<i32, Vec<GroupRecord>> = BTreeMap::new();
-        for record in records {
-            let partition = partitions.map_or(-1, |count| partition_for(record.group(), count));
-            by_partition.entry(partition).or_default().push(record);
-        }
-        let pending = Arc::new(Mutex::new((by_partition.len(), ErrorCode::None, Some(done))));
-        for (partition, records) in by_partition {
-            let writing = match partitions {
-                None => Err(ErrorCode::CoordinatorNotAvailable),
-                Some(_) => records.iter().map(GroupRecord::encode).collect::<Result<Vec<_>, _>>().map_err(|error| {
-                    tracing::error!(partition, %error, "the records of a group cannot be stored");
-                    ErrorCode::UnknownServerError
-                }),
-            };
-            let pending = pending.clone();
-            let stored = move |error: ErrorCode| {
-                let mut state = pending.lock();
-                state.0 -= 1;
-                if error.is_error() {
-                    state.1 = error;
-                }
-                if state.0 == 0
-                    && let Some(done) = state.2.take()
-                {
-                    let outcome = state.1;
-                    drop(state);
-                    done(outcome);
-                }
-            };
-            self.send(inner, partition, records, writing.map(Writing::Records), Box::new(stored));
-        }
-    }
-
-    /// Sends a write to a partition; `records` take effect, in the log's order, when it is stored.
-    pub(super) fn send(
-        self: &Arc<Core>,
-        inner: &mut Inner,
-        partition: i32,
-        records: Vec<GroupRecord>,
-        writing: Result<Writing, ErrorCode>,
-        done: Stored,
-    ) {
-        self.send_raw(inner, partition, records, writing, Box::new(|error| done(answered_as(error))));
-    }
-
-    /// As [`Core::send`], with the log's own error.
-    pub(super) fn send_raw(
-        self: &Arc<Core>,
-        inner: &mut Inner,
-        partition: i32,
-        records: Vec<GroupRecord>,
-        writing: Result<Writing, ErrorCode>,
-        done: Stored,
-    ) {
-        let ticket = inner.next_ticket;
-        inner.next_ticket += 1;
-        inner.unsettled.entry(partition).or_default().push_back((ticket, records));
-        let core = self.clone();
-        let stored = move |error: ErrorCode| {
-            core.inner.lock().settled(partition, ticket, error);
-            done(error);
-        };
-        let outgoing = Outgoing { writing, stored: Box::new(stored) };
-        self.outboxes.lock().entry(partition).or_default().queue.push_back(outgoing);
-    }
-
-    /// The next records to append, from a partition that nobody is busy with.
-    fn take_outgoing(&self) -> Option<(i32, Outgoing)> {
-        let mut outboxes = self.outboxes.lock();
-        let (partition, outbox) = outboxes.iter_mut().find(|(_, outbox)| !outbox.busy && !outbox.queue.is_empty())?;
-        outbox.busy = true;
-        Some((*partition, outbox.queue.pop_front()?))
-    }
-}
-
-/// Gives a partition's outbox back when dropped, also by a panic.
-struct Busy<'a> {
-    core: &'a Core,
-    partition: i32,
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        if let Some(outbox) = self.core.outboxes.lock().get_mut(&self.partition) {
-            outbox.busy = false;
-        }
-    }
-}
-
-impl Inner {
-    fn wait(&mut self, sender: Sender) -> Waiter {
-        self.next_waiter += 1;
-        self.waiting.insert(self.next_waiter, sender);
-        self.next_waiter
-    }
-
-    /// Records of a partition are stored, and with them all that were appended there before; or they could not be.
-    fn settled(&mut self, partition: i32, ticket: u64, error: ErrorCode) {
-        let Some(unsettled) = self.unsettled.get_mut(&partition) else { return };
-        if error.is_error() {
-            return unsettled.retain(|(other, _)| *other != ticket);
-        }
-        while let Some((_, records)) = unsettled.pop_front_if(|(other, _)| *other <= ticket) {
-            records.into_iter().for_each(|record| self.coordinator.apply_stored(record));
-        }
-    }
-}
-
 impl GroupService {
     pub fn new(config: GroupConfig, log: Arc<dyn OffsetsLog>, images: Images) -> GroupService {
-        let inner = Inner {
-            coordinator: Coordinator::new(config),
-            waiting: HashMap::new(),
-            next_waiter: 0,
-            loaded: false,
-            unreadable: BTreeSet::new(),
-            unsettled: HashMap::new(),
-            next_ticket: 0,
-            regexes: Vec::new(),
-            armed_ms: None,
-        };
         let core = Core {
-            inner: Mutex::new(inner),
-            outboxes: Mutex::default(),
-            timer: Notify::new(),
+            background: Arc::new(Semaphore::new(config.background_threads)),
+            config: Arc::new(config),
+            shards: OnceLock::new(),
+            loaded: AtomicBool::new(false),
+            unreadable: OnceLock::new(),
+            armed_ms: AtomicI64::new(NOT_ARMED),
+            timers: Arc::default(),
             started: Instant::now(),
         };
         GroupService { core: Arc::new(core), log, images }
     }
 
     pub(super) fn now_ms(&self) -> i64 {
-        self.core.now_ms()
+        self.core.started.elapsed().as_millis() as i64
     }
 
-    /// Changes something with the lock held, then appends what was decided without it.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+    /// None while `__consumer_offsets` does not exist.
+    pub(super) fn shards(&self) -> &[Arc<Shard>] {
+        if let Some(shards) = self.core.shards.get() {
+            return shards;
+        }
+        let Some(count) = self.log.partitions() else { return &[] };
+        let core = &self.core;
+        let shard = |partition| Arc::new(Shard::new(partition, core.config.clone(), core.timers.clone(), core.started));
+        core.shards.get_or_init(|| (0..count).map(shard).collect())
+    }
+
+    fn shard(&self, group: &str) -> Option<&Arc<Shard>> {
+        let shards = self.shards();
+        let partition = partition_for(group, i32::try_from(shards.len()).unwrap_or(i32::MAX));
+        shards.get(usize::try_from(partition).ok()?)
+    }
+
+    /// The partition of `__consumer_offsets` that holds a group; `None` while the topic does not exist.
+    pub fn partition_of(&self, group: &str) -> Option<i32> {
+        self.shard(group).map(|shard| shard.partition)
+    }
+
+    pub(super) fn shard_at(&self, partition: i32) -> Option<&Arc<Shard>> {
+        self.shards().get(usize::try_from(partition).ok()?)
+    }
+
+    /// Changes something with the shard's lock held, then appends what was decided without it.
+    pub(super) fn with<T>(&self, shard: &Arc<Shard>, work: impl FnOnce(&mut Inner) -> T) -> T {
         let image = (self.images)();
-        let mut inner = self.core.inner.lock();
+        let mut inner = shard.inner.lock();
         inner.coordinator.follow(image);
         let result = work(&mut inner);
-        let regexes = std::mem::take(&mut inner.regexes);
-        let next_ms = inner.coordinator.next_deadline_ms();
-        let earlier = next_ms.is_some_and(|next| inner.armed_ms.is_none_or(|armed| next < armed));
+        let jobs = std::mem::take(&mut inner.jobs);
+        let next_ms = inner.coordinator.next_deadline_ms().unwrap_or(NOT_ARMED);
         drop(inner);
-        if earlier {
-            self.core.timer.notify_one();
+        if next_ms < self.core.armed_ms.load(Ordering::SeqCst) {
+            self.core.timers.notify_one();
         }
-        self.append_outgoing();
-        regexes.into_iter().for_each(|job| self.resolve(job));
+        shard.append_outgoing(&*self.log);
+        jobs.into_iter().for_each(|job| self.begin(shard, job));
         result
     }
 
-    /// Matches regular expressions with all topics, while the coordinator goes on.
-    fn resolve(&self, job: RegexJob) {
-        let service = self.clone();
-        let run = move || {
-            let found = job.run(&(service.images)(), wall_ms());
-            let partitions = service.log.partitions();
-            service.with(|inner| {
-                let outcome = inner.coordinator.regexes_resolved(service.clock(), &job, found);
-                service.core.settle(inner, partitions, outcome);
-            });
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(run)),
-            Err(_) => run(),
-        }
-    }
-
-    fn clock(&self) -> Clock {
-        Clock { now_ms: self.now_ms(), wall_ms: wall_ms() }
-    }
-
-    /// Appends what is on its way, partition by partition in the order of the decisions.
-    fn append_outgoing(&self) {
-        while let Some((partition, Outgoing { writing, stored })) = self.core.take_outgoing() {
-            let _busy = Busy { core: &self.core, partition };
-            match writing {
-                Ok(Writing::Records(pairs)) => self.log.append(partition, pairs, stored),
-                Ok(Writing::InTransaction(write)) => self.log.append_in_transaction(partition, write, stored),
-                Err(error) => stored(error),
+    /// Carries out what takes its time, while the coordinator goes on.
+    fn begin(&self, shard: &Arc<Shard>, job: Job) {
+        let (service, shard) = (self.clone(), shard.clone());
+        let run = move || match job {
+            Job::Regexes(job) => {
+                let found = job.run(&(service.images)(), wall_ms());
+                service.with(&shard, |inner| {
+                    let outcome = inner.coordinator.regexes_resolved(shard.clock(), &job, found);
+                    shard.settle(inner, &job.group, outcome);
+                });
             }
+            Job::Assign(job) => {
+                let found = job.run();
+                service.with(&shard, |inner| {
+                    let outcome = inner.coordinator.assigned(shard.clock(), &job, found);
+                    shard.settle(inner, &job.group, outcome);
+                });
+            }
+        };
+        let background = self.core.background.clone();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                // It is never closed.
+                let _turn = background.acquire().await;
+                if let Err(error) = tokio::task::spawn_blocking(run).await {
+                    tracing::error!("failed to compute for a group: {error}");
+                }
+            })),
+            Err(_) => run(),
         }
     }
 
     /// Replays what an earlier run stored. Until [`GroupService::loaded`] requests are told that the coordinator is loading.
     pub fn replay(&self, record: GroupRecord) {
-        let now_ms = self.now_ms();
-        self.core.inner.lock().coordinator.replay(record, now_ms);
+        let shard = match &record {
+            GroupRecord::Transaction(TransactionChange::Over { producer, .. }) => self.shard_at(producer.partition),
+            other => self.shard(other.group()),
+        };
+        if let Some(shard) = shard {
+            shard.inner.lock().coordinator.replay(record, self.now_ms());
+        }
     }
 
     /// All is replayed but for the groups of some partitions, which are not served.
     pub fn loaded(&self, unreadable: BTreeSet<i32>) {
-        let partitions = self.log.partitions().unwrap_or(1);
-        let mut inner = self.core.inner.lock();
-        if !unreadable.is_empty() {
-            inner.coordinator.forget(|group| unreadable.contains(&partition_for(group, partitions)));
+        for shard in self.shards() {
+            let mut inner = shard.inner.lock();
+            if unreadable.contains(&shard.partition) {
+                inner.coordinator.forget(|_| true);
+            }
+            inner.coordinator.follow((self.images)());
+            inner.coordinator.start_consumer_clocks(self.now_ms());
         }
-        inner.coordinator.follow((self.images)());
-        inner.coordinator.start_consumer_clocks(self.now_ms());
-        inner.unreadable = unreadable;
-        inner.loaded = true;
-        drop(inner);
-        self.core.timer.notify_one();
+        // Both are set once.
+        let _ = self.core.unreadable.set(unreadable);
+        self.core.loaded.store(true, Ordering::SeqCst);
+        self.core.timers.notify_one();
     }
 
     /// `COORDINATOR_LOAD_IN_PROGRESS`, `COORDINATOR_NOT_AVAILABLE` or `NOT_COORDINATOR` while a group cannot be served.
     pub fn readiness(&self, group: &str) -> ErrorCode {
-        let inner = self.core.inner.lock();
-        match self.log.partitions() {
-            _ if !inner.loaded => ErrorCode::CoordinatorLoadInProgress,
+        let is_unreadable = |partition| self.core.unreadable.get().is_some_and(|all| all.contains(&partition));
+        match self.partition_of(group) {
+            _ if !self.core.loaded.load(Ordering::SeqCst) => ErrorCode::CoordinatorLoadInProgress,
             None => ErrorCode::CoordinatorNotAvailable,
-            Some(partitions) if inner.unreadable.contains(&partition_for(group, partitions)) => {
-                ErrorCode::NotCoordinator
-            }
+            Some(partition) if is_unreadable(partition) => ErrorCode::NotCoordinator,
             Some(_) => ErrorCode::None,
         }
     }
 
     /// As [`GroupService::readiness`], but a broker that never had a group can list that it has none.
     pub fn readiness_to_list(&self) -> ErrorCode {
-        if self.core.inner.lock().loaded { ErrorCode::None } else { ErrorCode::CoordinatorLoadInProgress }
+        match self.core.loaded.load(Ordering::SeqCst) {
+            true => ErrorCode::None,
+            false => ErrorCode::CoordinatorLoadInProgress,
+        }
     }
 
     /// JoinGroup: answers when the rebalance is through.
@@ -482,19 +205,20 @@ impl GroupService {
         let (tx, rx) = oneshot::channel();
         let name = request.group_instance_id.as_deref().unwrap_or(client_id);
         let fresh_member_id = format!("{name}-{}", random_uuid_text());
-        let partitions = self.log.partitions();
-        self.with(|inner| {
-            let joiner = Joiner {
-                waiter: inner.wait(Sender::Join(tx)),
-                client_id: client_id.to_owned(),
-                client_host: client_host.to_owned(),
-                fresh_member_id,
-                requires_known_id: version >= 4,
-                supports_skipping_assignment: version >= 9,
-            };
-            let outcome = inner.coordinator.join(self.now_ms(), wall_ms(), request, joiner);
-            self.core.settle(inner, partitions, outcome);
-        });
+        if let Some(shard) = self.shard(&request.group_id) {
+            self.with(shard, |inner| {
+                let joiner = Joiner {
+                    waiter: inner.wait(Sender::Join(tx)),
+                    client_id: client_id.to_owned(),
+                    client_host: client_host.to_owned(),
+                    fresh_member_id,
+                    requires_known_id: version >= 4,
+                    supports_skipping_assignment: version >= 9,
+                };
+                let outcome = inner.coordinator.join(self.now_ms(), wall_ms(), request, joiner);
+                shard.settle(inner, &request.group_id, outcome);
+            });
+        }
         rx.await.unwrap_or_else(|_| JoinGroupResponse {
             error_code: ErrorCode::NotCoordinator.code(),
             ..Default::default()
@@ -504,12 +228,13 @@ impl GroupService {
     /// SyncGroup: answers when the leader's assignment is stored.
     pub async fn sync(&self, request: &SyncGroupRequest) -> SyncGroupResponse {
         let (tx, rx) = oneshot::channel();
-        let partitions = self.log.partitions();
-        self.with(|inner| {
-            let waiter = inner.wait(Sender::Sync(tx));
-            let outcome = inner.coordinator.sync(self.now_ms(), wall_ms(), request, waiter);
-            self.core.settle(inner, partitions, outcome);
-        });
+        if let Some(shard) = self.shard(&request.group_id) {
+            self.with(shard, |inner| {
+                let waiter = inner.wait(Sender::Sync(tx));
+                let outcome = inner.coordinator.sync(self.now_ms(), wall_ms(), request, waiter);
+                shard.settle(inner, &request.group_id, outcome);
+            });
+        }
         rx.await.unwrap_or_else(|_| SyncGroupResponse {
             error_code: ErrorCode::NotCoordinator.code(),
             ..Default::default()
@@ -517,7 +242,8 @@ impl GroupService {
     }
 
     pub fn heartbeat(&self, group: &str, member: &str, instance: Option<&str>, generation: i32) -> ErrorCode {
-        self.with(|inner| inner.coordinator.heartbeat(self.now_ms(), group, member, instance, generation))
+        let Some(shard) = self.shard(group) else { return ErrorCode::NotCoordinator };
+        self.with(shard, |inner| inner.coordinator.heartbeat(self.now_ms(), group, member, instance, generation))
     }
 
     /// ConsumerGroupHeartbeat: answers when what it changed is stored.
@@ -528,25 +254,43 @@ impl GroupService {
         client_host: &str,
         version: i16,
     ) -> ConsumerGroupHeartbeatResponse {
+        if let Err(refusal) = heartbeat::check(request, version, &self.core.config.consumer.assignors) {
+            return refusal.response();
+        }
         let (tx, rx) = oneshot::channel();
-        let partitions = self.log.partitions();
-        self.with(|inner| {
-            let waiter = inner.wait(Sender::Consumer(tx));
-            let fresh_member_id = Uuid::random().to_string();
-            let client = Client { id: client_id, host: client_host, fresh_member_id: &fresh_member_id };
-            let outcome = inner.coordinator.consumer_heartbeat(self.clock(), request, client, (waiter, version));
-            self.core.settle(inner, partitions, outcome);
-        });
+        if let Some(shard) = self.shard(&request.group_id) {
+            self.with(shard, |inner| {
+                let waiter = inner.wait(Sender::Consumer(tx));
+                let fresh_member_id = Uuid::random().to_string();
+                let client = Client { id: client_id, host: client_host, fresh_member_id: &fresh_member_id };
+                let outcome = inner.coordinator.consumer_heartbeat(shard.clock(), request, client, waiter);
+                shard.settle(inner, &request.group_id, outcome);
+            });
+        }
         rx.await.unwrap_or_else(|_| consumer_error(ErrorCode::NotCoordinator))
     }
 
-    pub fn leave(&self, group: &str, members: &[MemberIdentity]) -> Vec<MemberResponse> {
-        let partitions = self.log.partitions();
-        self.with(|inner| {
-            let (answers, outcome) = inner.coordinator.leave(self.now_ms(), wall_ms(), group, members);
-            self.core.settle(inner, partitions, outcome);
+    /// LeaveGroup: the error, or an answer for each member once that they left is stored where it has to be.
+    pub async fn leave(&self, group: &str, members: &[MemberIdentity]) -> Result<Vec<MemberResponse>, ErrorCode> {
+        let (tx, rx) = oneshot::channel();
+        let shard = self.shard(group).ok_or(ErrorCode::NotCoordinator)?;
+        let answers = self.with(shard, |inner| {
+            let (answers, mut outcome) = inner.coordinator.leave(self.now_ms(), wall_ms(), group, members);
+            let waiter = inner.wait(Sender::Left(tx));
+            if outcome.undo.is_empty() {
+                // Of the classic protocol: what its members do takes effect at once.
+                let left = super::Outcome { replies: vec![(waiter, Reply::Left)], ..Default::default() };
+                shard.settle(inner, group, left);
+            } else {
+                outcome.reply(waiter, Reply::Left);
+            }
+            shard.settle(inner, group, outcome);
             answers
-        })
+        });
+        match rx.await.unwrap_or(ErrorCode::NotCoordinator) {
+            ErrorCode::None => Ok(answers),
+            error => Err(error),
+        }
     }
 
     /// Commits offsets, all or none: returns the error once they are durable. `version`: that of OffsetCommit.
@@ -561,21 +305,34 @@ impl GroupService {
             let records = if error.is_error() { Vec::new() } else { coordinator.commit(who.group, offsets) };
             (error, records)
         };
-        match self.change(change).await {
+        self.change(who.group, change).await
+    }
+
+    /// Runs `change` on the coordinator of a group and waits until the records that it returns are durable and in effect;
+    /// or says why it was refused, or could not be stored.
+    pub async fn change(
+        &self,
+        group: &str,
+        change: impl FnOnce(&mut Coordinator) -> (ErrorCode, Vec<GroupRecord>),
+    ) -> ErrorCode {
+        let Some(shard) = self.shard(group) else { return ErrorCode::CoordinatorNotAvailable };
+        match self.change_in(shard, change).await {
             (ErrorCode::None, stored) => stored,
             (refused, _) => refused,
         }
     }
 
-    /// Runs `change` on the coordinator and waits until the records that it returns are durable and in effect.
-    pub async fn change<T>(&self, change: impl FnOnce(&mut Coordinator) -> (T, Vec<GroupRecord>)) -> (T, ErrorCode) {
+    async fn change_in<T>(
+        &self,
+        shard: &Arc<Shard>,
+        change: impl FnOnce(&mut Coordinator) -> (T, Vec<GroupRecord>),
+    ) -> (T, ErrorCode) {
         let (tx, rx) = oneshot::channel();
-        let partitions = self.log.partitions();
-        let (result, unchanged) = self.with(|inner| {
+        let (result, unchanged) = self.with(shard, |inner| {
             let (result, records) = change(&mut inner.coordinator);
             let unchanged = records.is_empty();
             if !unchanged {
-                self.core.store(inner, partitions, records, Box::new(move |error| _ = tx.send(error)));
+                shard.store(inner, records, None, Box::new(move |error| _ = tx.send(error)));
             }
             (result, unchanged)
         });
@@ -585,98 +342,29 @@ impl GroupService {
         (result, rx.await.unwrap_or(ErrorCode::CoordinatorNotAvailable))
     }
 
-    /// Looks at the coordinator.
-    pub fn view<T>(&self, look: impl FnOnce(&Coordinator) -> T) -> T {
-        look(&self.core.inner.lock().coordinator)
-    }
-
-    /// Waits until the requests that had come when it was called have been worked on, and returns that moment: when a short
-    /// sleep ends on time and nobody keeps the coordinator busy, neither the process nor the machine is held up, and
-    /// connections had their turn.
-    async fn listen(&self) -> i64 {
-        let mut asked_ms = self.now_ms();
-        for _ in 0..LISTEN_MOST {
-            tokio::time::sleep(LISTEN).await;
-            drop(self.core.inner.lock());
-            let now_ms = self.now_ms();
-            if now_ms - asked_ms <= LISTEN_LATE_MS {
-                break;
+    /// Forgets the offsets of a topic that is gone, in all groups. The last error, if there was one.
+    pub async fn topic_deleted(&self, topic: &str) -> ErrorCode {
+        let mut last = ErrorCode::None;
+        for shard in self.shards() {
+            let ((), stored) = self.change_in(shard, |groups| ((), groups.topic_deleted(topic))).await;
+            if stored.is_error() {
+                last = stored;
             }
-            tracing::debug!(late_ms = now_ms - asked_ms, "the broker is held up; sessions are not ended yet");
-            asked_ms = now_ms;
         }
-        asked_ms
+        last
     }
 
-    /// Ends sessions and rebalances on time and expires offsets; runs until it is dropped. Sleeps while nothing is due.
-    /// `retention_ms` is a clock as [`wall_ms`] that does not leap ahead.
-    pub async fn run_timers(&self, offsets_check_interval: Duration, retention_ms: impl Fn() -> i64) {
-        let mut next_expiry = Instant::now() + offsets_check_interval;
-        let mut heard_ms = 0;
-        let mut awake = Awake::default();
-        loop {
-            // What callbacks of the log decided.
-            self.append_outgoing();
-            let deadline = {
-                let mut inner = self.core.inner.lock();
-                inner.armed_ms = inner.coordinator.next_deadline_ms();
-                inner.armed_ms
-            };
-            let from_ms = self.now_ms();
-            let wake_ms = deadline.map(|ms| if ms - UP_BEFORE_MS > from_ms { ms - UP_BEFORE_MS } else { ms });
-            let due = wake_ms.map(|ms| self.core.started + Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
-            let until = due.map_or(next_expiry, |d| d.min(next_expiry));
-            let slept = tokio::select! {
-                () = tokio::time::sleep_until(until) => true,
-                () = self.core.timer.notified() => false,
-            };
-            drop(self.core.inner.lock());
-            let now_ms = self.now_ms();
-            awake.woke(from_ms, until.duration_since(self.core.started).as_millis() as i64, now_ms);
-            if !slept {
-                continue;
-            }
-            if awake.heard_all(now_ms) {
-                heard_ms = now_ms;
-            }
-            if self.end_what_is_due(heard_ms) {
-                // Their heartbeat may be waiting, where the broker itself was held up.
-                heard_ms = self.listen().await;
-                continue;
-            }
-            if Instant::now() >= next_expiry {
-                next_expiry = Instant::now() + offsets_check_interval;
-                self.expire_offsets(retention_ms());
-            }
+    /// Looks at the coordinator of a group. While there is none the group does not exist.
+    pub fn view<T>(&self, group: &str, look: impl FnOnce(&Coordinator) -> T) -> T {
+        match self.shard(group) {
+            Some(shard) => look(&shard.inner.lock().coordinator),
+            None => look(&Coordinator::new(self.core.config.clone())),
         }
     }
 
-    /// True when somebody is to be taken for gone who may have said something behind `heard_ms`.
-    fn end_what_is_due(&self, heard_ms: i64) -> bool {
-        let partitions = self.log.partitions();
-        self.with(|inner| {
-            let now_ms = self.now_ms();
-            let outcome = inner.coordinator.tick(now_ms, heard_ms, wall_ms());
-            self.core.settle(inner, partitions, outcome);
-            inner.coordinator.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms)
-        })
-    }
-
-    fn expire_offsets(&self, now_ms: i64) {
-        let partitions = self.log.partitions();
-        self.with(|inner| {
-            let records = inner.coordinator.expire_offsets(now_ms);
-            if records.is_empty() {
-                return;
-            }
-            tracing::info!(records = records.len(), "forgetting expired offsets and empty groups");
-            let report = |error: ErrorCode| {
-                if error.is_error() {
-                    tracing::warn!(error = error.name(), "expired offsets could not be removed");
-                }
-            };
-            self.core.store(inner, partitions, records, Box::new(report));
-        });
+    /// Looks at all groups, those of one partition after those of the other.
+    pub fn all<T>(&self, look: impl Fn(&Coordinator) -> Vec<T>) -> Vec<T> {
+        self.shards().iter().flat_map(|shard| look(&shard.inner.lock().coordinator)).collect()
     }
 }
 
@@ -692,79 +380,4 @@ fn random_uuid_text() -> String {
     let n = n & !(0x3 << 62) | (0x2 << 62);
     let hex = format!("{n:032x}");
     [0..8, 8..12, 12..16, 16..20, 20..32].map(|r| hex.get(r).unwrap_or_default()).join("-")
-}
-
-#[cfg(test)]
-mod tests {
-    use caudal_protocol::messages::join_group_request::JoinGroupRequestProtocol;
-
-    use super::*;
-
-    struct NoLog;
-
-    impl OffsetsLog for NoLog {
-        fn partitions(&self) -> Option<i32> {
-            Some(1)
-        }
-
-        fn append(&self, _: i32, _: Vec<(Bytes, Option<Bytes>)>, stored: Stored) {
-            stored(ErrorCode::None);
-        }
-    }
-
-    fn joining(session_timeout_ms: i32) -> JoinGroupRequest {
-        JoinGroupRequest {
-            group_id: "g".into(),
-            session_timeout_ms,
-            rebalance_timeout_ms: 60_000,
-            protocol_type: "consumer".into(),
-            protocols: vec![JoinGroupRequestProtocol { name: "range".into(), metadata: Bytes::new() }],
-            ..JoinGroupRequest::default()
-        }
-    }
-
-    /// The process is held up for longer than the session: timers and heartbeats are late alike.
-    #[tokio::test(start_paused = true)]
-    async fn a_heartbeat_that_waits_while_the_process_is_held_up_counts() {
-        let config =
-            GroupConfig { session_timeout_ms: (1, 60_000), initial_rebalance_delay_ms: 0, ..GroupConfig::default() };
-        let service = Arc::new(GroupService::new(config, Arc::new(NoLog), Arc::new(Default::default)));
-        service.loaded(BTreeSet::new());
-        let timers = service.clone();
-        let timers = tokio::spawn(async move { timers.run_timers(Duration::from_secs(3600), wall_ms).await });
-        let joined = service.join(&joining(100), "c", "/127.0.0.1", 3).await;
-        assert_eq!(joined.error_code, 0);
-        // The timer comes first: it is due, the heartbeat has yet to be read.
-        tokio::time::advance(Duration::from_millis(400)).await;
-        let member = joined.member_id.as_str();
-        let code = service.heartbeat("g", member, None, joined.generation_id);
-        assert_ne!(code, ErrorCode::UnknownMemberId);
-        // Who says nothing more is out in the end.
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while service.view(|coordinator| coordinator.has_members("g")) {
-            assert!(Instant::now() < deadline, "a silent member stays");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        timers.abort();
-    }
-
-    /// While nothing holds the process up, a session ends when it is over, and not later.
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_member_is_out_on_time() {
-        let config = GroupConfig { initial_rebalance_delay_ms: 0, ..GroupConfig::default() };
-        let service = Arc::new(GroupService::new(config, Arc::new(NoLog), Arc::new(Default::default)));
-        service.loaded(BTreeSet::new());
-        let timers = service.clone();
-        let timers = tokio::spawn(async move { timers.run_timers(Duration::from_secs(3600), wall_ms).await });
-        let joined = service.join(&joining(6000), "c", "/127.0.0.1", 3).await;
-        assert_eq!(joined.error_code, 0);
-        let last_heard_ms = service.now_ms();
-        while service.view(|coordinator| coordinator.has_members("g")) {
-            assert!(service.now_ms() < last_heard_ms + 20_000, "a silent member stays");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let late_ms = service.now_ms() - last_heard_ms - 6000;
-        assert!((0..5).contains(&late_ms), "{late_ms} ms late");
-        timers.abort();
-    }
 }

@@ -10,6 +10,7 @@ use caudal_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use caudal_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupRequest, SyncGroupResponse};
 use proptest::prelude::*;
 
+use super::consumer::Clock;
 use super::coordinator::Committer;
 use super::machine::Joiner;
 use super::record::CommittedOffset;
@@ -69,7 +70,7 @@ impl World {
             match reply {
                 Reply::Join(r) => drop(self.joins.insert(waiter, r)),
                 Reply::Sync(r) => drop(self.syncs.insert(waiter, r)),
-                Reply::Consumer(_) => panic!("nobody sent a heartbeat of the consumer protocol"),
+                Reply::Consumer(_) | Reply::Left => panic!("nobody asked that"),
             }
         }
         outcome.assigned
@@ -141,12 +142,18 @@ impl World {
         (waiter, self.take_unstored(outcome))
     }
 
+    fn tick(&mut self, heard_ms: i64) {
+        let clock = Clock { now_ms: self.now_ms, wall_ms: self.now_ms };
+        for (_, outcome) in self.coordinator.tick(clock, heard_ms) {
+            self.take(outcome);
+        }
+    }
+
     fn pass(&mut self, ms: i64) {
         let until = self.now_ms + ms;
         while let Some(next) = self.coordinator.next_deadline_ms().filter(|d| *d <= until) {
             self.now_ms = next.max(self.now_ms);
-            let outcome = self.coordinator.tick(self.now_ms, self.now_ms, self.now_ms);
-            self.take(outcome);
+            self.tick(self.now_ms);
         }
         self.now_ms = until;
     }
@@ -191,21 +198,18 @@ fn a_stall_of_the_broker_expels_only_who_is_silent_behind_it() {
     let mut w = World::pair();
     let asleep = w.now_ms;
     w.now_ms += 60_000;
-    let outcome = w.coordinator.tick(w.now_ms, asleep, w.now_ms);
-    w.take(outcome);
+    w.tick(asleep);
     assert!(w.coordinator.next_deadline_ms().unwrap() < w.now_ms, "it is to be asked again");
     assert_eq!((w.state(), w.beat("m1", 1)), ("Stable".to_owned(), ErrorCode::None));
     let heard = w.now_ms;
     w.now_ms += 250;
-    let outcome = w.coordinator.tick(w.now_ms, heard, w.now_ms);
-    w.take(outcome);
+    w.tick(heard);
     assert_eq!(w.state(), "PreparingRebalance");
     assert_eq!(w.beat("m1", 1), ErrorCode::RebalanceInProgress);
     assert_eq!(w.beat("m2", 1), ErrorCode::UnknownMemberId);
     // m1's join waits in the sockets meanwhile: the rebalance does not end without it.
     w.now_ms += 60_000;
-    let outcome = w.coordinator.tick(w.now_ms, heard, w.now_ms);
-    w.take(outcome);
+    w.tick(heard);
     let joined = w.join("m1", None);
     assert_eq!(w.joins[&joined].error_code, 0);
     assert_eq!(w.joins[&joined].members.len(), 1);

@@ -1,6 +1,7 @@
 //! Offsets that are committed within transactions: they wait for the marker that ends the transaction (KIP-98, KIP-447).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use caudal_protocol::ErrorCode;
@@ -10,8 +11,9 @@ use caudal_storage::{AppendOrigin, TransactionMarker, Verification};
 use tokio::sync::oneshot;
 
 use super::coordinator::{Committer, Coordinator};
-use super::record::{CommittedOffset, GroupRecord, partition_for};
-use super::service::{GroupService, Stored, Writing};
+use super::record::{CommittedOffset, GroupRecord};
+use super::service::{GroupService, Stored};
+use super::shard::{Writing, answered_as};
 use crate::clock::wall_ms;
 use crate::partition::Partition;
 use crate::transaction::machine::Producer;
@@ -192,11 +194,6 @@ impl TransactionalWrite {
 }
 
 impl GroupService {
-    /// The partition of `__consumer_offsets` that holds a group; `None` while the topic does not exist.
-    pub fn partition_of(&self, group: &str) -> Option<i32> {
-        self.log.partitions().map(|partitions| partition_for(group, partitions))
-    }
-
     /// Commits offsets within a transaction, all or none: they count when it is committed. Returns the error once they are
     /// durable.
     pub async fn commit_in_transaction(
@@ -206,24 +203,30 @@ impl GroupService {
         verification: Verification,
         offsets: Vec<(String, i32, CommittedOffset)>,
     ) -> ErrorCode {
-        let Some(partition) = self.partition_of(who.group) else { return ErrorCode::CoordinatorNotAvailable };
+        let Some(shard) = self.partition_of(who.group).and_then(|partition| self.shard_at(partition)) else {
+            return ErrorCode::CoordinatorNotAvailable;
+        };
+        let partition = shard.partition;
         let (done, stored) = oneshot::channel();
-        let refused = self.with(|inner| {
+        let refused = self.with(shard, |inner| {
             let error = inner.coordinator.check_transactional_commit(self.now_ms(), who, &offsets);
             if error.is_error() || offsets.is_empty() {
                 return Some(error);
             }
             let records = inner.coordinator.commit(who.group, offsets);
             let pairs = records.iter().map(GroupRecord::encode).collect::<Result<Vec<_>, _>>();
-            let writing = pairs
-                .map(|pairs| Writing::InTransaction(TransactionalWrite::Offsets { producer, pairs, verification }))
-                .map_err(|error| {
+            let pairs = match pairs {
+                Ok(pairs) => pairs,
+                Err(error) => {
                     tracing::error!(partition, %error, "the offsets of a transaction cannot be stored");
-                    ErrorCode::UnknownServerError
-                });
+                    return Some(ErrorCode::UnknownServerError);
+                }
+            };
+            let writing = Writing::InTransaction(TransactionalWrite::Offsets { producer, pairs, verification });
             let place = TransactionalProducer { partition, producer_id: producer.0 };
             let records = records.into_iter().map(|record| place.pending(record)).collect();
-            self.core.send(inner, partition, records, writing, Box::new(move |error| _ = done.send(error)));
+            let told = move |error: ErrorCode| _ = done.send(answered_as(error));
+            shard.send(inner, (Arc::new(records), None), writing, Box::new(told));
             None
         });
         match refused {
@@ -237,8 +240,13 @@ impl GroupService {
     pub fn end_transaction(&self, partition: i32, marking: Marking, done: Stored) {
         let producer = TransactionalProducer { partition, producer_id: marking.producer.0 };
         let change = GroupRecord::Transaction(producer.end(marking.marker.marker));
-        let writing = Ok(Writing::InTransaction(TransactionalWrite::Marker(marking)));
-        self.with(|inner| self.core.send_raw(inner, partition, vec![change], writing, done));
+        let writing = Writing::InTransaction(TransactionalWrite::Marker(marking));
+        match self.shard_at(partition) {
+            Some(shard) => {
+                self.with(shard, |inner| shard.send(inner, (Arc::new(vec![change]), None), writing, done));
+            }
+            None => done(ErrorCode::NotCoordinator),
+        }
     }
 }
 

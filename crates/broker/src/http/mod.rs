@@ -1,7 +1,10 @@
 //! The page of metrics and the health checks, over HTTP/1.1: GET and HEAD of a few paths, an answer for each connection, then
-//! its end. What clients may cost is bounded: the bytes of a request, the time of it and of its answer, connections at a time.
+//! its end. What clients may cost is bounded: the bytes of a request, the time of it and of its answer, connections at a time,
+//! of which those that say nothing give way to new ones.
 
 mod health;
+mod host;
+mod places;
 mod request;
 
 use std::io;
@@ -11,17 +14,19 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::health::Health;
+use self::host::Hosts;
+use self::places::{Place, Places};
 use self::request::{MAX_REQUEST_BYTES, Request, RequestError};
 use crate::config::BrokerConfig;
 use crate::context::Context;
 use crate::metrics::{Exposition, write_page};
 use crate::server::{BindError, bind_all};
 
-/// Connections at a time; more are not accepted until one ends.
+/// Connections at a time. One more takes the place of the one that has said nothing for longest, or waits.
 const MAX_CONNECTIONS: usize = 16;
 /// For a request to arrive.
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -45,6 +50,7 @@ pub type Serving = Arc<OnceLock<Arc<Context>>>;
 pub struct HttpListener {
     sockets: Vec<TcpListener>,
     pub bound: Vec<SocketAddr>,
+    hosts: Hosts,
 }
 
 impl HttpListener {
@@ -54,7 +60,7 @@ impl HttpListener {
     /// An address is taken, is not one of this machine, or is open to others without leave.
     pub fn bind(config: &BrokerConfig) -> Result<HttpListener, BindError> {
         match bind_all(&config.http_listen, config.allow_insecure, HINT) {
-            Ok((sockets, bound)) => Ok(HttpListener { sockets, bound }),
+            Ok((sockets, bound)) => Ok(HttpListener { sockets, bound, hosts: Hosts::of(config) }),
             Err(BindError::InUse { address, .. }) if config.http_optional => {
                 tracing::info!("no metrics and health checks: {address} is in use ({HINT} chooses another)");
                 Ok(HttpListener::default())
@@ -65,17 +71,20 @@ impl HttpListener {
 
     /// Accepts until `stop` turns true or its sender is gone.
     pub fn serve(self, serving: &Serving, stop: &watch::Receiver<bool>) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let (places, hosts) = (Arc::new(Places::new(MAX_CONNECTIONS)), Arc::new(self.hosts));
         for socket in self.sockets {
-            tokio::spawn(accept(socket, serving.clone(), places.clone(), stop.clone()));
+            tokio::spawn(accept(socket, (serving.clone(), hosts.clone()), places.clone(), stop.clone()));
         }
     }
 }
 
-async fn accept(socket: TcpListener, serving: Serving, places: Arc<Semaphore>, mut stop: watch::Receiver<bool>) {
+async fn accept(
+    socket: TcpListener,
+    (serving, hosts): (Serving, Arc<Hosts>),
+    places: Arc<Places>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
-        // Never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             _ = stop.changed() => return,
@@ -88,24 +97,39 @@ async fn accept(socket: TcpListener, serving: Serving, places: Arc<Semaphore>, m
                 continue;
             }
         };
-        let (serving, mut stop) = (serving.clone(), stop.clone());
+        let place = tokio::select! {
+            place = places.take() => place,
+            _ = stop.changed() => return,
+        };
+        let (serving, hosts, mut stop) = (serving.clone(), hosts.clone(), stop.clone());
         tokio::spawn(async move {
             let answered = tokio::select! {
-                answered = answer(stream, &serving) => answered,
+                answered = answer(stream, place, &serving, &hosts) => answered,
                 _ = stop.changed() => Ok(()),
             };
             if let Err(error) = answered {
                 tracing::debug!(%peer, "an HTTP connection ended: {error}");
             }
-            drop(place);
         });
     }
 }
 
-async fn answer(mut stream: TcpStream, serving: &Serving) -> io::Result<()> {
-    let request = timeout(MAX_REQUEST_TIME, read(&mut stream)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+async fn answer(mut stream: TcpStream, mut place: Place, serving: &Serving, hosts: &Hosts) -> io::Result<()> {
+    let local = stream.local_addr()?.ip();
+    let request = tokio::select! {
+        request = timeout(MAX_REQUEST_TIME, read(&mut stream)) => request.map_err(|_| io::ErrorKind::TimedOut)??,
+        () = place.wanted() => return Err(io::Error::other("it said nothing, and another one came")),
+    };
+    place.keep();
     let answered = async {
         match request {
+            Ok(Request { host: Some(host), .. }) if !hosts.allow(local, &host) => {
+                let text = format!(
+                    "'{host}' is not a name of this broker. Ask for it by IP address, as localhost, or by a host that \
+                     caudal.http.listeners or advertised.listeners names.\n"
+                );
+                write_all(&mut stream, ("421 Misdirected Request", ""), (TEXT, &text), true).await
+            }
             Ok(request) => respond(&mut stream, &request, serving).await,
             Err(error) => {
                 let allow = if error == RequestError::Method { "Allow: GET, HEAD\r\n" } else { "" };

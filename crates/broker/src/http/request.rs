@@ -15,6 +15,8 @@ pub struct Request {
     pub path: String,
     /// HTTP/1.1: the answer may come in chunks.
     pub takes_chunks: bool,
+    /// The first `Host`.
+    pub host: Option<String>,
 }
 
 /// Why a head is no request that is served.
@@ -45,7 +47,7 @@ impl RequestError {
 }
 
 impl Request {
-    /// Reads a head; nothing in its header lines matters here.
+    /// Reads a head; of its header lines only `Host` matters here.
     ///
     /// # Errors
     /// It is not complete yet, or not to be served; the latter is told as early as it shows.
@@ -85,7 +87,10 @@ impl Request {
             return Err(RequestError::Incomplete);
         }
         let path = target.split(['?', '#']).next().unwrap_or_default().to_owned();
-        Ok(Request { is_head, path, takes_chunks })
+        let lines = head.split(|byte| *byte == b'\n').skip(1).filter_map(|line| std::str::from_utf8(line).ok());
+        let mut fields = lines.filter_map(|line| line.split_once(':'));
+        let host = fields.find(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, value)| value.trim().to_owned());
+        Ok(Request { is_head, path, takes_chunks, host })
     }
 }
 
@@ -95,9 +100,11 @@ mod tests {
 
     #[test]
     fn heads() {
-        let get = |path: &str, takes_chunks| Ok(Request { is_head: false, path: path.to_owned(), takes_chunks });
+        let get =
+            |path: &str, takes_chunks| Ok(Request { is_head: false, path: path.to_owned(), takes_chunks, host: None });
+        let named = |request: Result<Request, RequestError>| request.map(|r| Request { host: Some("a:1".into()), ..r });
         let cases: [(&str, Result<Request, RequestError>); 14] = [
-            ("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", get("/metrics", true)),
+            ("GET /metrics HTTP/1.1\r\nx: y\r\nhost:  a:1 \r\n\r\n", named(get("/metrics", true))),
             ("GET /metrics?a=b HTTP/1.0\r\n\r\n", get("/metrics", false)),
             ("GET / HTTP/1.1\n\n", get("/", true)),
             ("", Err(RequestError::Incomplete)),

@@ -69,7 +69,7 @@ pub async fn write<W: AsyncWrite + Unpin>(ctx: &Context, page: &mut Exposition<'
     write_times(page, name, None, flushes);
     write_connections(ctx, page);
     write_cluster(ctx, page);
-    write_groups(&ctx.groups.view(Coordinator::overview), page);
+    write_groups(&ctx.groups.all(Coordinator::overview), page);
     write_transactions(ctx, page);
     let (image, view) = (ctx.metadata.image(), ctx.topics.view());
     for metric in OF_PARTITIONS {

@@ -111,7 +111,7 @@ impl Reads<'_> {
 
 /// What a group has committed in topics that there still are. The coordinator is held up for one group at a time.
 fn reads_of<'i>(ctx: &Context, group: &str, image: &'i MetadataImage, view: &TopicsView) -> Vec<Reads<'i>> {
-    let committed: Vec<(String, BTreeMap<i32, i64>)> = ctx.groups.view(|coordinator| {
+    let committed: Vec<(String, BTreeMap<i32, i64>)> = ctx.groups.view(group, |coordinator| {
         let offsets = coordinator.offsets(group).map(|(topic, partitions)| {
             (topic.clone(), partitions.iter().map(|(partition, offset)| (*partition, offset.offset)).collect())
         });
@@ -136,7 +136,7 @@ async fn write_groups<W: AsyncWrite + Unpin>(
     view: &TopicsView,
     page: &mut Exposition<'_, W>,
 ) -> io::Result<()> {
-    let groups = ctx.groups.view(Coordinator::overview);
+    let groups = ctx.groups.all(Coordinator::overview);
     page.metric("kafka_consumergroup_members", Kind::Gauge, "Amount of members in a consumer group");
     for group in &groups {
         page.sample("kafka_consumergroup_members", &[("consumergroup", &group.id)], group.members);

@@ -112,6 +112,13 @@ impl ConnectionInfo {
         u64::try_from(left_ms).ok().filter(|left_ms| *left_ms > 0).map(Duration::from_millis)
     }
 
+    /// How long ago the last pause ended; `None`: there was none.
+    fn unmuted_for(&self) -> Option<Duration> {
+        let until_ms = self.muted_until_ms.load(Ordering::Acquire);
+        let past_ms = (until_ms != i64::MIN).then(|| clock::monotonic_ms().saturating_sub(until_ms))?;
+        u64::try_from(past_ms).ok().map(Duration::from_millis)
+    }
+
     /// Keeps back the requests that follow until the guard is dropped, for the one that must take effect before them and has
     /// to wait first.
     pub fn hold(self: &Arc<Self>) -> Hold {
@@ -344,9 +351,13 @@ impl Connection {
             let memory = self.claim.take();
             let open_ended = api::is_open_ended(&frame);
             let begun = Instant::now();
+            // What waits while the client pauses for its quota was not there before, as it is not in Kafka, which does not
+            // read it meanwhile.
+            let unmuted = self.info.unmuted_for().and_then(|ago| begun.checked_sub(ago));
+            let arrived = unmuted.map_or(self.last_read, |unmuted| self.last_read.max(unmuted)).min(begun);
             let (mut work, asked) = api::dispatch(&self.ctx, &self.info, frame)?;
             let polled = work.as_mut().poll(cx);
-            let timing = Timing::begin(asked, self.last_read, begun, Instant::now());
+            let timing = Timing::begin(asked, arrived, begun, Instant::now());
             let notes = self.info.take_notes(open_ended);
             match polled {
                 Poll::Ready(done) => {

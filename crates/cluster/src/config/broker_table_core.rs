@@ -10,7 +10,8 @@ config_table! {
     "auto.create.topics.enable" Boolean "true" Any High fixed acts
         "Whether asking for a topic that does not exist creates it.";
     "auto.leader.rebalance.enable" Boolean "true" Any High fixed idle "";
-    "background.threads" Int "10" AtLeast(1) High dynamic idle "";
+    "background.threads" Int "10" AtLeast(1) High dynamic acts
+        "How many of the tasks that come again and again (retention, checkpoints, upkeep) run at a time.";
     "broker.heartbeat.interval.ms" Int "2000" Any Medium fixed idle "";
     "broker.id" Int "-1" Any High fixed acts
         "Old name of node.id.";
@@ -76,7 +77,8 @@ config_table! {
     "group.consumer.session.timeout.ms" Int "45000" AtLeast(1) Medium fixed acts
         "Milliseconds after which a silent member of a consumer group is taken for gone.";
     "group.coordinator.append.linger.ms" Int "-1" AtLeast(-1) Medium fixed idle "";
-    "group.coordinator.background.threads" Int "2" AtLeast(1) High fixed idle "";
+    "group.coordinator.background.threads" Int "2" AtLeast(1) High fixed acts
+        "How many expressions, and assignments of large groups, are computed beside the group coordinator at a time.";
     "group.coordinator.cached.buffer.max.bytes" Int "1048588" AtLeast(524288) Medium dynamic idle "";
     "group.coordinator.rebalance.protocols" List "classic,consumer,streams" ListOf(&["consumer", "classic", "share", "streams"]) Medium fixed acts
         "Whether consumer groups (KIP-848) are served; share and streams groups are not, whatever it says.";

@@ -281,6 +281,7 @@ fn change(
         _ => {
             check_broker_configs(node, target, wanted, touched)?;
             check_cleaner_configs(image, node, wanted)?;
+            check_thread_configs(image, node, wanted)?;
         }
     }
     let mut records = Vec::new();
@@ -321,19 +322,60 @@ const LIVE_CONFIGS: &[&str] = &[
     "max.connections",
     "max.connections.per.ip",
     "max.connections.per.ip.overrides",
+    "producer.id.expiration.ms",
     "transaction.partition.verification.enable",
     // There is nothing that they could slow down.
     "follower.replication.throttled.rate",
     "leader.replication.throttled.rate",
 ];
 
+/// Sizes of Kafka's thread pools, which change by half or double at most.
+const THREAD_CONFIGS: &[&str] = &[
+    "background.threads",
+    "num.io.threads",
+    "num.network.threads",
+    "num.recovery.threads.per.data.dir",
+    "num.replica.fetchers",
+];
+
+/// Kafka takes these of one listener only.
+const LISTENER_SECURITY_CONFIGS: &[&str] = &[
+    "ssl.key.password",
+    "ssl.keystore.certificate.chain",
+    "ssl.keystore.key",
+    "ssl.keystore.location",
+    "ssl.keystore.password",
+    "ssl.keystore.type",
+    "ssl.truststore.certificates",
+    "ssl.truststore.location",
+    "ssl.truststore.password",
+    "ssl.truststore.type",
+];
+
+/// What stands for something that Kafka does without as well, unless it was started with it: security, tiered storage.
+const ABSENT_PREFIXES: &[&str] = &["sasl.", "ssl.", "remote.", "log.local.retention.", "follower.fetch.last.tiered."];
+
 /// Whether a broker config takes effect as soon as it is changed: those from which topics take their defaults do, those of
-/// the log cleaner, and those of [`LIVE_CONFIGS`].
-fn acts_while_running(name: &str) -> bool {
-    if CLEANER_CONFIGS.contains(&name) || LIVE_CONFIGS.contains(&name) {
-        return true;
+/// the log cleaner, and those of [`LIVE_CONFIGS`]. Others are kept and shown as in Kafka: what stands for something that is
+/// not there, and sizes of pools, which are Kafka's way to do what is done here in another.
+fn is_taken_while_running(name: &str) -> bool {
+    let lists = [CLEANER_CONFIGS, LIVE_CONFIGS, THREAD_CONFIGS];
+    lists.iter().any(|list| list.contains(&name))
+        || ABSENT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || TOPIC_CONFIGS.iter().any(|topic| topic.acts && topic.synonyms.iter().any(|s| s.name == name))
+}
+
+/// Whether a config is set for each broker of its own in Kafka, not for all at once.
+fn is_per_broker(name: &str) -> bool {
+    name.starts_with("sasl.") || name.starts_with("ssl.") || name == "principal.builder.class"
+}
+
+/// What a broker says where a config is one of several that it refuses for one reason.
+fn refused_together(names: &[&str], reason: &str) -> Result<(), ApiError> {
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(ApiError::new(ErrorCode::InvalidRequest, format!("{reason}: [{}]", names.join(", ")))),
     }
-    TOPIC_CONFIGS.iter().any(|topic| topic.acts && topic.synonyms.iter().any(|s| s.name == name))
 }
 
 fn check_broker_configs(
@@ -343,7 +385,7 @@ fn check_broker_configs(
     touched: &BTreeSet<String>,
 ) -> Result<(), ApiError> {
     let invalid = |message: String| ApiError::new(ErrorCode::InvalidRequest, message);
-    let mut fixed = Vec::new();
+    let (mut fixed, mut of_listeners, mut of_brokers) = (Vec::new(), Vec::new(), Vec::new());
     for name in touched {
         let Some(value) = wanted.get(name) else { continue };
         let Some(def) = broker_config(name) else {
@@ -353,6 +395,13 @@ fn check_broker_configs(
             fixed.push(name.as_str());
             continue;
         }
+        if LISTENER_SECURITY_CONFIGS.contains(&name.as_str()) {
+            of_listeners.push(name.as_str());
+            continue;
+        }
+        if target.name.is_empty() && is_per_broker(name) {
+            of_brokers.push(name.as_str());
+        }
         let value = def.check(value).map_err(|e| invalid(e.to_string()))?;
         if name == "group.consumer.assignment.interval.ms" {
             check_assignment_interval(node, name, &value)?;
@@ -361,7 +410,7 @@ fn check_broker_configs(
             connection_overrides(&value)
                 .map_err(|why| invalid(format!("Invalid value {value} for configuration {name}: {why}")))?;
         }
-        if !acts_while_running(name) && node.config.value(name) != Some(value.as_str()) {
+        if !is_taken_while_running(name) && node.config.value(name) != Some(value.as_str()) {
             let reason = match def.acts {
                 true => "this broker takes it at start only; set it in the properties file and restart".to_owned(),
                 false => format!("this broker does not act on {name} and takes only its present value"),
@@ -369,9 +418,12 @@ fn check_broker_configs(
             return Err(invalid(format!("Invalid value {value} for configuration {name}: {reason}")));
         }
     }
-    if !fixed.is_empty() {
-        return Err(invalid(format!("Cannot update these configs dynamically: [{}]", fixed.join(", "))));
-    }
+    refused_together(&fixed, "Cannot update these configs dynamically")?;
+    refused_together(
+        &of_listeners,
+        "These security configs can be dynamically updated only per-listener using the listener prefix",
+    )?;
+    refused_together(&of_brokers, "Cannot update these configs at default cluster level, broker id must be specified")?;
     let removed = |name: &str| touched.contains(name) && !wanted.contains_key(name);
     if target.name.is_empty() && removed("min.insync.replicas") {
         return Err(ApiError::new(
@@ -402,6 +454,32 @@ fn check_assignment_interval(node: &Node<'_>, name: &str, value: &str) -> Result
     Err(ApiError::new(ErrorCode::InvalidRequest, message))
 }
 
+/// The number that is in effect on a node.
+fn present_number(image: &MetadataImage, node: &Node<'_>, name: &str) -> i64 {
+    let value = broker_config(name).and_then(|def| node.config.resolve_broker(image, node.node_id, def).value);
+    value.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Kafka's pools take half or double of their present size at most.
+fn check_thread_configs(
+    image: &MetadataImage,
+    node: &Node<'_>,
+    wanted: &BTreeMap<String, String>,
+) -> Result<(), ApiError> {
+    for name in THREAD_CONFIGS {
+        let Some(threads) = wanted.get(*name).and_then(|value| value.trim().parse::<i64>().ok()) else { continue };
+        let current = present_number(image, node, name);
+        let reason = match threads {
+            n if n < current / 2 => format!("value should be at least half the current value {current}"),
+            n if n > current * 2 => format!("value should not be greater than double the current value {current}"),
+            _ => continue,
+        };
+        let message = format!("Dynamic thread count update validation failed for {name}={threads}, {reason}");
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    }
+    Ok(())
+}
+
 /// What Kafka's cleaner refuses while it runs: a number of threads that is less than half or more than double of the
 /// present one, and too little memory for each.
 fn check_cleaner_configs(
@@ -410,10 +488,7 @@ fn check_cleaner_configs(
     wanted: &BTreeMap<String, String>,
 ) -> Result<(), ApiError> {
     let invalid = |message: String| Err(ApiError::new(ErrorCode::InvalidRequest, message));
-    let present = |name: &str| {
-        let value = broker_config(name).and_then(|def| node.config.resolve_broker(image, node.node_id, def).value);
-        value.and_then(|value| value.parse::<i64>().ok()).unwrap_or(0)
-    };
+    let present = |name: &str| present_number(image, node, name);
     let number = |name: &str| wanted.get(name).and_then(|value| value.trim().parse::<i64>().ok());
     let (threads, buffer) = (number("log.cleaner.threads"), number("log.cleaner.dedupe.buffer.size"));
     if let Some(threads) = threads {

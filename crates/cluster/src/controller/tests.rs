@@ -321,6 +321,18 @@ fn configs_change_one_by_one() {
     assert_eq!(image.config(&ConfigResource::all_brokers(), "log.retention.ms"), Some("7"));
     assert_eq!(alter(&mut image, 4, "1", &[("log.cleaner.backoff.ms", 0, Some("14000"))]), OK);
     assert_eq!(image.config(&ConfigResource::broker(1), "log.cleaner.backoff.ms"), Some("14000"));
+    // Kept and shown, as by a Kafka without what they stand for.
+    for (name, value) in [
+        ("background.threads", "5"),
+        ("num.io.threads", "4"),
+        ("sasl.kerberos.min.time.before.relogin", "58000"),
+        ("remote.log.reader.threads", "11"),
+        ("producer.id.expiration.ms", "9000"),
+    ] {
+        assert_eq!(alter(&mut image, 4, "1", &[(name, 0, Some(value))]), OK, "{name}");
+        assert_eq!(image.config(&ConfigResource::broker(1), name), Some(value));
+        assert_eq!(alter(&mut image, 4, "1", &[(name, 1, Option::None)]), OK);
+    }
     for (kind, name, ops, code, sentence) in [
         (
             2,
@@ -357,8 +369,23 @@ fn configs_change_one_by_one() {
             "",
             vec![("background.threads", 0, Some("3"))],
             InvalidRequest,
-            "Invalid value 3 for configuration background.threads: this broker does not act on background.threads \
-             and takes only its present value",
+            "Dynamic thread count update validation failed for background.threads=3, value should be at least half the \
+             current value 10",
+        ),
+        (
+            4,
+            "",
+            vec![("sasl.kerberos.kinit.cmd", 0, Some("x"))],
+            InvalidRequest,
+            "Cannot update these configs at default cluster level, broker id must be specified: [sasl.kerberos.kinit.cmd]",
+        ),
+        (
+            4,
+            "1",
+            vec![("ssl.keystore.type", 0, Some("PEM"))],
+            InvalidRequest,
+            "These security configs can be dynamically updated only per-listener using the listener prefix: \
+             [ssl.keystore.type]",
         ),
         (
             4,
@@ -377,10 +404,10 @@ fn configs_change_one_by_one() {
         (
             4,
             "1",
-            vec![("producer.id.expiration.ms", 0, Some("3"))],
+            vec![("metric.reporters", 0, Some("a.B"))],
             InvalidRequest,
-            "Invalid value 3 for configuration producer.id.expiration.ms: this broker takes it at start only; set it in \
-             the properties file and restart",
+            "Invalid value a.B for configuration metric.reporters: this broker does not act on metric.reporters and \
+             takes only its present value",
         ),
         (
             4,

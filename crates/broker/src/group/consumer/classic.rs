@@ -5,6 +5,7 @@
 //! is its generation, and it is told to rejoin for every step that a member of the new protocol would take by heartbeats.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use caudal_cluster::MetadataImage;
@@ -377,7 +378,7 @@ impl Member {
             // Version 0 of JoinGroup has one time for both.
             self.rebalance_timeout_ms = request.session_timeout_ms;
         }
-        self.topics = subscription.topics.iter().cloned().collect();
+        self.topics = Arc::new(subscription.topics.iter().cloned().collect());
         self.regex = Some(String::new());
         self.client_id = client.id.to_owned();
         self.client_host = client.host.to_owned();
@@ -410,7 +411,7 @@ fn upgraded(
         rack_id: subscription.rack_id.clone(),
         client_id: member.client_id.clone(),
         client_host: member.client_host.clone(),
-        topics: subscription.topics.iter().cloned().collect(),
+        topics: Arc::new(subscription.topics.iter().cloned().collect()),
         rebalance_timeout_ms: member.rebalance_timeout_ms,
         assigned,
         classic: Some(classic_metadata(member.session_timeout_ms, &member.protocols)),

@@ -3,7 +3,7 @@
 use caudal_cluster::config::StaticConfig;
 
 use super::assignor::ASSIGNORS;
-use super::{ConsumerConfig, MigrationPolicy};
+use super::{ASSIGN_AT_ONCE_MOST, ConsumerConfig, MigrationPolicy};
 
 fn list(values: &StaticConfig, name: &str) -> Vec<String> {
     let items = values.value(name).unwrap_or_default().split(',').map(str::trim);
@@ -15,6 +15,7 @@ pub fn consumer_config(values: &StaticConfig) -> ConsumerConfig {
     let int = |name: &str| i32::try_from(values.int(&format!("group.consumer.{name}"))).unwrap_or(i32::MAX);
     let range = |name: &str| (int(&format!("min.{name}")), int(&format!("max.{name}")));
     ConsumerConfig {
+        assign_at_once_most: ASSIGN_AT_ONCE_MOST,
         node_id: 1,
         enabled: list(values, "group.coordinator.rebalance.protocols").iter().any(|protocol| protocol == "consumer"),
         session_timeout_ms: int("session.timeout.ms"),

@@ -20,12 +20,13 @@ use caudal_protocol::{ErrorCode, Uuid};
 use super::super::coordinator::{Committer, Coordinator};
 use super::super::machine::{Joiner, State};
 use super::super::record::{CommittedOffset, GroupRecord};
-use super::super::{Outcome, Reply, Waiter};
+use super::super::undo::Undo;
+use super::super::{Job, Outcome, Reply, Waiter};
 use super::group::{ConsumerGroup, ConsumerState};
-use super::heartbeat::{self, Changes, Client, Env};
+use super::heartbeat::{Changes, Client, Env};
 use super::member::{LEAVE_EPOCH, LEAVE_STATIC_EPOCH, Member};
 use super::topics::{RegexJob, ResolvedRegex};
-use super::{Clock, ConsumerRecord, GroupTimes, Refusal};
+use super::{AssignJob, Clock, ConsumerRecord, GroupTimes, Partitions, Refusal};
 
 /// The name that ListGroups shows for the type.
 pub const CONSUMER_TYPE: &str = "consumer";
@@ -49,13 +50,16 @@ impl Coordinator {
     /// All records are replayed: the clocks of the members start.
     pub fn start_consumer_clocks(&mut self, now_ms: i64) {
         let ids: Vec<String> = self.consumers.keys().cloned().collect();
-        for id in ids {
-            let session_timeout_ms = self.times(&id).session_timeout_ms;
-            if let Some(group) = self.consumers.get_mut(&id) {
-                group.start_clocks(now_ms, session_timeout_ms);
-            }
-            self.reschedule(&id);
+        ids.iter().for_each(|id| self.start_clocks_of(id, now_ms));
+    }
+
+    /// Starts the clocks of a group that do not run.
+    pub(in super::super) fn start_clocks_of(&mut self, id: &str, now_ms: i64) {
+        let session_timeout_ms = self.times(id).session_timeout_ms;
+        if let Some(group) = self.consumers.get_mut(id) {
+            group.start_clocks(now_ms, session_timeout_ms);
         }
+        self.reschedule(id);
     }
 
     /// What a group obeys: its own dynamic configs, held to the broker's limits, over the broker's.
@@ -101,8 +105,7 @@ impl Coordinator {
 
     /// A record that was decided on is stored.
     pub(in super::super) fn stored_consumer(&mut self, id: &str, record: &ConsumerRecord) {
-        let Some(group) = self.consumers.get_mut(id) else { return };
-        group.stored(record);
+        let Some(group) = self.consumers.get(id) else { return };
         // Somebody may have joined meanwhile; that is stored behind the deletion.
         if *record == ConsumerRecord::Group(None) && group.is_empty() {
             self.consumers.remove(id);
@@ -110,25 +113,20 @@ impl Coordinator {
         }
     }
 
-    /// ConsumerGroupHeartbeat: stays, joins, or leaves.
+    /// ConsumerGroupHeartbeat that [`super::heartbeat::check`] allowed: stays, joins, or leaves.
     pub fn consumer_heartbeat(
         &mut self,
         clock: Clock,
         request: &ConsumerGroupHeartbeatRequest,
         client: Client<'_>,
-        (waiter, version): (Waiter, i16),
+        waiter: Waiter,
     ) -> Outcome {
         let mut out = Outcome::default();
-        let checked = heartbeat::check(request, version, &self.config.consumer.assignors);
-        let result = checked.and_then(|()| match request.member_epoch {
+        let result = match request.member_epoch {
             LEAVE_EPOCH | LEAVE_STATIC_EPOCH => self.consumer_leave(clock, request, &mut out),
             _ => self.consumer_stay(clock, request, client, &mut out),
-        });
-        let response = result.unwrap_or_else(|refusal| ConsumerGroupHeartbeatResponse {
-            error_code: refusal.code.code(),
-            error_message: Some(refusal.message),
-            ..ConsumerGroupHeartbeatResponse::default()
-        });
+        };
+        let response = result.unwrap_or_else(Refusal::response);
         out.reply(waiter, Reply::Consumer(Box::new(response)));
         self.reschedule(&request.group_id);
         out
@@ -143,9 +141,9 @@ impl Coordinator {
     ) -> Result<ConsumerGroupHeartbeatResponse, Refusal> {
         let id = request.group_id.as_str();
         let (image, times) = (self.image.clone(), self.times(id));
-        let config = self.config.consumer.clone();
+        let config = self.config.clone();
         let new_topics_at = self.new_topics_at;
-        let env = Env { image: &image, new_topics_at, config: &config, times, clock };
+        let env = Env { image: &image, new_topics_at, config: &config.consumer, times, clock };
         let mut changes = Changes::default();
         if let Some(group) = self.consumers.get_mut(id) {
             let response = group.heartbeat(env, client, request, &mut changes)?;
@@ -157,16 +155,18 @@ impl Coordinator {
         }
         let classic = self.groups.get(id).filter(|group| group.state != State::Empty);
         let (mut group, records) = match classic {
-            Some(classic) => ConsumerGroup::of_classic(classic, env, &config)?,
+            Some(classic) => ConsumerGroup::of_classic(classic, env, &config.consumer)?,
             None => (ConsumerGroup::new(id), Vec::new()),
         };
         changes.records = records;
         let response = group.heartbeat(env, client, request, &mut changes)?;
-        if let Some(classic) = self.groups.remove(id) {
+        let mut classic = self.groups.remove(id);
+        if let Some(classic) = &mut classic {
             tracing::info!(group = id, "the classic group becomes a consumer group");
             classic.answer_all(ErrorCode::RebalanceInProgress, out);
             out.records.push(GroupRecord::Group { group: id.to_owned(), value: None });
         }
+        out.undo.push(Undo::Created(classic.map(Box::new)));
         self.consumers.insert(id.to_owned(), group);
         self.keep(id, changes, out);
         Ok(response)
@@ -184,15 +184,14 @@ impl Coordinator {
     /// Sends a group's changes on their way.
     fn keep(&mut self, id: &str, changes: Changes, out: &mut Outcome) {
         let Some(group) = self.consumers.get_mut(id) else { return };
-        if group.needs_rewrite() {
-            // Whatever the log has of it in the classic protocol does not count any more.
-            out.records.push(GroupRecord::Group { group: id.to_owned(), value: None });
+        let before = group.take_before();
+        if !before.is_empty() {
+            out.undo.push(Undo::Consumer(before));
         }
-        let records = group.to_store(changes.records).into_iter();
+        let records = changes.records.into_iter();
         out.records.extend(records.map(|record| GroupRecord::Consumer { group: id.to_owned(), record }));
-        if changes.regexes.is_some() {
-            out.regexes = changes.regexes;
-        }
+        out.jobs.extend(changes.regexes.map(Job::Regexes));
+        out.jobs.extend(changes.assign.map(Job::Assign));
     }
 
     fn consumer_leave(
@@ -246,6 +245,7 @@ impl Coordinator {
             classic.prepare_rebalance(clock.now_ms, clock.wall_ms, &self.config, out);
         }
         self.groups.insert(id.to_owned(), classic);
+        out.undo.push(Undo::GaveWay(Box::new(group)));
     }
 
     /// Takes note of what expressions stand for.
@@ -264,6 +264,17 @@ impl Coordinator {
         if let Some(group) = self.consumers.get_mut(id) {
             group.resolved(env, found, &mut changes);
             self.keep(id, changes, &mut out);
+        }
+        out
+    }
+
+    /// Takes over a target that was computed beside the coordinator.
+    pub fn assigned(&mut self, clock: Clock, job: &AssignJob, found: BTreeMap<String, Partitions>) -> Outcome {
+        let mut out = Outcome::default();
+        let mut changes = Changes::default();
+        if let Some(group) = self.consumers.get_mut(&job.group) {
+            group.assigned(clock, job, found, &mut changes);
+            self.keep(&job.group, changes, &mut out);
         }
         out
     }
@@ -296,7 +307,7 @@ impl Coordinator {
         if group.is_empty() {
             let tombstones = group.tombstones().into_iter();
             out.records.extend(tombstones.map(|record| GroupRecord::Consumer { group: id.to_owned(), record }));
-            self.consumers.remove(id);
+            out.undo.extend(self.consumers.remove(id).map(|group| Undo::GaveWay(Box::new(group))));
             return false;
         }
         let config = &self.config.consumer;
@@ -478,7 +489,7 @@ impl Coordinator {
         for (id, partitions) in &member.revoking {
             has.entry(*id).or_default().extend(partitions.keys());
         }
-        let shown = |partitions: &super::Partitions| {
+        let shown = |partitions: &Partitions| {
             let topics = partitions.iter().filter_map(|(id, of_topic)| topic(id, of_topic.iter().copied().collect()));
             Assignment { topic_partitions: topics.collect() }
         };

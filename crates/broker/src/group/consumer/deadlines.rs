@@ -54,6 +54,10 @@ impl Schedule {
         }
     }
 
+    pub fn contains(&self, member: &str) -> bool {
+        self.of_members.contains_key(member)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Deadlines)> {
         self.of_members.iter()
     }

@@ -1,6 +1,7 @@
 //! A consumer group: what its records add up to, and the clocks that run for its members.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use caudal_cluster::MetadataImage;
 use caudal_protocol::Uuid;
@@ -10,11 +11,12 @@ use caudal_protocol::records::group::{
     ConsumerGroupTargetAssignmentMetadataValue,
 };
 
-use super::assignor::{self, Subscriber, Subscribers};
+use super::assigning::Assigning;
 use super::deadlines::Schedule;
 use super::member::{LEAVE_EPOCH, Member, MemberState, OwnedPartitions};
-use super::topics::{ResolvedRegex, metadata_hash};
-use super::{Clock, ConsumerConfig, ConsumerRecord, Partitions};
+use super::topics::{ResolvedRegex, metadata_hash, subscribed_ids};
+use super::{ConsumerConfig, ConsumerRecord, Partitions};
+use crate::group::undo::Before;
 
 /// The epoch of a group of which nothing is stored yet.
 const FIRST_EPOCH: i32 = 1;
@@ -54,12 +56,14 @@ pub struct ConsumerGroup {
     members: BTreeMap<String, Member>,
     /// Instance id of a static member to its member id.
     statics: BTreeMap<String, String>,
-    target: BTreeMap<String, Partitions>,
+    target: BTreeMap<String, Arc<Partitions>>,
     /// The epoch of the member that has a partition.
     owners: OwnedPartitions,
     regexes: BTreeMap<String, ResolvedRegex>,
     /// How many members subscribe to a topic by name.
     topic_counts: BTreeMap<String, usize>,
+    /// How many expressions stand for a topic.
+    matched_counts: BTreeMap<String, usize>,
     /// How many members subscribe by a regular expression.
     regex_counts: BTreeMap<String, usize>,
     /// There is a record that only older releases want.
@@ -69,10 +73,11 @@ pub struct ConsumerGroup {
     /// Regular expressions are being matched.
     pub(super) resolving: bool,
     pub(super) deadlines: Schedule,
-    /// Something of the group could not be stored: all of it is to be, with the next change.
-    rewrite: bool,
-    /// Members that are gone, as far as that is not known to be stored.
-    unstored_leaves: BTreeSet<String>,
+    /// A target assignment is being computed.
+    pub(super) assigning: Option<Assigning>,
+    pub(super) assignments_begun: u64,
+    /// What the group was before the changes of the present step.
+    before: Vec<Before>,
 }
 
 impl ConsumerGroup {
@@ -89,13 +94,15 @@ impl ConsumerGroup {
             owners: OwnedPartitions::new(),
             regexes: BTreeMap::new(),
             topic_counts: BTreeMap::new(),
+            matched_counts: BTreeMap::new(),
             regex_counts: BTreeMap::new(),
             has_partition_metadata: false,
             compared_with: None,
             resolving: false,
             deadlines: Schedule::default(),
-            rewrite: false,
-            unstored_leaves: BTreeSet::new(),
+            assigning: None,
+            assignments_begun: 0,
+            before: Vec::new(),
         }
     }
 
@@ -118,6 +125,10 @@ impl ConsumerGroup {
 
     /// What a member is to have in the end.
     pub fn target(&self, member: &str) -> Option<&Partitions> {
+        self.target_of(member).map(|partitions| &**partitions)
+    }
+
+    pub(super) fn target_of(&self, member: &str) -> Option<&Arc<Partitions>> {
         self.target.get(member)
     }
 
@@ -140,11 +151,11 @@ impl ConsumerGroup {
 
     /// The topics that somebody subscribes to, by name or by expression, whether they exist or not.
     pub fn subscribed_names(&self) -> impl Iterator<Item = &String> {
-        self.topic_counts.keys().chain(self.regexes.values().flat_map(|resolved| &resolved.topics))
+        self.topic_counts.keys().chain(self.matched_counts.keys().filter(|name| !self.topic_counts.contains_key(*name)))
     }
 
     pub fn is_subscribed_to(&self, topic: &str) -> bool {
-        self.topic_counts.contains_key(topic) || self.regexes.values().any(|resolved| resolved.topics.contains(topic))
+        self.topic_counts.contains_key(topic) || self.matched_counts.contains_key(topic)
     }
 
     pub fn regexes(&self) -> &BTreeMap<String, ResolvedRegex> {
@@ -169,16 +180,20 @@ impl ConsumerGroup {
 
     /// The ids of a member's topics that exist.
     pub fn subscribed_ids(&self, member: &Member, image: &MetadataImage) -> BTreeSet<Uuid> {
+        subscribed_ids(image, &member.topics, self.matched(member).map(|topics| &**topics))
+    }
+
+    /// What a member's regular expression stands for, as far as that is known.
+    pub(super) fn matched(&self, member: &Member) -> Option<&Arc<BTreeSet<String>>> {
         let resolved = member.pattern().and_then(|regex| self.regexes.get(regex));
-        let names = member.topics.iter().chain(resolved.into_iter().flat_map(|resolved| &resolved.topics));
-        names.filter_map(|name| image.topic(name).map(|topic| topic.id)).collect()
+        resolved.map(|resolved| &resolved.topics)
     }
 
     /// Whether a member still waits for a partition that another one has.
     pub fn waits_for_others(&self, member: &Member) -> bool {
         let target = self.target.get(&member.id);
         member.state == MemberState::Unreleased
-            && target.into_iter().flatten().any(|(topic, partitions)| {
+            && target.into_iter().flat_map(|target| &**target).any(|(topic, partitions)| {
                 let assigned = member.assigned.get(topic);
                 let lacks = |partition: &i32| assigned.is_none_or(|assigned| !assigned.contains_key(partition));
                 partitions.iter().any(|partition| lacks(partition) && !self.is_free(topic, *partition))
@@ -187,11 +202,73 @@ impl ConsumerGroup {
 
     /// Applies a record that was decided on, and puts it down as one to be stored.
     pub(super) fn put(&mut self, record: ConsumerRecord, records: &mut Vec<ConsumerRecord>) {
+        self.before.extend(self.before(&record));
         self.apply(&record);
-        if let ConsumerRecord::Member { member, value: None } = &record {
-            self.unstored_leaves.insert(member.clone());
-        }
         records.push(record);
+    }
+
+    /// What takes back a record that is about to be applied.
+    fn before(&self, record: &ConsumerRecord) -> Option<Before> {
+        let record = match record {
+            ConsumerRecord::Group(_) => self.group_record(),
+            ConsumerRecord::PartitionMetadata(_) => {
+                ConsumerRecord::PartitionMetadata(self.has_partition_metadata.then(Default::default))
+            }
+            ConsumerRecord::TargetEpoch(_) => self.target_epoch_record(),
+            ConsumerRecord::Target { member, .. } => {
+                return Some(Before::Target(member.clone(), self.target.get(member).cloned()));
+            }
+            ConsumerRecord::Regex { regex, .. } => {
+                return Some(Before::Regex(regex.clone(), self.regexes.get(regex).cloned()));
+            }
+            ConsumerRecord::Member { member: id, value } => match self.members.get(id) {
+                Some(member) => member.record(),
+                None => value.as_ref().map(|_| ConsumerRecord::Member { member: id.clone(), value: None })?,
+            },
+            ConsumerRecord::Current { member: id, value } => match self.members.get(id) {
+                Some(member) => member.current_record(),
+                None => value.as_ref().map(|_| ConsumerRecord::Member { member: id.clone(), value: None })?,
+            },
+        };
+        Some(Before::Record(record))
+    }
+
+    /// How the changes since this was last asked are undone.
+    pub(super) fn take_before(&mut self) -> Vec<Before> {
+        std::mem::take(&mut self.before)
+    }
+
+    /// Undoes changes.
+    pub fn roll_back(&mut self, before: Vec<Before>) {
+        for before in before.into_iter().rev() {
+            match before {
+                Before::Record(record) => self.apply(&record),
+                Before::Target(member, Some(target)) => drop(self.target.insert(member, target)),
+                Before::Target(member, None) => drop(self.target.remove(&member)),
+                Before::Regex(regex, resolved) => self.set_regex(&regex, resolved),
+            }
+        }
+        self.compared_with = None;
+        self.assigning = None;
+    }
+
+    fn set_regex(&mut self, regex: &str, resolved: Option<ResolvedRegex>) {
+        let fresh = resolved.as_ref().map(|resolved| resolved.topics.clone()).unwrap_or_default();
+        let old = match resolved {
+            Some(resolved) => self.regexes.insert(regex.to_owned(), resolved),
+            None => self.regexes.remove(regex),
+        };
+        let old = old.map(|old| old.topics).unwrap_or_default();
+        for name in fresh.difference(&old) {
+            *self.matched_counts.entry(name.clone()).or_default() += 1;
+        }
+        for name in old.difference(&fresh) {
+            let Some(count) = self.matched_counts.get_mut(name) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.matched_counts.remove(name);
+            }
+        }
     }
 
     /// Applies a record.
@@ -219,7 +296,7 @@ impl ConsumerGroup {
                 for topic in &value.topic_partitions {
                     target.entry(topic.topic_id).or_default().extend(&topic.partitions);
                 }
-                self.target.insert(member.clone(), target);
+                self.target.insert(member.clone(), Arc::new(target));
             }
             ConsumerRecord::Target { member, value: None } => {
                 self.target.remove(member);
@@ -239,13 +316,11 @@ impl ConsumerGroup {
                 }
             }
             ConsumerRecord::Regex { regex, value: Some(value) } => {
-                let topics = value.topics.iter().cloned().collect();
+                let topics = Arc::new(value.topics.iter().cloned().collect());
                 let resolved = ResolvedRegex { topics, version: value.version, timestamp_ms: value.timestamp };
-                self.regexes.insert(regex.clone(), resolved);
+                self.set_regex(regex, Some(resolved));
             }
-            ConsumerRecord::Regex { regex, value: None } => {
-                self.regexes.remove(regex);
-            }
+            ConsumerRecord::Regex { regex, value: None } => self.set_regex(regex, None),
         }
     }
 
@@ -327,65 +402,36 @@ impl ConsumerGroup {
         tracing::debug!(group = self.id, epoch = self.epoch, "began an epoch");
     }
 
-    /// Computes the target assignment of the group's epoch.
-    pub(super) fn retarget(
-        &mut self,
-        image: &MetadataImage,
-        config: &ConsumerConfig,
-        clock: Clock,
-        records: &mut Vec<ConsumerRecord>,
-    ) {
-        let subscriber = |member: &Member| {
-            let subscriber = Subscriber {
-                instance_id: member.instance_id.clone(),
-                topics: self.subscribed_ids(member, image),
-                assigned: self.target.get(&member.id).cloned().unwrap_or_default(),
-            };
-            (member.id.clone(), subscriber)
-        };
-        let subscribers: Subscribers = self.members.values().map(subscriber).collect();
-        let topics: BTreeSet<Uuid> = subscribers.values().flat_map(|member| &member.topics).copied().collect();
-        let count = |id: Uuid| Some((id, image.topic_by_id(&id)?.partition_count()));
-        let counts = topics.into_iter().filter_map(count).collect();
-        let assignor = self.preferred_assignor(config).to_owned();
-        for (member, partitions) in assignor::assign(&assignor, &subscribers, &counts) {
-            if self.target.get(&member) != Some(&partitions) {
-                self.put(target_record(&member, &partitions), records);
-            }
-        }
-        let value = ConsumerGroupTargetAssignmentMetadataValue {
-            assignment_epoch: self.epoch,
-            assignment_timestamp: clock.wall_ms,
-        };
-        self.put(ConsumerRecord::TargetEpoch(Some(value)), records);
-        tracing::debug!(group = self.id, epoch = self.epoch, assignor, "computed a target assignment");
+    fn group_record(&self) -> ConsumerRecord {
+        ConsumerRecord::Group(Some(ConsumerGroupMetadataValue { epoch: self.epoch, metadata_hash: self.metadata_hash }))
+    }
+
+    fn target_epoch_record(&self) -> ConsumerRecord {
+        ConsumerRecord::TargetEpoch(Some(ConsumerGroupTargetAssignmentMetadataValue {
+            assignment_epoch: self.target_epoch,
+            assignment_timestamp: self.target_wall_ms,
+        }))
     }
 
     /// Every record that rebuilds the present state.
     pub fn live_records(&self) -> Vec<ConsumerRecord> {
         let mut records: Vec<ConsumerRecord> = self.members.values().map(Member::record).collect();
         records.extend(self.regexes.iter().map(|(regex, resolved)| regex_record(regex, resolved)));
-        let group = ConsumerGroupMetadataValue { epoch: self.epoch, metadata_hash: self.metadata_hash };
-        records.push(ConsumerRecord::Group(Some(group)));
+        records.push(self.group_record());
         records.extend(self.target.iter().map(|(member, target)| target_record(member, target)));
-        let target = ConsumerGroupTargetAssignmentMetadataValue {
-            assignment_epoch: self.target_epoch,
-            assignment_timestamp: self.target_wall_ms,
-        };
-        records.push(ConsumerRecord::TargetEpoch(Some(target)));
+        records.push(self.target_epoch_record());
         records.extend(self.members.values().map(Member::current_record));
         records
     }
 
     /// What ends the group in the log, in Kafka's order.
     pub fn tombstones(&self) -> Vec<ConsumerRecord> {
-        let members: BTreeSet<&String> = self.members.keys().chain(&self.unstored_leaves).collect();
-        let gone = |id: &&String| (*id).clone();
+        let members = || self.members.keys().cloned();
         let mut records: Vec<ConsumerRecord> =
-            members.iter().map(|id| ConsumerRecord::Current { member: gone(id), value: None }).collect();
-        records.extend(members.iter().map(|id| ConsumerRecord::Target { member: gone(id), value: None }));
+            members().map(|member| ConsumerRecord::Current { member, value: None }).collect();
+        records.extend(members().map(|member| ConsumerRecord::Target { member, value: None }));
         records.push(ConsumerRecord::TargetEpoch(None));
-        records.extend(members.iter().map(|id| ConsumerRecord::Member { member: gone(id), value: None }));
+        records.extend(members().map(|member| ConsumerRecord::Member { member, value: None }));
         records.extend(self.regexes.keys().map(|regex| ConsumerRecord::Regex { regex: regex.clone(), value: None }));
         records.push(ConsumerRecord::PartitionMetadata(None));
         records.push(ConsumerRecord::Group(None));
@@ -394,49 +440,10 @@ impl ConsumerGroup {
 
     /// Removes a member.
     pub(super) fn put_removal(&mut self, id: &str, records: &mut Vec<ConsumerRecord>) {
-        removal(id).into_iter().for_each(|record| self.put(record, records));
+        self.put(ConsumerRecord::Current { member: id.to_owned(), value: None }, records);
+        self.put(ConsumerRecord::Target { member: id.to_owned(), value: None }, records);
+        self.put(ConsumerRecord::Member { member: id.to_owned(), value: None }, records);
     }
-
-    /// A change could not be stored.
-    pub fn not_stored(&mut self) {
-        self.rewrite = true;
-    }
-
-    /// A removal was stored.
-    pub fn stored(&mut self, record: &ConsumerRecord) {
-        if let ConsumerRecord::Member { member, value: None } = record {
-            self.unstored_leaves.remove(member);
-        }
-    }
-
-    /// What is to be stored for a change: its records, or all there are where an earlier change is not in the log.
-    pub fn to_store(&mut self, records: Vec<ConsumerRecord>) -> Vec<ConsumerRecord> {
-        if !self.rewrite {
-            return records;
-        }
-        self.rewrite = false;
-        let mut all = Vec::new();
-        for id in self.unstored_leaves.iter().filter(|id| !self.members.contains_key(*id)) {
-            all.extend(removal(id));
-        }
-        all.extend(records.into_iter().filter(|record| matches!(record, ConsumerRecord::Regex { value: None, .. })));
-        all.extend(self.live_records());
-        all
-    }
-
-    /// Whether the next step has to write although it changes nothing.
-    pub fn needs_rewrite(&self) -> bool {
-        self.rewrite
-    }
-}
-
-/// What removes a member in the log.
-fn removal(id: &str) -> [ConsumerRecord; 3] {
-    [
-        ConsumerRecord::Current { member: id.to_owned(), value: None },
-        ConsumerRecord::Target { member: id.to_owned(), value: None },
-        ConsumerRecord::Member { member: id.to_owned(), value: None },
-    ]
 }
 
 pub(super) fn target_record(member: &str, partitions: &Partitions) -> ConsumerRecord {

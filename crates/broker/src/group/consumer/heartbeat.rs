@@ -1,6 +1,7 @@
 //! What a heartbeat, a leave or a time-out does to a consumer group. Follows Kafka's `GroupMetadataManager`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use caudal_cluster::MetadataImage;
 use caudal_protocol::ErrorCode;
@@ -11,7 +12,7 @@ use caudal_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHear
 use super::group::{ConsumerGroup, regex_record};
 use super::member::{LEAVE_STATIC_EPOCH, Member, MemberState, OwnedPartitions, Target, is_subset};
 use super::topics::{RegexJob, ResolvedRegex, check_regex, metadata_hash};
-use super::{Clock, ConsumerConfig, ConsumerRecord, GroupTimes, Refusal, check_description};
+use super::{AssignJob, Clock, ConsumerConfig, ConsumerRecord, GroupTimes, Refusal, check_description};
 
 /// Expressions of a group are not matched with all topics more often than this.
 const REGEX_REFRESH_LEAST_MS: i64 = 10_000;
@@ -19,7 +20,7 @@ const REGEX_REFRESH_LEAST_MS: i64 = 10_000;
 /// What a step looks at beside the group.
 #[derive(Debug, Clone, Copy)]
 pub struct Env<'a> {
-    pub image: &'a MetadataImage,
+    pub image: &'a Arc<MetadataImage>,
     /// Offset of the last image that brought new topics.
     pub new_topics_at: i64,
     pub config: &'a ConsumerConfig,
@@ -27,11 +28,12 @@ pub struct Env<'a> {
     pub clock: Clock,
 }
 
-/// What a step adds: records to store, and expressions to match.
+/// What a step adds: records to store, expressions to match, an assignment to compute.
 #[derive(Debug, Default, PartialEq)]
 pub struct Changes {
     pub records: Vec<ConsumerRecord>,
     pub regexes: Option<RegexJob>,
+    pub assign: Option<AssignJob>,
 }
 
 /// Where a request comes from.
@@ -55,7 +57,7 @@ enum RegexChange {
 /// Checks a request before any group is looked at.
 ///
 /// # Errors
-/// INVALID_REQUEST or UNSUPPORTED_ASSIGNOR, in Kafka's words.
+/// INVALID_REQUEST, INVALID_REGULAR_EXPRESSION or UNSUPPORTED_ASSIGNOR, in Kafka's words.
 pub fn check(request: &ConsumerGroupHeartbeatRequest, version: i16, assignors: &[String]) -> Result<(), Refusal> {
     let invalid = |message: &str| Err(Refusal::new(ErrorCode::InvalidRequest, message));
     let epoch = request.member_epoch;
@@ -94,7 +96,10 @@ pub fn check(request: &ConsumerGroupHeartbeatRequest, version: i16, assignors: &
             let message = format!("ServerAssignor {name} is not supported. Supported assignors: {known}.");
             Err(Refusal::new(ErrorCode::UnsupportedAssignor, message))
         }
-        _ => Ok(()),
+        _ => match request.subscribed_topic_regex.as_deref() {
+            Some(regex) if !regex.is_empty() => check_regex(regex),
+            _ => Ok(()),
+        },
     }
 }
 
@@ -123,7 +128,6 @@ impl ConsumerGroup {
         }
         let mut updated = member.clone();
         updated.take_over(client, request);
-        self.check_new_regex(&member, &updated)?;
         if let Some(old) = replaces {
             self.replace(&old, &member, changes);
         }
@@ -216,18 +220,10 @@ impl ConsumerGroup {
         Refusal::new(ErrorCode::UnknownMemberId, message)
     }
 
-    pub(super) fn check_new_regex(&self, member: &Member, updated: &Member) -> Result<(), Refusal> {
-        match updated.pattern() {
-            Some(regex) if member.pattern() != Some(regex) && !self.regex_counts().contains_key(regex) => {
-                check_regex(regex)
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// `fresh` takes the place of a static member under another id.
     pub(super) fn replace(&mut self, old: &str, fresh: &Member, changes: &mut Changes) {
         let target = self.target(old).cloned().unwrap_or_default();
+        self.renamed(old, &fresh.id);
         let records = &mut changes.records;
         self.put_removal(old, records);
         self.put(fresh.record(), records);
@@ -318,16 +314,6 @@ impl ConsumerGroup {
         }
         if self.has_partition_metadata {
             self.put(ConsumerRecord::PartitionMetadata(None), &mut changes.records);
-        }
-    }
-
-    /// Computes a target assignment where the group has moved on, unless the last one is too fresh.
-    pub(super) fn maybe_retarget(&mut self, env: Env<'_>, changes: &mut Changes) {
-        let interval_ms = env.times.assignment_interval_ms;
-        let is_due =
-            self.target_wall_ms == 0 || interval_ms == 0 || env.clock.wall_ms >= self.target_wall_ms + interval_ms;
-        if self.target_epoch < self.epoch && is_due {
-            self.retarget(env.image, env.config, env.clock, &mut changes.records);
         }
     }
 
@@ -431,9 +417,10 @@ impl ConsumerGroup {
         overdue
     }
 
-    /// Starts everybody's clocks, as after loading: nobody could reach a broker that was down.
+    /// Starts the clocks that do not run, as after loading: nobody could reach a broker that was down.
     pub fn start_clocks(&mut self, now_ms: i64, session_timeout_ms: i64) {
-        let members: Vec<Member> = self.members().cloned().collect();
+        let without = |member: &&Member| !self.deadlines.contains(&member.id);
+        let members: Vec<Member> = self.members().filter(without).cloned().collect();
         for member in members {
             let until_ms = now_ms + i64::from(member.rebalance_timeout_ms.max(0));
             self.deadlines.change(&member.id, |deadlines| {
@@ -462,7 +449,7 @@ impl Member {
             self.rebalance_timeout_ms = request.rebalance_timeout_ms;
         }
         if let Some(names) = &request.subscribed_topic_names {
-            self.topics = names.iter().cloned().collect();
+            self.topics = Arc::new(names.iter().cloned().collect());
         }
         self.client_id = client.id.to_owned();
         self.client_host = client.host.to_owned();

@@ -2,6 +2,7 @@
 //! is to have as far as nobody else has it still (KIP-848, "Member Assignment / Reconciliation").
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use caudal_protocol::Uuid;
@@ -66,7 +67,7 @@ pub struct Member {
     pub client_id: String,
     pub client_host: String,
     /// Topics subscribed to by name.
-    pub topics: BTreeSet<String>,
+    pub topics: Arc<BTreeSet<String>>,
     /// Topics subscribed to by a regular expression; an empty one is none.
     pub regex: Option<String>,
     pub rebalance_timeout_ms: i32,
@@ -105,7 +106,7 @@ impl Member {
             rack_id: None,
             client_id: String::new(),
             client_host: String::new(),
-            topics: BTreeSet::new(),
+            topics: Arc::default(),
             regex: Some(String::new()),
             rebalance_timeout_ms: -1,
             assignor: None,
@@ -156,7 +157,7 @@ impl Member {
         self.rack_id = value.rack_id.clone();
         self.client_id = value.client_id.clone();
         self.client_host = value.client_host.clone();
-        self.topics = value.subscribed_topic_names.iter().cloned().collect();
+        self.topics = Arc::new(value.subscribed_topic_names.iter().cloned().collect());
         self.regex = value.subscribed_topic_regex.clone();
         self.rebalance_timeout_ms = value.rebalance_timeout_ms;
         self.assignor = value.server_assignor.clone();

@@ -6,9 +6,10 @@
 //! into groups of the other. [`coordinator`] is where the [`super::Coordinator`] of all groups calls these. All of it is pure.
 //!
 //! A change is applied when it is decided on, before it is stored; its answer waits until it is stored. When it cannot be
-//! stored, the group's whole state is written with the next change: members come again with the epoch they know, which the
-//! protocol allows for.
+//! stored, it is taken back: members come again with the epoch they know. Of large groups the target is computed beside the
+//! coordinator ([`assigning`]): members go on with what they have meanwhile.
 
+pub mod assigning;
 pub mod assignor;
 pub mod classic;
 #[cfg(test)]
@@ -21,21 +22,26 @@ pub mod heartbeat;
 pub mod member;
 pub mod record;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use caudal_protocol::messages::ConsumerGroupHeartbeatResponse;
 use caudal_protocol::{ErrorCode, Uuid};
 
+pub use assigning::AssignJob;
 pub use group::ConsumerGroup;
 pub use record::ConsumerRecord;
 pub use topics::RegexJob;
 
 /// What a member may say of itself in bytes: it is stored, and one batch of `__consumer_offsets` takes as much in Kafka.
 const DESCRIPTION_MOST_BYTES: usize = 1024 * 1024;
+
+/// Members times partitions up to which a target is computed at once: that takes a millisecond or so.
+const ASSIGN_AT_ONCE_MOST: usize = 50_000;
 
 /// Partitions by topic.
 pub type Partitions = BTreeMap<Uuid, BTreeSet<i32>>;
@@ -50,6 +56,14 @@ pub struct Refusal {
 impl Refusal {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Refusal {
         Refusal { code, message: message.into() }
+    }
+
+    pub fn response(self) -> ConsumerGroupHeartbeatResponse {
+        ConsumerGroupHeartbeatResponse {
+            error_code: self.code.code(),
+            error_message: Some(self.message),
+            ..ConsumerGroupHeartbeatResponse::default()
+        }
     }
 }
 
@@ -113,6 +127,8 @@ pub struct ConsumerConfig {
     pub assignors: Vec<String>,
     pub migration: MigrationPolicy,
     pub regex_refresh_ms: i64,
+    /// Members times partitions up to which a target is computed at once.
+    pub assign_at_once_most: usize,
 }
 
 impl Default for ConsumerConfig {
@@ -130,6 +146,7 @@ impl Default for ConsumerConfig {
             assignors: assignor::ASSIGNORS.iter().map(|name| (*name).to_owned()).collect(),
             migration: MigrationPolicy { upgrade: true, downgrade: true },
             regex_refresh_ms: 600_000,
+            assign_at_once_most: ASSIGN_AT_ONCE_MOST,
         }
     }
 }

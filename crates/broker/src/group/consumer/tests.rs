@@ -11,10 +11,10 @@ use proptest::prelude::*;
 
 use super::super::coordinator::Committer;
 use super::super::record::CommittedOffset;
-use super::super::{Coordinator, GroupConfig, GroupRecord, Outcome, Reply};
-use super::heartbeat::Client;
+use super::super::{Coordinator, GroupConfig, GroupRecord, Job, Outcome, Reply};
+use super::heartbeat::{self, Client};
 use super::testing::{grow, image, remove, topic_id};
-use super::{Clock, ConsumerConfig, Partitions, RegexJob};
+use super::{Clock, ConsumerConfig, Partitions};
 
 const SESSION_MS: i64 = 45_000;
 
@@ -24,7 +24,7 @@ pub struct World {
     pub image: MetadataImage,
     pub now_ms: i64,
     pub records: Vec<GroupRecord>,
-    pub jobs: Vec<RegexJob>,
+    pub jobs: Vec<Job>,
     pub next_waiter: u64,
     /// Answers that have come, by the number of the request.
     pub replies: BTreeMap<u64, Reply>,
@@ -58,7 +58,7 @@ impl World {
     pub fn take(&mut self, outcome: Outcome) {
         outcome.records.iter().for_each(|record| self.coordinator.apply_stored(record.clone()));
         self.records.extend(outcome.records);
-        self.jobs.extend(outcome.regexes);
+        self.jobs.extend(outcome.jobs);
         self.replies.extend(outcome.replies);
         if let Some(assigned) = outcome.assigned {
             let clock = self.clock();
@@ -71,7 +71,10 @@ impl World {
         self.next_waiter += 1;
         self.coordinator.follow(Arc::new(self.image.clone()));
         let client = Client { id: "c", host: "/127.0.0.1", fresh_member_id: "fresh" };
-        let mut outcome = self.coordinator.consumer_heartbeat(self.clock(), request, client, (self.next_waiter, 1));
+        if let Err(refusal) = heartbeat::check(request, 1, &self.coordinator.config.consumer.assignors) {
+            return (Outcome::default(), refusal.response());
+        }
+        let mut outcome = self.coordinator.consumer_heartbeat(self.clock(), request, client, self.next_waiter);
         let Some((_, Reply::Consumer(response))) = outcome.replies.pop() else { panic!("no answer") };
         (outcome, *response)
     }
@@ -82,21 +85,34 @@ impl World {
         response
     }
 
-    /// Matches the regular expressions that wait for it.
+    /// Matches the regular expressions and computes the assignments that wait for it.
     pub fn resolve(&mut self) {
         for job in std::mem::take(&mut self.jobs) {
-            let found = job.run(&self.image, self.now_ms);
-            let outcome = self.coordinator.regexes_resolved(self.clock(), &job, found);
+            let outcome = match job {
+                Job::Regexes(job) => {
+                    let found = job.run(&self.image, self.now_ms);
+                    self.coordinator.regexes_resolved(self.clock(), &job, found)
+                }
+                Job::Assign(job) => self.coordinator.assigned(self.clock(), &job, job.run()),
+            };
             self.take(outcome);
         }
+    }
+
+    /// What was decided cannot be stored: all is as before.
+    fn take_back(&mut self, outcome: Outcome) {
+        assert_eq!(outcome.records.is_empty(), outcome.undo.is_empty());
+        self.jobs.extend(outcome.jobs);
+        drop(self.coordinator.roll_back(self.clock(), "g", outcome.undo));
     }
 
     pub fn pass(&mut self, ms: i64) {
         let until = self.now_ms + ms;
         while let Some(next) = self.coordinator.next_deadline_ms().filter(|deadline| *deadline <= until) {
             self.now_ms = next.max(self.now_ms);
-            let outcome = self.coordinator.tick(self.now_ms, self.now_ms, self.now_ms);
-            self.take(outcome);
+            for (_, outcome) in self.coordinator.tick(self.clock(), self.now_ms) {
+                self.take(outcome);
+            }
         }
         self.now_ms = until;
     }
@@ -512,22 +528,49 @@ fn commits_in_transactions_are_fenced_by_epoch() {
 }
 
 #[test]
-fn what_could_not_be_stored_is_stored_with_the_next_change() {
+fn what_could_not_be_stored_is_taken_back() {
     let mut world = World::new(&[("t", 4)]);
-    let (mut a, mut b, mut c) = (Consumer::new("a", &["t"]), Consumer::new("b", &["t"]), Consumer::new("c", &["t"]));
+    let (mut a, mut b, c) = (Consumer::new("a", &["t"]), Consumer::new("b", &["t"]), Consumer::new("c", &["t"]));
     settle(&mut world, &mut [&mut a, &mut b]);
-    // The one leaves and another joins, and the log knows nothing of it.
-    for request in [ConsumerGroupHeartbeatRequest { member_epoch: -1, ..b.full() }, c.full()] {
+    let before = world.coordinator.describe_consumer("g");
+    // The one leaves, another joins and reads by an expression, and the log knows nothing of it.
+    let mut by_regex = Consumer { id: "d".into(), regex: Some("t.*".into()), ..Consumer::default() };
+    for request in [ConsumerGroupHeartbeatRequest { member_epoch: -1, ..b.full() }, c.full(), by_regex.full()] {
         let (outcome, _) = world.decide(&request);
-        assert!(!outcome.records.is_empty());
-        world.coordinator.not_stored(world.now_ms, world.now_ms, "g");
+        world.take_back(outcome);
+        assert_eq!(world.coordinator.describe_consumer("g"), before);
     }
-    c.beat(&mut world);
+    settle(&mut world, &mut [&mut a, &mut b]);
+    assert_eq!(world.coordinator.describe_consumer("g"), before);
+    world.pass(20_000);
+    by_regex.beat(&mut world);
     let live = world.coordinator.describe_consumer("g");
     world.restart();
     assert_eq!(world.coordinator.describe_consumer("g"), live);
-    settle(&mut world, &mut [&mut a, &mut c]);
-    assert_eq!([a.reads("t").len(), c.reads("t").len()], [2, 2]);
+}
+
+#[test]
+fn a_group_that_could_not_be_stored_never_was() {
+    let mut world = World::new(&[("t", 4)]);
+    let (outcome, _) = world.decide(&Consumer::new("a", &["t"]).full());
+    world.take_back(outcome);
+    assert!(!world.coordinator.exists("g"));
+    assert_eq!(world.coordinator.next_deadline_ms(), None);
+}
+
+#[test]
+fn the_target_of_a_large_group_is_computed_elsewhere() {
+    let mut world = World::with(&[("t", 6)], |config| config.assign_at_once_most = 11);
+    let (mut a, mut b) = (Consumer::new("a", &["t"]), Consumer::new("b", &["t"]));
+    settle(&mut world, &mut [&mut a]);
+    assert_eq!((a.reads("t").len(), world.jobs.len()), (6, 0));
+    settle(&mut world, &mut [&mut a, &mut b]);
+    // Everybody goes on with what they have, and it is computed once.
+    assert_eq!((a.reads("t").len(), b.reads("t").len(), world.jobs.len()), (6, 0, 1));
+    assert_eq!(world.state(), "Assigning");
+    world.resolve();
+    settle(&mut world, &mut [&mut a, &mut b]);
+    assert_eq!((a.reads("t").len(), b.reads("t").len(), world.state().as_str()), (3, 3, "Stable"));
 }
 
 #[derive(Debug, Clone)]
@@ -595,8 +638,13 @@ fn check_exclusive(world: &World, consumers: &[Consumer]) {
     }
 }
 
-fn run(steps: Vec<Step>, assignor: usize) {
-    let mut world = World::with(&[("t0", 3), ("t1", 2)], |config| config.assignors.rotate_left(assignor));
+fn run(steps: Vec<Step>, assignor: usize, at_once: bool) {
+    let mut world = World::with(&[("t0", 3), ("t1", 2)], |config| {
+        config.assignors.rotate_left(assignor);
+        if !at_once {
+            config.assign_at_once_most = 0;
+        }
+    });
     let mut consumers: Vec<Consumer> = (0..4).map(|i| Consumer::new(&format!("m{i}"), &["t0"])).collect();
     for consumer in &mut consumers[2..] {
         consumer.instance = Some(consumer.id.clone());
@@ -606,12 +654,15 @@ fn run(steps: Vec<Step>, assignor: usize) {
             Step::Beat(i) => drop(consumers[i].beat(&mut world)),
             Step::Lost(i) => drop(world.beat(&consumers[i].full())),
             Step::Unstored(i) => {
+                world.coordinator.follow(Arc::new(world.image.clone()));
+                let before = world.coordinator.describe_consumer("g");
                 let (outcome, response) = world.decide(&consumers[i].full());
-                world.jobs.extend(outcome.regexes);
                 if outcome.records.is_empty() {
+                    world.jobs.extend(outcome.jobs);
                     consumers[i].hear(&response);
                 } else {
-                    drop(world.coordinator.not_stored(world.now_ms, world.now_ms, "g"));
+                    world.take_back(outcome);
+                    assert_eq!(world.coordinator.describe_consumer("g"), before);
                 }
             }
             Step::Reconcile(i) => consumers[i].reconcile(),
@@ -667,7 +718,9 @@ proptest! {
 
     /// In any interleaving no partition is read by two, and all come to rest once they are left alone.
     #[test]
-    fn any_interleaving_converges(steps in proptest::collection::vec(step(), 0..60), assignor in 0usize..2) {
-        run(steps, assignor);
+    fn any_interleaving_converges(
+        steps in proptest::collection::vec(step(), 0..60), assignor in 0usize..2, at_once in any::<bool>(),
+    ) {
+        run(steps, assignor, at_once);
     }
 }

@@ -1,14 +1,15 @@
 //! The topics that consumer groups subscribe to, as the metadata image has them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use caudal_cluster::MetadataImage;
 use caudal_cluster::image::Topic;
-use caudal_protocol::ErrorCode;
+use caudal_protocol::{ErrorCode, Uuid};
 use regex::{Regex, RegexBuilder};
 use twox_hash::XxHash3_64;
 
-use super::Refusal;
+use super::{DESCRIPTION_MOST_BYTES, Refusal};
 
 /// Version of the hash of a topic.
 const HASH_VERSION: u8 = 0;
@@ -57,10 +58,20 @@ fn put_string(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend(units.to_le_bytes());
 }
 
+/// The ids of a member's topics that exist.
+pub fn subscribed_ids(
+    image: &MetadataImage,
+    names: &BTreeSet<String>,
+    matched: Option<&BTreeSet<String>>,
+) -> BTreeSet<Uuid> {
+    let names = names.iter().chain(matched.into_iter().flatten());
+    names.filter_map(|name| image.topic(name).map(|topic| topic.id)).collect()
+}
+
 /// The topics that a regular expression stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ResolvedRegex {
-    pub topics: BTreeSet<String>,
+    pub topics: Arc<BTreeSet<String>>,
     /// Offset of the metadata image it was matched with.
     pub version: i64,
     /// Wall clock of that moment.
@@ -75,14 +86,20 @@ pub struct RegexJob {
 }
 
 impl RegexJob {
-    /// Matches all topics with the job's expressions.
+    /// Matches all topics with the job's expressions. Nothing is found where that is more than can be stored, as it would
+    /// be in vain in Kafka.
     pub fn run(&self, image: &MetadataImage, wall_ms: i64) -> BTreeMap<String, ResolvedRegex> {
-        let resolve = |regex: &String| {
+        let mut bytes = 0;
+        let mut resolve = |regex: &String| {
             let mut resolved = ResolvedRegex { version: image.offset, timestamp_ms: wall_ms, ..Default::default() };
             match compile(regex) {
                 Ok(pattern) => {
                     let matching = image.topics().filter(|topic| pattern.is_match(&topic.name));
-                    resolved.topics = matching.map(|topic| topic.name.clone()).collect();
+                    let fits = matching.map(|topic| topic.name.clone()).take_while(|name| {
+                        bytes += name.len();
+                        bytes <= DESCRIPTION_MOST_BYTES
+                    });
+                    resolved.topics = Arc::new(fits.collect());
                 }
                 Err(error) => {
                     tracing::warn!(group = self.group, regex, "ignoring a subscription that cannot be read: {error}");
@@ -90,7 +107,16 @@ impl RegexJob {
             }
             (regex.clone(), resolved)
         };
-        self.regexes.iter().map(resolve).collect()
+        let found = self.regexes.iter().map(&mut resolve).collect();
+        if bytes <= DESCRIPTION_MOST_BYTES {
+            return found;
+        }
+        let group = &self.group;
+        tracing::warn!(
+            group,
+            "the expressions of the group stand for more than {DESCRIPTION_MOST_BYTES} bytes of names"
+        );
+        BTreeMap::new()
     }
 }
 
@@ -174,7 +200,7 @@ mod tests {
         let image = image(&[("foo", 1), ("foobar", 2), ("bar", 1), ("a.b", 1)]);
         let matched = |regex: &str| {
             let job = RegexJob { group: "g".into(), regexes: BTreeSet::from([regex.to_owned()]) };
-            job.run(&image, 7).remove(regex).unwrap().topics.into_iter().collect::<Vec<_>>().join(" ")
+            job.run(&image, 7).remove(regex).unwrap().topics.iter().cloned().collect::<Vec<_>>().join(" ")
         };
         assert_eq!(matched("foo"), "foo");
         assert_eq!(matched("foo.*"), "foo foobar");
