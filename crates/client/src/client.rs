@@ -117,6 +117,11 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
+    /// Only the deadline ends them, whatever `retries` says.
+    pub(crate) fn unlimited(self) -> Attempts {
+        Attempts { retries: u32::MAX, ..self }
+    }
+
     /// Waits before the next try; fails when `error` does not call for one or when no time is left.
     pub(crate) async fn pause(&mut self, error: Error) -> Result<()> {
         if !error.is_retriable() {

@@ -17,6 +17,7 @@ pub mod service;
 #[cfg(test)]
 mod service_tests;
 mod shard;
+mod statics;
 #[cfg(test)]
 mod tests;
 mod timers;

@@ -215,7 +215,8 @@ impl Producer {
 
     async fn find_topic(&self, topic: &str, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut attempts = self.shared.client.attempts(format!("find topic '{topic}'"), left);
+        // As in the Java client `retries` is about records: a topic that is only being made is waited for.
+        let mut attempts = self.shared.client.attempts(format!("find topic '{topic}'"), left).unlimited();
         loop {
             match self.shared.client.fresh_topic(topic, true).await {
                 Ok(found) if !found.partitions.is_empty() => {
