@@ -20,7 +20,7 @@ mod producer_state;
 mod scan;
 mod segment;
 
-pub use cleaner::{CleanError, Cleaned, Cleaner, CleanerConfig, clean_due};
+pub use cleaner::{CleanError, Cleaned, Cleaner, CleanerConfig, CleanerStanding, clean_due};
 pub use config::{ConfigError, LogConfig};
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{AppendError, FlushError, Offline, OpenError, ReadError};

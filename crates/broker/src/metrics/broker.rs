@@ -5,7 +5,7 @@
 use std::io;
 use std::time::Instant;
 
-use caudal_storage::Histogram;
+use caudal_storage::{CleanerStanding, Histogram};
 use tokio::io::AsyncWrite;
 
 use super::exporter::{OfPartition, write_partitions};
@@ -67,6 +67,7 @@ pub async fn write<W: AsyncWrite + Unpin>(ctx: &Context, page: &mut Exposition<'
     let name = "kafka_log_logflushstats_logflushrateandtimems";
     page.metric(name, Kind::Summary, "Milliseconds that an fsync of a log takes");
     write_times(page, name, None, flushes);
+    write_compaction(ctx, page);
     write_connections(ctx, page);
     write_cluster(ctx, page);
     write_groups(&ctx.groups.all(Coordinator::overview), page);
@@ -180,6 +181,19 @@ fn write_connections<W: AsyncWrite + Unpin>(ctx: &Context, page: &mut Exposition
     page.single(name, Kind::Gauge, "Fetch sessions", sessions);
     let name = "kafka_server_fetchsessioncache_numincrementalfetchpartitionscached";
     page.single(name, Kind::Gauge, "Partitions of all fetch sessions", partitions);
+}
+
+fn write_compaction<W: AsyncWrite + Unpin>(ctx: &Context, page: &mut Exposition<'_, W>) {
+    let dirs = ctx.replicas.log_dirs.iter().map(|dir| (dir.path.display(), CleanerStanding::of(&dir.log_dir)));
+    let dirs: Vec<_> = dirs.collect();
+    let name = "kafka_log_logcleanermanager_uncleanable_partitions_count";
+    page.metric(name, Kind::Gauge, "Partitions that are not compacted before a restart: they are damaged");
+    for (dir, standing) in &dirs {
+        page.sample(name, &[("logDirectory", dir)], standing.uncleanable);
+    }
+    let dirtiest = dirs.iter().map(|(_, standing)| standing.max_dirty_ratio).fold(0.0, f64::max);
+    let name = "kafka_log_logcleanermanager_max_dirty_percent";
+    page.single(name, Kind::Gauge, "Share of the dirtiest log that was not compacted yet", (dirtiest * 100.0) as u8);
 }
 
 fn write_cluster<W: AsyncWrite + Unpin>(ctx: &Context, page: &mut Exposition<'_, W>) {

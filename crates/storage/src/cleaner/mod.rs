@@ -185,6 +185,28 @@ pub fn clean_due(dir: &LogDir, config: &CleanerConfig, now_ms: i64) -> Result<Ve
     Ok(all)
 }
 
+/// How compaction stands in a directory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CleanerStanding {
+    /// Logs that are not compacted before a restart: they are damaged.
+    pub uncleanable: usize,
+    /// The largest share of a log, from 0 to 1, that could be cleaned and was not yet.
+    pub max_dirty_ratio: f64,
+}
+
+impl CleanerStanding {
+    pub fn of(dir: &LogDir) -> CleanerStanding {
+        let mut logs = dir.logs();
+        logs.retain(|log| log.config().cleanup_compact);
+        let (uncleanable, others): (Vec<_>, Vec<_>) = logs.iter().partition(|log| log.is_uncleanable());
+        let candidates = others
+            .into_iter()
+            .filter_map(|log| Candidate::of(log, dir.cleaned_offset(log.topic_partition()), dir.now_ms()));
+        let max_dirty_ratio = candidates.map(|candidate| candidate.dirty_ratio()).fold(0.0, f64::max);
+        CleanerStanding { uncleanable: uncleanable.len(), max_dirty_ratio }
+    }
+}
+
 /// Cleans the log that needs it most. `None` when none is due.
 fn clean_dirtiest(dir: &LogDir, tools: &Tools<'_>) -> Result<Option<Cleaned>, CleanError> {
     let logs = dir.logs();

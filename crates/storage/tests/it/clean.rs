@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use caudal_protocol::batch::{BatchBuilder, BatchHeader};
 use caudal_protocol::compression::Codec;
-use caudal_storage::{AppendOrigin, CleanError, Cleaned, Cleaner, CleanerConfig, Log, LogConfig, LogDir, clean_due};
+use caudal_storage::{
+    AppendOrigin, CleanError, Cleaned, Cleaner, CleanerConfig, CleanerStanding, Log, LogConfig, LogDir, clean_due,
+};
 
 use crate::support::*;
 
@@ -134,7 +136,9 @@ fn what_is_active_young_or_clean_enough_waits() {
     }
     log.roll().unwrap();
     log.flush().unwrap();
+    assert!(CleanerStanding::of(&dir).max_dirty_ratio > 0.5);
     assert_eq!(clean(&dir, i64::MAX).len(), 1);
+    assert_eq!(CleanerStanding::of(&dir).max_dirty_ratio, 0.0);
     put(&log, "a", Some("3"));
     log.roll().unwrap();
     log.flush().unwrap();
@@ -311,6 +315,7 @@ fn damage_is_not_copied() {
     }
     assert_eq!(names(&log), before);
     assert!(clean(&dir, BASE_TIME_MS).is_empty(), "it is left alone until a restart");
+    assert_eq!(CleanerStanding::of(&dir).uncleanable, 1);
     log.append(&keyed("a", Some("still works")), 0, AppendOrigin::Client).unwrap();
 }
 
