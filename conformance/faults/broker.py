@@ -37,10 +37,12 @@ class Control:
 
 
 class Broker:
-    def __init__(self, binary, work, settings):
+    def __init__(self, binary, work, settings, dirs):
         self.binary, self.work, self.settings, self.port = os.path.abspath(binary), work, settings, free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.data = work / "data"
+        # The metadata log is in the first.
+        self.dirs = [self.data / f"dir-{n}" for n in range(dirs)]
         self.process, self.slowest_start_s, self.starts = None, 0.0, 0
         self.library = work / "faults.so"
         source = Path(__file__).with_name("faults.c")
@@ -57,7 +59,7 @@ class Broker:
         begin = time.monotonic()
         environment = dict(os.environ, LD_PRELOAD=str(self.library), FAULTS_CONTROL=str(self.work / "control"), FAULTS_JOURNAL=str(self.journal))
         with open(self.work / "broker.log", "a") as log:
-            arguments = [self.binary, "up", "--data-dir", self.data, "--port", str(self.port)]
+            arguments = [self.binary, "up", "--port", str(self.port), "--set", "log.dirs=" + ",".join(map(str, self.dirs))]
             for setting in self.settings:
                 arguments += ["--set", setting]
             self.process = subprocess.Popen(arguments, stdout=log, stderr=log, env=environment, cwd=self.work)
@@ -80,6 +82,19 @@ class Broker:
                 return len(s.recv(8)) == 8
         except OSError:
             return False
+
+    def move(self, topic, partition, to):
+        """Asks that a partition be moved to another log directory (AlterReplicaLogDirs 1); the error code."""
+        text = lambda value: struct.pack(">h", len(value)) + value.encode()
+        body = struct.pack(">hhi", 34, 1, 7) + text("faults") + struct.pack(">i", 1) + text(str(to)) + struct.pack(">i", 1) + text(topic) + struct.pack(">ii", 1, partition)
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as s:
+                s.settimeout(5)
+                s.sendall(struct.pack(">i", len(body)) + body)
+                answer = s.makefile("rb")
+                return struct.unpack(">h", answer.read(struct.unpack(">i", answer.read(4))[0])[-2:])[0]
+        except (OSError, struct.error):
+            return None
 
     def signal(self, number):
         if self.process and self.process.poll() is None:

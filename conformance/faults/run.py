@@ -1,7 +1,8 @@
-"""Clients write, read and commit while the broker is killed, paused, loses what it never synced, fails to sync, finds its disk full
-and sees its clock leap. At the end their whole history is checked for Jepsen's anomalies.
+"""Clients write, read and commit while the broker is killed, paused, loses what it never synced, fails to sync, finds its disk full,
+loses one of its log directories for a while and sees its clock leap, and while partitions move between those directories. At the end
+their whole history is checked for Jepsen's anomalies.
 
-run.py CAUDAL [--faults 200] [--seconds 900] [--seed N] [--keep] [--only KIND,...]
+run.py CAUDAL [--faults 200] [--seconds 900] [--seed N] [--keep] [--only KIND,...] [--dirs 3]
 
 The seed decides all faults (and the clients' own dice): `--seed` runs the same schedule again. `checker.py` tells what is looked for.
 """
@@ -20,17 +21,17 @@ SETTINGS = [
     "group.consumer.heartbeat.interval.ms=500", f"offsets.topic.num.partitions={COORDINATOR_PARTITIONS}", f"transaction.state.log.num.partitions={COORDINATOR_PARTITIONS}",
     "log.retention.check.interval.ms=500", "offsets.retention.check.interval.ms=500", "log.cleaner.backoff.ms=500",
 ]
-WEIGHTS = {"kill": 20, "power": 16, "pause": 24, "fsync": 16, "full": 12, "clock": 12}
+WEIGHTS = {"kill": 20, "power": 16, "pause": 24, "fsync": 16, "full": 12, "clock": 12, "dir": 14}
 # What an fsync fails on, and after how many more that succeed.
 SYNCED = ["/plain-0/", "/plain-1/", "/txn-0/", "/txn-2/", "/copy-1/", "/__transaction_state-", "/__consumer_offsets-", "/__cluster_metadata-0/", ".log", ""]
 LEAPS_S = [-0.5, 2, -30, 60, 3600, -3600, 3 * 86400, -3 * 86400, 40 * 86400]
 DAY_S = 86400
 
 
-def schedule(seed, count, only):
+def schedule(seed, count, only, dirs):
     """The faults: dictionaries of nothing but what the seed says."""
     dice = random.Random(f"{seed} faults")
-    weights = {kind: weight for kind, weight in WEIGHTS.items() if not only or kind in only}
+    weights = {kind: weight for kind, weight in WEIGHTS.items() if (not only or kind in only) and (kind != "dir" or dirs > 1)}
     faults = []
     kinds = dice.sample(list(weights), len(weights))
     for number in range(count):
@@ -45,8 +46,13 @@ def schedule(seed, count, only):
             fault.update(for_s=dice.uniform(0.2, 1), path=dice.choice(SYNCED), passed=dice.choice([0, 0, 1, 3, 10]), mode=dice.choice([1, 1, 2]))
         elif kind == "full":
             fault.update(for_s=dice.uniform(0.3, 2.5), space=dice.choice([0, 0, 30, 300, 3000]), killed=dice.random() < 0.25)
+        elif kind == "dir":
+            # It fails, its name is gone while it is in use, or it is away at a start.
+            fault.update(for_s=dice.uniform(1, 4), place=dice.randrange(1, dirs), how=dice.choice(["fails", "fails", "vanishes", "away"]))
         else:
             fault.update(for_s=dice.uniform(0.3, 2), leap_s=dice.choice(LEAPS_S), back=dice.random() < 0.7, killed=dice.random() < 0.25)
+        if dirs > 1:
+            fault["moves"] = [(*dice.choice(PLAIN + TXN + COPY), dice.randrange(dirs)) for _ in range(dice.choice([0, 0, 1, 3]))]
         faults.append(fault)
     return faults
 
@@ -54,17 +60,19 @@ def schedule(seed, count, only):
 class Nemesis:
     def __init__(self, broker, recorder):
         self.broker, self.recorder, self.problems, self.slowest_s = broker, recorder, [], 0.0
-        self.counts, self.lost = collections.Counter(), 0
+        self.counts, self.lost, self.moves, self.idle = collections.Counter(), 0, 0, 0
 
     def do(self, number, fault):
         time.sleep(fault["after_s"])
         before, acked = time.monotonic(), self.recorder.acked
         self.recorder.write(process="nemesis", type="info", f="fault", value=fault)
+        for topic, partition, place in fault.get("moves", ()):
+            self.moves += self.broker.move(topic, partition, self.broker.dirs[place]) == 0
         told = getattr(self, fault["kind"])(fault, random.Random(fault["seed"])) or ""
         self.counts[fault["kind"]] += 1
         healed, acked_then = time.monotonic(), self.recorder.acked
         took = self.wait_for_progress(acked_then)
-        shown = " ".join(f"{key}={value:.2f}" if isinstance(value, float) else f"{key}={value}" for key, value in fault.items() if key not in ("seed", "kind", "after_s"))
+        shown = " ".join(f"{key}={value:.2f}" if isinstance(value, float) else f"{key}={value}" for key, value in fault.items() if key not in ("seed", "kind", "after_s", "moves"))
         print(f"{number}: {fault['kind']} {shown} {told}; {healed - before:.1f} s, {acked_then - acked} acknowledged meanwhile, the next {took:.1f} s later", flush=True)
 
     def wait_for_progress(self, acked, limit_s=40):
@@ -118,17 +126,53 @@ class Nemesis:
             time.sleep(0.005)
         time.sleep(fault["for_s"])
         ended = self.broker.process.poll()
+        failures, lost, took = self.begin_anew(dice)
+        if not failures:
+            self.counts["fsync"] -= 1
+        return f"{failures} failed{'' if ended is None else f', the broker stopped with status {ended}'}, {lost} bytes lost, back in {took:.2f} s"
+
+    def begin_anew(self, dice):
+        """After a failed fsync: how many failed, the bytes lost, and the time that the start took."""
         self.broker.kill()
-        control["fsync_mode"] = 0
+        self.broker.control["fsync_mode"] = 0
         failures = self.broker.failed_syncs()
         for at, path in failures:
             self.recorder.write(process="nemesis", type="info", f="fsync-failed", time=at, value=Path(path).parent.name if path.endswith(".log") else None)
         lost = self.broker.lose_unsynced(dice)
         self.lost += lost
-        took = self.start()
-        if not failures:
-            self.counts["fsync"] -= 1
-        return f"{len(failures)} failed{'' if ended is None else f', the broker stopped with status {ended}'}, {lost} bytes lost, back in {took:.2f} s"
+        return len(failures), lost, self.start()
+
+    def dir(self, fault, dice):
+        """One of several log directories is out of use; the others go on."""
+        broker, path = self.broker, self.broker.dirs[fault["place"]]
+        # Below the data, where fsyncs are watched.
+        away = broker.data / "away"
+        if fault["how"] == "fails":
+            broker.control.text("fsync_path", f"/{path.name}/")
+            broker.control["fsync_pass"], broker.control["fsync_mode"] = 0, 2
+        elif fault["how"] == "vanishes":
+            path.rename(away)
+        else:
+            broker.kill()
+            path.rename(away)
+            self.start()
+        # Until it is noticed, and those who write only there are stuck.
+        time.sleep(1)
+        acked = self.recorder.acked
+        time.sleep(fault["for_s"])
+        meanwhile = self.recorder.acked - acked
+        if broker.process.poll() is not None:
+            raise SystemExit(f"faults: the broker ended when one of its log directories did; see {broker.work}/broker.log")
+        if away.exists():
+            broker.kill()
+            if path.exists():
+                self.problems.append(f"{path.name} was made again while it was away")
+                path.rename(broker.work / f"made-again-{time.time()}")
+            away.rename(path)
+        failures, lost, took = self.begin_anew(dice)
+        if meanwhile == 0:
+            self.idle += 1
+        return f"{meanwhile} acknowledged without it, {failures} failed, {lost} bytes lost, back in {took:.2f} s"
 
     def full(self, fault, dice):
         control = self.broker.control
@@ -196,6 +240,7 @@ def arguments():
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=900, help="no fault begins later than this")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--dirs", type=int, default=3, help="log directories")
     parser.add_argument("--only", default="", help="kinds of faults: " + ",".join(WEIGHTS))
     parser.add_argument("--keep", action="store_true", help="keep the files of a run that found nothing")
     return parser.parse_args()
@@ -205,7 +250,7 @@ def main():
     options = arguments()
     work = Path(tempfile.mkdtemp(prefix="caudal-faults-"))
     print(f"faults: seed {options.seed}, files in {work}", flush=True)
-    broker, recorder = Broker(options.caudal, work, SETTINGS), Recorder(work / "history.jsonl")
+    broker, recorder = Broker(options.caudal, work, SETTINGS, options.dirs), Recorder(work / "history.jsonl")
     nemesis = Nemesis(broker, recorder)
     copier = None
 
@@ -234,7 +279,7 @@ def main():
         client.start()
     nemesis.wait_for_progress(recorder.acked)
     begin, dice = time.monotonic(), random.Random(f"{options.seed} copier")
-    for number, fault in enumerate(schedule(options.seed, options.faults, options.only.split(",") if options.only else []), 1):
+    for number, fault in enumerate(schedule(options.seed, options.faults, options.only.split(",") if options.only else [], options.dirs), 1):
         if time.monotonic() - begin > options.seconds:
             print(f"faults: the time is over after {number - 1} faults")
             break
@@ -262,13 +307,15 @@ def finish(options, nemesis, clients, groups, end):
     committed_offsets(broker, recorder, groups)
     recorder.close()
     control = {name: broker.control[name] for name in ("fsyncs", "writes", "clock_reads", "fsyncs_failed", "writes_refused")}
+    if nemesis.idle > nemesis.counts["dir"] / 2:
+        problems.append(f"with one of {options.dirs} log directories out of use nothing was acknowledged in {nemesis.idle} of {nemesis.counts['dir']} cases")
     problems += [f"the library saw no {name}" for name in ("fsyncs", "writes", "clock_reads") if control[name] == 0]
     events = checker.read(broker.work / "history.jsonl")
     found = checker.anomalies(events)
     for anomaly, texts in found.items():
         problems.append(f"{anomaly}: {len(texts)}, e.g. {'; '.join(texts[:3])}")
     outcomes = collections.Counter(f"{e['f']} {e.get('type')}" for e in events if e["f"] in ("txn", "send", "poll", "commit") and e.get("type") != "invoke")
-    print(f"faults: {sum(nemesis.counts.values())} faults ({', '.join(f'{n} {kind}' for kind, n in nemesis.counts.items())}), {nemesis.lost} unsynced bytes lost, {control}")
+    print(f"faults: {sum(nemesis.counts.values())} faults ({', '.join(f'{n} {kind}' for kind, n in nemesis.counts.items())}), {nemesis.moves} moves, {nemesis.lost} unsynced bytes lost, {control}")
     print(f"faults: {len(events)} events ({', '.join(f'{n} {kind}' for kind, n in sorted(outcomes.items()))}); slowest start {broker.slowest_start_s:.2f} s, slowest acknowledgement after a fault {nemesis.slowest_s:.1f} s")
     for problem in problems[:30]:
         print(f"PROBLEM {problem}")

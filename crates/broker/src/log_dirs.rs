@@ -193,7 +193,7 @@ impl LogDirs {
 
     /// See [`LogDir::apply_retention`].
     pub fn apply_retention(&self) -> usize {
-        self.all().map(|dir| dir.apply_retention()).sum()
+        self.all().filter(|dir| dir.check_online().is_ok()).map(|dir| dir.apply_retention()).sum()
     }
 
     /// See [`LogDir::checkpoint`].

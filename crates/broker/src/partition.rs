@@ -231,9 +231,9 @@ impl Partition {
         if let Err(error) = appended {
             let code = error.error_code();
             match (code, &error) {
-                // That the disk is full was logged once when it was noticed.
+                // That the disk is full, or out of use, was logged once when it was noticed.
                 (ErrorCode::KafkaStorageError | ErrorCode::UnknownServerError, _)
-                    if !matches!(error, AppendError::DiskFull { .. }) =>
+                    if !matches!(error, AppendError::DiskFull { .. } | AppendError::Offline(_)) =>
                 {
                     tracing::error!(partition = %self.name, "{error}");
                 }

@@ -352,8 +352,9 @@ fn rejected(index: i32, rejection: Rejection) -> PartitionProduceResponse {
 /// Maps a failed append; faults of the disk are logged, those of the client are its own business.
 fn rejection_of(partition: &Partition, error: &AppendError) -> Rejection {
     let code = error.error_code();
-    // That the disk is full was logged once when it was noticed.
-    if code == ErrorCode::KafkaStorageError && !matches!(error, AppendError::DiskFull { .. }) {
+    // That the disk is full, or out of use, was logged once when it was noticed.
+    let is_known = matches!(error, AppendError::DiskFull { .. } | AppendError::Offline(_));
+    if code == ErrorCode::KafkaStorageError && !is_known {
         tracing::error!(partition = %partition.name, "{error}");
     } else {
         tracing::debug!(partition = %partition.name, "{error}");
