@@ -182,6 +182,29 @@ fn partitions_may_be_moved_by_hand() {
 }
 
 #[test]
+fn what_is_given_up_begins_anew() {
+    let (broker, in_c) = filled();
+    let dir = broker.end(true);
+    std::fs::remove_dir_all(dir.path().join("c")).unwrap();
+    let paths: Vec<PathBuf> = DIRS.iter().map(|name| dir.path().join(name)).collect();
+    let broker = TestBroker::start_in(dir, |config| {
+        Arc::make_mut(&mut config.properties).set("caudal.metadata.accept.loss", "true");
+        config.log_dir = paths[0].clone();
+        config.log_dirs = paths;
+    })
+    .unwrap();
+    let mut client = broker.connect();
+    wait_until("all have leaders", || leaderless(&mut client).is_empty());
+    assert_eq!(produce(&mut client, "t", in_c, batch(1, 10)).base_offset, 0);
+    until_told(&broker, 3);
+    // Now no partition lies in it, so that it is taken for a new one.
+    let broker = start(broker.end(true));
+    let mut client = broker.connect();
+    assert_eq!(dir_errors(&mut client), [ErrorCode::None; 3]);
+    assert_eq!(produce(&mut client, "t", in_c, batch(1, 10)).base_offset, 1);
+}
+
+#[test]
 fn groups_whose_offsets_are_away_are_not_served_and_not_forgotten() {
     let broker = start(tempfile::tempdir().unwrap());
     broker.create_topic("t", 1);

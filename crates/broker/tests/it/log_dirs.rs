@@ -301,6 +301,14 @@ fn a_failed_directory_takes_only_its_partitions_along() {
             (partition.leader_id == -1) == offline && (partition.offline_replicas == [1]) == offline
         })
     });
+    // Not that replicas are missing: there is only this one.
+    for partition in &failing {
+        let answer = produce(&mut client, "t", *partition, batch(1, 10));
+        assert_eq!(answer.error_code, ErrorCode::KafkaStorageError.code());
+    }
+    let context = broker.context();
+    assert_eq!(context.metadata.image().broker(1).unwrap().log_dirs, context.replicas.log_dirs.ids());
+    assert_eq!(context.replicas.log_dirs.ids().len(), 2);
     assert_eq!(
         alter(&mut client, &paths[1], "t", (0..6).find(|p| !failing.contains(p)).unwrap()),
         ErrorCode::KafkaStorageError

