@@ -257,8 +257,10 @@ impl Shared {
     }
 
     fn publish(&self, after: Arc<MetadataImage>) {
-        let before = std::mem::replace(&mut *self.image.write(), after.clone());
+        let before = self.image.read().clone();
         self.quotas.follow(&after);
         self.replicas.follow(Some(&before), &after);
+        // Last: who hears of a new topic can write to it.
+        *self.image.write() = after;
     }
 }

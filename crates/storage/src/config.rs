@@ -30,6 +30,8 @@ pub struct LogConfig {
     pub min_cleanable_dirty_ratio: f64,
     /// What clients' batches are stored with (`compression.type`); `None`: as they come.
     pub compression: Option<Codec>,
+    /// Sets the space of a new segment aside.
+    pub preallocate: bool,
     pub gzip_level: i32,
     pub lz4_level: i32,
     pub zstd_level: i32,
@@ -66,6 +68,7 @@ impl Default for LogConfig {
             max_compaction_lag_ms: i64::MAX,
             min_cleanable_dirty_ratio: 0.5,
             compression: None,
+            preallocate: false,
             gzip_level: GZIP_DEFAULT,
             lz4_level: LZ4_DEFAULT,
             zstd_level: 3,
@@ -130,6 +133,9 @@ impl LogConfig {
             "index.interval.bytes" => self.index_interval_bytes = size(0, NATURAL)?,
             "max.message.bytes" => {
                 self.max_message_bytes = usize::try_from(size(0, NATURAL)?).unwrap_or(usize::MAX);
+            }
+            "preallocate" => {
+                self.preallocate = value.trim().parse().map_err(|_| refuse("true or false"))?;
             }
             "retention.ms" => self.retention_ms = at_least(-1, "-1 (no limit) or more")?,
             "retention.bytes" => self.retention_bytes = at_least(i64::MIN, "an integer, negative for no limit")?,

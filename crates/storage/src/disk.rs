@@ -67,6 +67,10 @@ pub trait DiskFile: Send + Sync + Debug {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
     fn size(&self) -> io::Result<u64>;
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Sets space aside for the first `len` bytes; the file stays as long as it is, and `set_len` gives back what lies behind it.
+    fn reserve(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes contents and length survive a power loss (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
     /// The descriptor for `sendfile`; `None` when there is no file behind it.
@@ -142,6 +146,14 @@ impl DiskFile for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len) {
+            // Not every file system can.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use caudal_protocol::batch::BatchHeader;
 use parking_lot::RwLock;
 
+use crate::config::LogConfig;
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::index::{IndexEntry, IndexFile, OffsetEntry, TimeEntry};
 use crate::scan::{HeaderScan, ScanError};
@@ -108,6 +109,24 @@ impl Segment {
         let offsets = IndexFile::create(Arc::clone(disk), file_path(dir, base_offset, INDEX_SUFFIX))?;
         let times = IndexFile::create(Arc::clone(disk), file_path(dir, base_offset, TIME_INDEX_SUFFIX))?;
         Ok(Segment::assemble(base_offset, path, file, 0, offsets, times, now_ms))
+    }
+
+    /// Sets space aside for as large as it may become (`preallocate`); goes on without where there is not as much.
+    pub fn reserve(&self, config: &LogConfig) {
+        if config.preallocate
+            && let Err(error) = self.file.reserve(config.segment_bytes)
+        {
+            tracing::warn!(path = %self.path.display(), bytes = config.segment_bytes, "failed to set space aside: {error}");
+        }
+    }
+
+    /// Gives back what was set aside and is not needed: the segment is complete.
+    pub fn release(&self, config: &LogConfig) {
+        if config.preallocate
+            && let Err(error) = self.file.set_len(self.size())
+        {
+            tracing::warn!(path = %self.path.display(), "failed to give space back that was set aside: {error}");
+        }
     }
 
     /// As [`Segment::create`], with `ending` behind the names of all files, for a segment that is no part of the log yet.

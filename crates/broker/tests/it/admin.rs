@@ -214,9 +214,9 @@ fn configs_are_described_and_altered_in_every_version() {
         let produced = crate::produce::produce(&mut client, "t", 0, crate::produce::batch(1, 1000));
         assert_eq!(produced.error_code, 0);
     }
-    let (code, message) = alter(&mut client, 2, "t", "remote.log.copy.disable", Some("true"), 1);
+    let (code, message) = alter(&mut client, 2, "t", "remote.storage.enable", Some("true"), 1);
     assert_eq!(code, ErrorCode::InvalidConfig.code());
-    assert!(message.unwrap().contains("does not act on remote.log.copy.disable"));
+    assert!(message.unwrap().contains("Tiered Storage functionality is disabled"));
     for version in 0..=2 {
         let config = alter_configs_request::AlterableConfig { name: "segment.ms".into(), value: Some("7".into()) };
         let resource = alter_configs_request::AlterConfigsResource {

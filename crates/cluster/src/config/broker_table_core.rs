@@ -148,7 +148,8 @@ config_table! {
         "Default of message.timestamp.before.max.ms.";
     "log.message.timestamp.type" String "CreateTime" OneOf(&["CreateTime", "LogAppendTime"]) Medium dynamic acts
         "Default of message.timestamp.type.";
-    "log.preallocate" Boolean "false" Any Medium dynamic idle "";
+    "log.preallocate" Boolean "false" Any Medium dynamic acts
+        "Whether the space of a new segment is set aside on disk when it is begun, where the file system can.";
     "log.retention.bytes" Long "-1" Any High dynamic acts
         "Default of retention.bytes.";
     "log.retention.check.interval.ms" Long "300000" AtLeast(1) Medium fixed acts

@@ -59,24 +59,20 @@ pub enum TopicConfigError {
     Invalid(#[from] InvalidValue),
     #[error("conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})")]
     CompactionLag { min: i64, max: i64 },
-    #[error(
-        "Invalid value {value} for configuration {name}: this broker does not act on {name} and takes only its \
-         default, {default}"
-    )]
-    NoEffect { name: &'static str, value: String, default: &'static str },
+    #[error("Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage.")]
+    RemoteStorage,
 }
 
-/// Checks all configs that a topic would have.
+/// Checks all configs that a topic would have. What only matters to tiered storage is kept, as by a Kafka without it.
 ///
 /// # Errors
-/// The first config that is unknown, not allowed, or would have no effect here.
+/// The first config that is unknown or not allowed.
 pub fn check_topic_configs(configs: &BTreeMap<String, String>) -> Result<(), TopicConfigError> {
     for (name, value) in configs {
         let def = super::topic_config(name).ok_or_else(|| TopicConfigError::Unknown(name.clone()))?;
         let value = def.check(value)?;
-        let default = def.default_value().unwrap_or_default();
-        if !def.acts && !def.is_internal() && value != default {
-            return Err(TopicConfigError::NoEffect { name: def.name, value, default });
+        if name == "remote.storage.enable" && value == "true" {
+            return Err(TopicConfigError::RemoteStorage);
         }
     }
     let lag = |name: &str, default: i64| configs.get(name).and_then(|v| v.trim().parse().ok()).unwrap_or(default);

@@ -85,10 +85,9 @@ fn bad_topic_configs_are_refused_in_kafkas_words() {
              format: [partitionId]:[brokerId],[partitionId]:[brokerId],...",
         ),
         (
-            "remote.log.copy.disable",
+            "remote.storage.enable",
             "true",
-            "Invalid value true for configuration remote.log.copy.disable: this broker does not act on \
-             remote.log.copy.disable and takes only its default, false",
+            "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage.",
         ),
     ] {
         let error = check_topic_configs(&configs(&[(name, value)])).unwrap_err();
@@ -99,6 +98,8 @@ fn bad_topic_configs_are_refused_in_kafkas_words() {
         check_topic_configs(&lag).unwrap_err().to_string(),
         "conflict topic config setting min.compaction.lag.ms (5) > max.compaction.lag.ms (4)"
     );
+    let kept = configs(&[("remote.log.copy.disable", "true"), ("local.retention.ms", "5")]);
+    assert_eq!(check_topic_configs(&kept), Ok(()));
     let good =
         configs(&[("cleanup.policy", "compact, delete"), ("retention.ms", " 7 "), ("compression.type", "producer")]);
     assert_eq!(check_topic_configs(&good), Ok(()));
@@ -141,13 +142,13 @@ fn settings_are_checked_and_typing_errors_named() {
 
 #[test]
 fn keys_without_effect_are_named() {
-    let text = "log.preallocate=true\nnum.io.threads=8\nnum.network.threads=4\nssl.keystore.password=secret\nauthorizer.class.name=\n";
+    let text = "log.local.retention.ms=5\nnum.io.threads=8\nnum.network.threads=4\nssl.keystore.password=secret\nauthorizer.class.name=\n";
     let properties = Properties::parse(text, "f").unwrap();
     let (_, warnings) = StaticConfig::from_properties(&properties).unwrap();
     assert_eq!(
         warnings,
         [
-            "f line 1: log.preallocate=true has no effect: this broker does not act on it and goes by its default, false",
+            "f line 1: log.local.retention.ms=5 has no effect: this broker does not act on it and goes by its default, -2",
             "f line 3: num.network.threads=4 has no effect: this broker does not act on it and goes by its default, 3",
             "f line 4: ssl.keystore.password has no effect: this broker does not act on it",
         ]

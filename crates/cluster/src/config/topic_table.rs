@@ -52,8 +52,8 @@ config_table! {
         "Milliseconds for which a record is safe from compaction.";
     "min.insync.replicas" Int "1" AtLeast(1) Medium dynamic acts ["min.insync.replicas" * 1]
         "Replicas that must have a record before acks=all is answered.";
-    "preallocate" Boolean "false" Any Medium dynamic idle ["log.preallocate" * 1]
-        "Whether a new segment's file is created in full size.";
+    "preallocate" Boolean "false" Any Medium dynamic acts ["log.preallocate" * 1]
+        "Whether the space of a new segment is set aside on disk when it is begun, where the file system can.";
     "remote.log.copy.disable" Boolean "false" Any Medium dynamic idle []
         "Stops copying segments to tiered storage.";
     "remote.log.delete.on.disable" Boolean "false" Any Medium dynamic idle []

@@ -425,13 +425,18 @@ impl Log {
                 self.remove_half_made(end.offset);
             }
         })?);
+        let config = self.config();
+        if let Some(active) = segments.last() {
+            active.release(&config);
+        }
+        segment.reserve(&config);
         self.names_dirty.store(true, Ordering::Release);
         let mut list = Vec::with_capacity(segments.len() + 1);
         // An empty segment at the same offset (its offsets would overflow) gives way to the new one.
         list.extend(segments.iter().filter(|old| old.base_offset != end.offset).cloned());
         list.push(Arc::clone(&segment));
         *self.segments.write() = Arc::new(list);
-        writer.roll_jitter_ms = roll_jitter_ms(&self.config());
+        writer.roll_jitter_ms = roll_jitter_ms(&config);
         let end = LogEnd { offset: end.offset, segment_base: end.offset, position: 0 };
         self.publish(end);
         Ok(segment)

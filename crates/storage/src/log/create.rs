@@ -40,6 +40,7 @@ impl Log {
             checkpoint::write_partition_metadata(shared.disk.as_ref(), &dir, topic_id).map_err(failed)?;
         }
         let segment = Segment::create(&shared.disk, &dir, first_offset, wall_clock_ms()).map_err(failed)?;
+        segment.reserve(&config);
         let parts = Parts {
             segments: vec![Arc::new(segment)],
             epochs: LeaderEpochs::default(),

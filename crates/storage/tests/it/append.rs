@@ -241,3 +241,24 @@ fn what_an_append_would_block_for_is_told_beforehand() {
     assert_eq!(cost(&compressed, 0), AppendCost::Unfolds, "its records are looked at");
     assert_eq!(cost(&[1; 8], 0), AppendCost::Quick, "it is refused");
 }
+
+/// `preallocate`: the file stays as long as its records, and what was not needed is given back.
+#[test]
+fn space_is_set_aside_for_a_segment() {
+    use std::os::unix::fs::MetadataExt;
+    let root = tempfile::tempdir().unwrap();
+    let (dir, _) = open(root.path());
+    let log = create(&dir, LogConfig { preallocate: true, segment_bytes: 8 << 20, ..LogConfig::default() });
+    let file = |base: i64| std::fs::metadata(root.path().join(format!("games-0/{base:020}.log"))).unwrap();
+    append_records(&log, 3);
+    let (begun, end) = (file(0), log.log_end_offset());
+    assert!(begun.len() < 1 << 20);
+    if begun.blocks() * 512 < 8 << 20 {
+        // The file system sets nothing aside.
+        return;
+    }
+    log.roll().unwrap();
+    assert_eq!(file(0).len(), begun.len());
+    assert!(file(0).blocks() * 512 < 1 << 20, "{} blocks", file(0).blocks());
+    assert!(file(end).len() == 0 && file(end).blocks() * 512 >= 8 << 20);
+}
