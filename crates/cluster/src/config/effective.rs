@@ -59,7 +59,9 @@ pub enum TopicConfigError {
     Invalid(#[from] InvalidValue),
     #[error("conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})")]
     CompactionLag { min: i64, max: i64 },
-    #[error("Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage.")]
+    #[error(
+        "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage."
+    )]
     RemoteStorage,
 }
 
