@@ -136,6 +136,7 @@ fn carry_out(ctx: &Context, wanted: &Partition, moving: &Move, mut left: Option<
         let Some(partition) = partition.filter(|_| !moving.cancelled.load(Ordering::Acquire)) else {
             if let Some(left) = left.filter(|_| !ctx.moves.is_stopping()) {
                 moving.to.abandon_future(&left);
+                wanted.log.resume_cleaning();
             }
             return Ok(false);
         };
@@ -143,10 +144,16 @@ fn carry_out(ctx: &Context, wanted: &Partition, moving: &Move, mut left: Option<
             return Ok(true);
         }
         let future = match left.take() {
+            // Nothing was compacted since it was looked at.
             Some(left) => left,
-            None => moving.to.create_future(copy_of(&partition.log), first_offset(&partition.log)?)?,
+            None => {
+                let future = moving.to.create_future(copy_of(&partition.log), first_offset(&partition.log)?)?;
+                partition.log.pause_cleaning();
+                future
+            }
         };
         let moved = complete(ctx, partition, moving, &future);
+        partition.log.resume_cleaning();
         // What stays is gone on with by the next start.
         let stays = ctx.moves.is_stopping() || partition.log.check_online().is_err();
         if !matches!(moved, Ok(true)) && !stays {
@@ -173,7 +180,7 @@ pub fn copy_of(source: &Log) -> TopicLog {
 fn complete(ctx: &Context, partition: &Arc<Partition>, moving: &Move, future: &Arc<Log>) -> Result<bool, MoveError> {
     let is_cancelled = || moving.cancelled.load(Ordering::Acquire);
     let source = &partition.log;
-    // What is compacted from now on may be copied as it was; and what was copied before, by an earlier run, too.
+    // What an earlier run copied may not have been compacted.
     let is_new = future.log_start_offset() == future.log_end_offset();
     let cleaned = partition.log_dir.cleaned_offset(&partition.name).filter(|_| is_new);
     loop {

@@ -83,6 +83,8 @@ impl LogDirs {
             _ if is_another || dir.log_dir.log(name).is_some() => dir.log_dir.abandon_future(&future),
             Some(_) if is_second() => dir.log_dir.abandon_future(&future),
             Some(whole) if begins_with(&whole, &future) => {
+                // Until the move is at its end.
+                whole.pause_cleaning();
                 tracing::info!(partition = %name, %to, copied = future.log_end_offset(), "a move was interrupted and goes on");
             }
             Some(whole) => {
@@ -104,7 +106,10 @@ impl LogDirs {
 fn copy_anew(whole: &Log, dir: &Dir) {
     let (partition, to) = (whole.topic_partition(), dir.path.display());
     match dir.log_dir.create_future(moves::copy_of(whole), whole.log_start_offset()) {
-        Ok(_) => tracing::info!(%partition, %to, "a move was interrupted and begins anew"),
+        Ok(_) => {
+            whole.pause_cleaning();
+            tracing::info!(%partition, %to, "a move was interrupted and begins anew");
+        }
         Err(error) => tracing::error!(%partition, %to, "a move was interrupted and does not go on: {error}"),
     }
 }

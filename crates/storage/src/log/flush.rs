@@ -224,6 +224,17 @@ impl Log {
         let _none_under_way = self.cleaning.lock();
     }
 
+    /// Ends a cleaning, and lets none begin until [`Log::resume_cleaning`] is called as often as this. Of a log that is copied a
+    /// tombstone must not go when what it deletes was copied already.
+    pub fn pause_cleaning(&self) {
+        self.copiers.fetch_add(1, Ordering::AcqRel);
+        let _none_under_way = self.cleaning.lock();
+    }
+
+    pub fn resume_cleaning(&self) {
+        self.copiers.fetch_sub(1, Ordering::AcqRel);
+    }
+
     /// Refuses appends from now on: the log is being deleted.
     pub(crate) fn shut(&self) {
         self.refuse_changes();

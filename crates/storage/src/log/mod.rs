@@ -156,8 +156,10 @@ pub struct Log {
     epochs: Mutex<LeaderEpochs>,
     /// Held by the one that compacts.
     pub(crate) cleaning: Mutex<()>,
-    /// Asks the one that compacts to end.
+    /// Asks the one that compacts to end, and keeps others from it.
     closing: AtomicBool,
+    /// How many copy the log, which keeps from compacting it, too.
+    copiers: AtomicUsize,
     /// Compaction failed in a way that another try does not mend.
     uncleanable: AtomicBool,
     /// Held by the one that flushes.

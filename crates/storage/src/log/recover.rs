@@ -206,6 +206,7 @@ impl Log {
             epochs: Mutex::new(parts.epochs),
             cleaning: Mutex::new(()),
             closing: AtomicBool::new(false),
+            copiers: AtomicUsize::new(0),
             uncleanable: AtomicBool::new(false),
             flushing: Mutex::new(()),
             upkeep: Mutex::new(()),

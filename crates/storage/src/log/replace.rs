@@ -136,7 +136,7 @@ impl Log {
 
     /// Whether the log is being closed or deleted: whoever works on it should end.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+        self.closing.load(Ordering::Acquire) || self.copiers.load(Ordering::Acquire) > 0
     }
 
     /// Removes what an interrupted cleaning left.

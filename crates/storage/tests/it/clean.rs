@@ -56,6 +56,9 @@ fn only_the_newest_record_of_each_key_stays_and_offsets_do_not_change() {
     fill(&log, 20);
     let (segments, size) = (log.segment_count(), log.size_bytes());
     assert!(segments > 5);
+    log.pause_cleaning();
+    assert!(clean(&dir, BASE_TIME_MS).is_empty(), "it is copied");
+    log.resume_cleaning();
     let slice = log.read(0, 1 << 20, i64::MAX, true).unwrap();
     let before = slice.to_bytes().unwrap();
     let cleaned = clean(&dir, BASE_TIME_MS);
