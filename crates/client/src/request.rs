@@ -33,6 +33,8 @@ requests! {
     DeleteTopicsRequest => DeleteTopicsResponse,
     DeleteRecordsRequest => DeleteRecordsResponse,
     InitProducerIdRequest => InitProducerIdResponse,
+    AddPartitionsToTxnRequest => AddPartitionsToTxnResponse,
+    EndTxnRequest => EndTxnResponse,
     OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse,
     DescribeConfigsRequest => DescribeConfigsResponse,
     AlterConfigsRequest => AlterConfigsResponse,

@@ -50,6 +50,14 @@ fn producer_and_consumer() {
         .tool("kafka-consumer-perf-test", &[&base[..], &["--threads", "2"]].concat())
         .fails(1, "start the tool several times");
     broker.tool("kafka-consumer-perf-test", &[&base[..], &["--print-metrics"]].concat()).fails(1, "leave it out");
+    let base = ["--topic", "tt", "--num-records", "300", "--throughput", "3000", "--record-size", "9"];
+    let transactions = ["--transactional-id", "perf", "--transaction-duration-ms", "20"];
+    assert_matches(TOTAL, &broker.tool("kafka-producer-perf-test", &[&base[..], &transactions].concat()).ok());
+    let end = broker.tool("kafka-get-offsets", &["--topic", "tt"]).ok();
+    let end: i64 = end.trim().trim_start_matches("tt:0:").parse().unwrap();
+    assert!(end > 301, "there are markers of several transactions: {end}");
+    let described = broker.tool("kafka-transactions", &["describe", "--transactional-id", "perf"]).ok();
+    assert!(described.contains("CompleteCommit"), "{described}");
     run(&["kafka-producer-perf-test", "--help"], "").ok();
 }
 

@@ -105,7 +105,7 @@ impl Admin {
     }
 
     /// As [`Admin::to_coordinator`], of a group or of a transactional id.
-    async fn to_coordinator_of<R: Request>(
+    pub(crate) async fn to_coordinator_of<R: Request>(
         &self,
         (key, key_type): (&str, i8),
         what: &str,

@@ -6,6 +6,7 @@ mod numbering;
 mod outcome;
 mod partitioner;
 mod sender;
+mod transaction;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 
 use self::accumulator::{Accumulator, AccumulatorConfig, Added};
 use self::sender::{Sender, SenderConfig};
+use self::transaction::Transactions;
 use crate::client::Client;
 use crate::config::{ClientConfig, ConfigError};
 use crate::error::{Error, Result};
@@ -63,6 +65,7 @@ pub struct Producer {
 #[derive(Debug)]
 pub(crate) struct Shared {
     client: Client,
+    transactions: Option<Transactions>,
     accumulator: Mutex<Accumulator>,
     /// For the sender: there is something new.
     wake: Notify,
@@ -90,8 +93,19 @@ impl Producer {
 
     /// Over the connections and with the configuration of a client. Needs a tokio runtime: it starts the sending task.
     pub fn new(client: Client) -> Result<Producer> {
+        Producer::build(client, None)
+    }
+
+    fn build(client: Client, transactions: Option<Transactions>) -> Result<Producer> {
         let config = client.config();
         let sender_config = SenderConfig::from_config(config)?;
+        if transactions.is_some() && !sender_config.idempotent {
+            return Err(Error::Misuse {
+                what: "make a transactional producer".to_owned(),
+                reason: "it has to be idempotent (enable.idempotence, acks=all, retries, max.in.flight of at most 5)"
+                    .to_owned(),
+            });
+        }
         let accumulator = AccumulatorConfig {
             codec: Codec::from_name(&config.get("compression.type").to_ascii_lowercase()).unwrap_or_default(),
             batch_size_bytes: config.size("batch.size"),
@@ -108,6 +122,7 @@ impl Producer {
             accumulator: Mutex::new(Accumulator::new(accumulator)),
             wake: Notify::new(),
             memory_freed: Notify::new(),
+            transactions,
             client,
         });
         tokio::spawn(Sender::new(Arc::clone(&shared), sender_config).run());
@@ -139,6 +154,9 @@ impl Producer {
     }
 
     fn add(&self, record: &Record<'_>) -> Result<Option<Delivery>> {
+        if let Some(transactions) = &self.shared.transactions {
+            transactions.check_open()?;
+        }
         let size = record.size_bytes();
         let limits =
             [("max.request.size", self.shared.max_request_bytes), ("buffer.memory", self.shared.buffer_memory_bytes)];

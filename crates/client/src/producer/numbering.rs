@@ -61,6 +61,7 @@ impl Sender {
     /// Begins a new epoch wherever one is due and nothing is on the wire under the old one.
     pub(super) fn settle(&mut self) {
         let mut lost: Vec<Batch> = Vec::new();
+        let is_transactional = self.shared.transactions.is_some();
         for state in self.partitions.values_mut() {
             let due = match state.numbering {
                 Numbering::Sound => false,
@@ -74,6 +75,11 @@ impl Sender {
             let (uncertain, refused): (VecDeque<Batch>, _) = state.retries.drain(..).partition(|batch| batch.uncertain);
             state.retries = refused;
             lost.extend(uncertain);
+            if is_transactional {
+                // The transaction is lost, and the producer with it.
+                lost.extend(state.retries.drain(..));
+                continue;
+            }
             match successor(state.producer, self.producer_id) {
                 Some(producer) => state.begin_epoch(producer),
                 // Epochs are used up: ask for another id.

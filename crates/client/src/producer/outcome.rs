@@ -267,6 +267,9 @@ impl Sender {
 
     /// Tells those who wait, and gives the memory back.
     pub(super) fn finish(&mut self, batch: &Batch, outcome: Outcome) {
+        if let (Some(transactions), Outcome::Failed(error)) = (&self.shared.transactions, &outcome) {
+            transactions.fail(error);
+        }
         batch.state.complete(outcome);
         self.shared.accumulator.lock().release(batch.id, batch.memory_bytes);
         self.shared.memory_freed.notify_waiters();

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use caudal_protocol::TopicPartition;
 use caudal_protocol::compression::Codec;
 use caudal_protocol::messages as m;
 use caudal_protocol::messages::ProduceResponse;
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use super::Shared;
 use super::batch::{Batch, Outcome};
 use super::numbering::{Numbering, ProducerId, add_sequence};
+use super::transaction::produce_version;
 use crate::client::{ANY_VERSION, Backoff, Lane};
 use crate::config::{ClientConfig, ConfigError};
 use crate::connection::Connection;
@@ -97,6 +99,11 @@ pub(super) enum Event {
     },
     Refreshed(Result<()>),
     GotProducerId(Result<ProducerId>),
+    /// Partitions were added to the transaction.
+    Added {
+        partitions: Vec<TopicPartition>,
+        result: Result<()>,
+    },
     Answered {
         node: i32,
         ids: Vec<u64>,
@@ -229,6 +236,14 @@ impl Sender {
                     }
                 }
             }
+            Event::Added { partitions, result } => {
+                if let Some(transactions) = &self.shared.transactions {
+                    transactions.added(partitions, &result);
+                }
+                if let Err(error) = result {
+                    self.fail_waiting(&error);
+                }
+            }
             Event::Answered { node, ids, result } => {
                 self.request_done(node);
                 self.on_answer(ids, result, now);
@@ -256,6 +271,9 @@ impl Sender {
         if now.duration_since(self.refreshed_at) >= self.config.metadata_max_age {
             self.refresh_wanted = true;
         }
+        if let Some(transactions) = &self.shared.transactions {
+            self.producer_id = transactions.producer();
+        }
         loop {
             self.settle();
             let plans = self.plan(now, &mut sooner);
@@ -266,7 +284,9 @@ impl Sender {
                 self.send(node, plan);
             }
         }
-        if self.config.idempotent && self.producer_id.is_none() && !self.asking_id {
+        self.add_to_transaction();
+        let by_itself = self.config.idempotent && self.shared.transactions.is_none();
+        if by_itself && self.producer_id.is_none() && !self.asking_id {
             let anything = !self.shared.accumulator.lock().is_idle();
             match self.id_retry_at.filter(|at| *at > now) {
                 _ if !anything => {}
@@ -315,6 +335,9 @@ impl Sender {
                 continue;
             }
             let Some(name) = accumulator.topic_name(topic).cloned() else { continue };
+            if shared.transactions.as_ref().is_some_and(|transactions| !transactions.admits(&name, partition)) {
+                continue;
+            }
             let Ok((leader, _)) = shared.client.leader(&name, partition) else {
                 self.refresh_wanted = true;
                 continue;
@@ -372,11 +395,13 @@ impl Sender {
             return;
         }
         let timeout = self.shared.client.request_timeout();
+        let transactional = self.shared.transactions.as_ref();
+        let version = produce_version(transactional.is_some());
         let request = m::ProduceRequest {
+            transactional_id: transactional.map(|transactions| transactions.id().to_owned()),
             acks: self.config.acks,
             timeout_ms: i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
             topic_data: topics,
-            ..Default::default()
         };
         let client = self.shared.client.clone();
         let connection = plan.connection;
@@ -392,7 +417,7 @@ impl Sender {
                 Err(error) => Some((ids, error)),
             }
         } else {
-            match connection.submit(&request, ANY_VERSION) {
+            match connection.submit(&request, version) {
                 Ok(waiting) => {
                     self.tasks.spawn(async move {
                         let answer = waiting.answer(timeout).await;
@@ -419,6 +444,7 @@ impl Sender {
             state.producer = state.producer.or(self.producer_id);
             if let Some(producer) = state.producer {
                 builder.set_producer(producer.id, producer.epoch, number);
+                builder = builder.transactional(self.shared.transactions.is_some());
                 batch.sequence = Some(number);
                 state.next_sequence = add_sequence(number, batch.count);
             }
@@ -480,6 +506,23 @@ impl Sender {
                 }
             }
             Event::Refreshed(result)
+        });
+    }
+
+    /// Adds the partitions that batches wait for.
+    fn add_to_transaction(&mut self) {
+        let Some(transactions) = &self.shared.transactions else { return };
+        let partitions = transactions.take_wanted();
+        if partitions.is_empty() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        self.tasks.spawn(async move {
+            let result = match &shared.transactions {
+                Some(transactions) => transactions.add(shared.client.clone(), &partitions).await,
+                None => Ok(()),
+            };
+            Event::Added { partitions, result }
         });
     }
 

@@ -1,5 +1,7 @@
 //! The producer against a real cluster, see [`crate::cluster`].
 
+use std::time::Duration;
+
 use caudal_client::{Client, ClientConfig, Error, Fetcher, Isolation, OffsetRange, OffsetSpec, Producer, Record};
 use caudal_protocol::record::Record as Read;
 use caudal_protocol::{ErrorCode, TopicPartition};
@@ -149,4 +151,57 @@ async fn wrong_targets_are_named() {
     assert!(error.ends_with("the topic has partitions 0 to 1"), "{error}");
     let error = producer.send(Record::new("bad name!", None, None)).await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::InvalidTopicException), "{error}");
+}
+
+#[tokio::test]
+async fn transactions_are_committed_and_a_successor_fences() {
+    let cluster = Cluster::open().await;
+    let servers = cluster.servers();
+    let admin = admin(&servers).await;
+    let topic = new_topic(&admin, "transactions", 1).await;
+    let connect = || async {
+        let client = Client::connect(config(&servers, &[])).await.unwrap();
+        let producer = Producer::transactional(client, &topic, 60_000).unwrap();
+        producer.init_transactions().await.unwrap();
+        producer
+    };
+    let end = || async {
+        let tp = TopicPartition::new(&topic, 0);
+        let spec = (OffsetSpec::Latest, Isolation::ReadCommitted);
+        admin.client().offsets(std::slice::from_ref(&tp), spec.0, spec.1).await.unwrap()[0].1.offset
+    };
+    // The markers come after the answer.
+    let reaches = async |expected: i64| {
+        let all_there = async { while end().await < expected {} };
+        tokio::time::timeout(Duration::from_secs(20), all_there).await.unwrap();
+        assert_eq!(end().await, expected);
+    };
+    let first = connect().await;
+    assert!(matches!(first.send(Record::new(&topic, None, None)).await, Err(Error::Misuse { .. })));
+    for expected in [3, 6] {
+        first.begin_transaction().unwrap();
+        assert!(matches!(first.begin_transaction(), Err(Error::Misuse { .. })));
+        let sent = [
+            first.send(Record::new(&topic, None, Some(b"a"))).await,
+            first.send(Record::new(&topic, None, None)).await,
+        ];
+        first.commit_transaction().await.unwrap();
+        for delivery in sent {
+            delivery.unwrap().await.unwrap();
+        }
+        // Two records, and the marker.
+        reaches(expected).await;
+    }
+    first.begin_transaction().unwrap();
+    let lost = first.send(Record::new(&topic, None, Some(b"lost"))).await.unwrap();
+    first.flush().await;
+    lost.await.unwrap();
+    assert_eq!(end().await, 6);
+    let second = connect().await;
+    assert!(first.commit_transaction().await.is_err());
+    second.begin_transaction().unwrap();
+    let sent = second.send(Record::new(&topic, None, Some(b"b"))).await.unwrap();
+    second.commit_transaction().await.unwrap();
+    assert_eq!(sent.await.unwrap().offset, Some(8));
+    reaches(10).await;
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use caudal_client::{Delivery, Producer, Record};
+use caudal_client::{Client, Delivery, Producer, Record};
+use caudal_protocol::Uuid;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -34,8 +35,8 @@ const OPTIONS: &[Opt] = &[
     value("command-config", "CONFIG-FILE", "Producer config properties file."),
     value("producer.config", "CONFIG-FILE", "(DEPRECATED) As --command-config. This option will be removed in a future version."),
     flag("print-metrics", "Refused: metrics of the Java client."),
-    value("transactional-id", "TRANSACTIONAL-ID", "Refused: the producer here has no transactions."),
-    value("transaction-duration-ms", "TRANSACTION-DURATION", "Refused: the producer here has no transactions.").long(),
+    value("transactional-id", "TRANSACTIONAL-ID", "The transactional id to use. This config takes precedence over the transactional.id specified via --command-property or --command-config. Note that if the transactional id is not specified while --transaction-duration-ms is provided, the default value for the transactional id will be performance-producer- followed by a random uuid."),
+    value("transaction-duration-ms", "TRANSACTION-DURATION", "The maximum duration of each transaction. The commitTransaction will be called after this time has elapsed. The value should be greater than 0. If the transactional id is specified via --command-property, --command-config or --transactional-id but --transaction-duration-ms is not specified, the default value will be 3000.").long(),
     value("warmup-records", "WARMUP-RECORDS", "The number of records to treat as warmup. These initial records will not be included in steady-state statistics. An additional summary line will be printed describing the steady-state statistics.").long().default("0"),
     value("reporting-interval", "INTERVAL-MS", "Interval in milliseconds at which to print progress info.").long().default("5000"),
     flag("help", "Print this (-h)."),
@@ -49,8 +50,17 @@ pub static TOOL: Tool = Tool {
     run,
 };
 
-const NO_TRANSACTIONS: &str = "the producer of this tool has no transactions: leave out --transactional-id, \
-     --transaction-duration-ms and transactional.id, or use Apache Kafka's kafka-producer-perf-test";
+const DEFAULT_TRANSACTION_DURATION_MS: i64 = 3000;
+const DEFAULT_TRANSACTION_TIMEOUT_MS: i32 = 60_000;
+
+/// Records in transactions.
+#[derive(Debug, PartialEq)]
+struct Transactional {
+    id: String,
+    /// A transaction is committed behind the record that comes so long after its first one.
+    duration_ms: i64,
+    timeout_ms: i32,
+}
 
 /// What is sent.
 #[derive(Debug)]
@@ -72,6 +82,7 @@ struct Options {
     interval_ms: i64,
     payload: Payload,
     producer: BTreeMap<String, String>,
+    transactional: Option<Transactional>,
 }
 
 fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
@@ -83,7 +94,15 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
     let options = options(&parsed)?;
     let config = client_config(&options.producer)?;
     run_beside(async {
-        let producer = Producer::connect(config).await.map_err(CallError::from)?;
+        let client = Client::connect(config).await.map_err(CallError::from)?;
+        let producer = match &options.transactional {
+            Some(wanted) => Producer::transactional(client, &wanted.id, wanted.timeout_ms),
+            None => Producer::new(client),
+        };
+        let producer = producer.map_err(CallError::from)?;
+        if options.transactional.is_some() {
+            producer.init_transactions().await.map_err(CallError::from)?;
+        }
         if options.warmup > 0 {
             say!(
                 "Warmup first {} records. Steady state results will print after the complete test summary.",
@@ -149,6 +168,7 @@ fn options(parsed: &Parsed) -> Result<Options, Stop> {
         interval_ms: parsed.long("reporting-interval")?.unwrap_or(0),
         payload: Payload::Monotonic,
         producer: BTreeMap::new(),
+        transactional: None,
     };
     if records <= 0 {
         return Err(usage("--num-records should be greater than zero."));
@@ -177,10 +197,35 @@ fn options(parsed: &Parsed) -> Result<Options, Stop> {
         return Err(usage("--reporting-interval should be greater than zero."));
     }
     refuse_metrics(parsed.has("print-metrics"))?;
-    if parsed.has("transactional-id") || parsed.has("transaction-duration-ms") {
-        return Err(Stop::Failed(NO_TRANSACTIONS.to_owned()));
+    if parsed.long("transaction-duration-ms")?.is_some_and(|duration| duration <= 0) {
+        return Err(usage("--transaction-duration-ms should be greater than zero."));
     }
-    Ok(Options { payload: payload(parsed)?, producer: properties(parsed)?, ..options })
+    let mut producer = properties(parsed)?;
+    let transactional = transactional(parsed, &mut producer)?;
+    Ok(Options { payload: payload(parsed)?, producer, transactional, ..options })
+}
+
+/// Whether there are transactions, which takes one of three settings; the client is told of them apart from its properties.
+fn transactional(parsed: &Parsed, producer: &mut BTreeMap<String, String>) -> Result<Option<Transactional>, Stop> {
+    let id = producer.remove("transactional.id");
+    let duration_ms = parsed.long("transaction-duration-ms")?;
+    let id = parsed.text("transactional-id")?.map(str::to_owned).or(id);
+    if id.is_none() && duration_ms.is_none() {
+        return Ok(None);
+    }
+    let timeout_ms = match producer.remove("transaction.timeout.ms") {
+        None => DEFAULT_TRANSACTION_TIMEOUT_MS,
+        Some(text) => text.trim().parse().map_err(|_| {
+            Stop::Failed(format!(
+                "Invalid value {text} for configuration transaction.timeout.ms: Not a number of type INT"
+            ))
+        })?,
+    };
+    Ok(Some(Transactional {
+        id: id.unwrap_or_else(|| format!("performance-producer-{}", Uuid::random())),
+        duration_ms: duration_ms.unwrap_or(DEFAULT_TRANSACTION_DURATION_MS),
+        timeout_ms,
+    }))
 }
 
 fn payload(parsed: &Parsed) -> Result<Payload, Stop> {
@@ -224,9 +269,6 @@ fn properties(parsed: &Parsed) -> Result<BTreeMap<String, String>, Stop> {
             .filter(|(_, value)| !value.is_empty() && !value.contains('='))
             .ok_or_else(|| Stop::Failed(format!("Invalid property: {pair}")))?;
         properties.insert(name.to_owned(), value.to_owned());
-    }
-    if properties.contains_key("transactional.id") {
-        return Err(Stop::Failed(NO_TRANSACTIONS.to_owned()));
     }
     properties.entry("client.id".to_owned()).or_insert_with(|| "perf-producer-client".to_owned());
     if let Some(servers) = parsed.text("bootstrap-server")? {
@@ -332,7 +374,13 @@ async fn send(producer: &Producer, mut options: Options, run: &Run) -> Result<()
     let mut random = Random::new();
     let mut throttle = Throttle::new(options.throughput);
     let mut number;
+    // When the transaction that is open was begun.
+    let mut begun_ms = None;
     for i in 0..options.records {
+        if options.transactional.is_some() && begun_ms.is_none() {
+            producer.begin_transaction().map_err(CallError::from)?;
+            begun_ms = Some(now_ms());
+        }
         let value: &[u8] = match &mut options.payload {
             Payload::Random(bytes) => {
                 random.letters(bytes);
@@ -358,9 +406,18 @@ async fn send(producer: &Producer, mut options: Options, run: &Run) -> Result<()
             }
             Err(error) => run.fail(error),
         }
+        if let Some(wanted) = &options.transactional
+            && begun_ms.is_some_and(|begun_ms| wanted.duration_ms <= start_ms - begun_ms)
+        {
+            producer.commit_transaction().await.map_err(CallError::from)?;
+            begun_ms = None;
+        }
         if let Some(pause) = throttle.pause(i) {
             tokio::time::sleep(pause).await;
         }
+    }
+    if begun_ms.is_some() {
+        producer.commit_transaction().await.map_err(CallError::from)?;
     }
     Ok(())
 }
@@ -422,13 +479,29 @@ mod tests {
             (&format!("{full} --record-size 0"), "--record-size should be greater than zero."),
             (&format!("{full} --record-size 1 --warmup-records 5"), "must be strictly fewer"),
             (&format!("{full} --record-size 1 --command-property a"), "Invalid property: a"),
-            (&format!("{full} --record-size 1 --transactional-id a"), "has no transactions"),
+            (&format!("{full} --record-size 1 --transaction-duration-ms 0"), "should be greater than zero"),
             (&format!("{full} --record-size 1 --print-metrics"), "leave it out"),
         ];
         for (line, sentence) in cases {
             let error = parsed(line).unwrap_err().to_string();
             assert!(error.contains(sentence), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn transactions_are_asked_for_in_three_ways() {
+        let of = |more: &str| {
+            let full = "--bootstrap-server h:1 --topic t --num-records 5 --throughput 1 --record-size 1";
+            let options = parsed(&format!("{full} {more}")).unwrap();
+            assert!(!options.producer.contains_key("transactional.id"));
+            options.transactional.map(|wanted| (wanted.id, wanted.duration_ms))
+        };
+        assert_eq!(of(""), None);
+        assert_eq!(of("--transactional-id a"), Some(("a".to_owned(), 3000)));
+        let both = of("--command-property transactional.id=b --transaction-duration-ms 7");
+        assert_eq!(both, Some(("b".to_owned(), 7)));
+        assert_eq!(of("--command-property transactional.id=b --transactional-id a"), Some(("a".to_owned(), 3000)));
+        assert!(of("--transaction-duration-ms 7").unwrap().0.starts_with("performance-producer-"));
     }
 
     #[test]
