@@ -21,7 +21,7 @@ pub fn run(parsed: &Parsed) -> Result<(), Stop> {
         ));
     }
     if parsed.has("add-scram") {
-        let refused = "--add-scram is not supported yet: this version has no SCRAM credentials";
+        let refused = "--add-scram is not supported yet: add credentials with kafka-configs when the broker runs";
         return Err(Stop::Failed(refused.to_owned()));
     }
     let features = parsed.all("feature").iter().map(|text| format::parse_feature(text));
