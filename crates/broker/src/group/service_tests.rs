@@ -121,18 +121,23 @@ fn what_is_told_out_of_order_takes_effect_in_order() {
     });
 }
 
+/// Of a member of the group `g` of the classic protocol.
+fn joining() -> JoinGroupRequest {
+    let protocol = JoinGroupRequestProtocol { name: "range".into(), metadata: Bytes::from_static(b"sub") };
+    JoinGroupRequest {
+        group_id: "g".into(),
+        session_timeout_ms: 10_000,
+        rebalance_timeout_ms: 60_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![protocol],
+        ..JoinGroupRequest::default()
+    }
+}
+
 #[test]
 fn an_assignment_that_is_not_stored_begins_the_group_anew() {
     run(|service, log| async move {
-        let protocol = JoinGroupRequestProtocol { name: "range".into(), metadata: Bytes::from_static(b"sub") };
-        let join = JoinGroupRequest {
-            group_id: "g".into(),
-            session_timeout_ms: 10_000,
-            rebalance_timeout_ms: 60_000,
-            protocol_type: "consumer".into(),
-            protocols: vec![protocol],
-            ..JoinGroupRequest::default()
-        };
+        let join = joining();
         let joined = service.join(&join, "c", "/127.0.0.1", 3).await;
         assert_eq!((joined.error_code, joined.generation_id), (0, 1));
         for (generation, error) in [(1, ErrorCode::KafkaStorageError), (2, ErrorCode::None)] {
@@ -248,16 +253,7 @@ fn a_group_that_is_busy_holds_up_nobody() {
 #[test]
 fn a_static_member_that_could_not_be_replaced_stays() {
     run(|service, log| async move {
-        let protocol = JoinGroupRequestProtocol { name: "range".into(), metadata: Bytes::from_static(b"sub") };
-        let join = JoinGroupRequest {
-            group_id: "g".into(),
-            session_timeout_ms: 10_000,
-            rebalance_timeout_ms: 60_000,
-            group_instance_id: Some("i".into()),
-            protocol_type: "consumer".into(),
-            protocols: vec![protocol],
-            ..JoinGroupRequest::default()
-        };
+        let join = JoinGroupRequest { group_instance_id: Some("i".into()), ..joining() };
         let first = service.join(&join, "c", "/127.0.0.1", 5).await;
         let sync = SyncGroupRequest {
             group_id: "g".into(),
