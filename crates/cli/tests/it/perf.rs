@@ -1,5 +1,6 @@
 //! The tools that measure and those that verify: their lines are those that programs around Kafka read.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use regex::Regex;
@@ -59,6 +60,34 @@ fn producer_and_consumer() {
     let described = broker.tool("kafka-transactions", &["describe", "--transactional-id", "perf"]).ok();
     assert!(described.contains("CompleteCommit"), "{described}");
     run(&["kafka-producer-perf-test", "--help"], "").ok();
+}
+
+#[test]
+fn a_producer_whose_id_another_one_takes_ends_with_that() {
+    let broker = Broker::start();
+    let args =
+        ["--topic", "t", "--record-size", "9", "--transactional-id", "perf", "--transaction-duration-ms", "60000"];
+    let first = ["--num-records", "1600", "--throughput", "400", "--reporting-interval", "200"];
+    let mut first = Command::new(CAUDAL)
+        .args(["kafka-producer-perf-test", "--bootstrap-server", &broker.address])
+        .args([&args[..], &first].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(first.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains(" records sent, "));
+    let second = ["--num-records", "5", "--throughput", "-1"];
+    broker.tool("kafka-producer-perf-test", &[&args[..], &second].concat()).ok();
+    assert!(lines.all(|line| line.unwrap().contains(" max latency.")), "there is no total");
+    let end = ran(&first.wait_with_output().unwrap());
+    let class = "org.apache.kafka.common.errors.InvalidProducerEpochException: Producer";
+    let told = format!(r"{class} attempted to produce with an old epoch\.\n\d+ records were not written\n");
+    let last = format!(
+        r"{class} with transactionalId 'perf' and \(producerId=\d+, epoch=\d+\) attempted to produce with an old epoch"
+    );
+    assert_matches(&(told + &last), &end.err);
+    assert_eq!(end.code, Some(1));
 }
 
 #[test]
@@ -137,7 +166,7 @@ fn a_verifiable_producer_that_is_stopped_says_what_became_of_its_records() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(producer.stdout.take().unwrap()));
+    let mut lines = BufReader::new(producer.stdout.take().unwrap()).lines();
     // The line of the start is one too many, that of 20 is left out.
     let mut acked = lines.by_ref().take_while(|line| !line.as_ref().unwrap().contains("\"value\":\"20\"")).count();
     signal(&producer, "TERM");

@@ -60,8 +60,11 @@ impl PartitionState {
 impl Sender {
     /// Begins a new epoch wherever one is due and nothing is on the wire under the old one.
     pub(super) fn settle(&mut self) {
+        // What a transactional producer cannot send ends it, and its coordinator gives out the epochs.
+        if self.shared.transactions.is_some() {
+            return;
+        }
         let mut lost: Vec<Batch> = Vec::new();
-        let is_transactional = self.shared.transactions.is_some();
         for state in self.partitions.values_mut() {
             let due = match state.numbering {
                 Numbering::Sound => false,
@@ -75,11 +78,6 @@ impl Sender {
             let (uncertain, refused): (VecDeque<Batch>, _) = state.retries.drain(..).partition(|batch| batch.uncertain);
             state.retries = refused;
             lost.extend(uncertain);
-            if is_transactional {
-                // The transaction is lost, and the producer with it.
-                lost.extend(state.retries.drain(..));
-                continue;
-            }
             match successor(state.producer, self.producer_id) {
                 Some(producer) => state.begin_epoch(producer),
                 // Epochs are used up: ask for another id.
@@ -143,6 +141,7 @@ pub(super) fn proves_refusal(code: ErrorCode) -> bool {
             | E::OutOfOrderSequenceNumber
             | E::DuplicateSequenceNumber
             | E::InvalidProducerEpoch
+            | E::ProducerFenced
             | E::InvalidTxnState
             | E::UnknownProducerId
             | E::UnsupportedCompressionType

@@ -95,14 +95,20 @@ impl Sender {
                 self.split(batch, &error, now);
                 return;
             }
+            // Another producer has the transactional id now.
+            ErrorCode::InvalidProducerEpoch | ErrorCode::ProducerFenced if self.shared.transactions.is_some() => {
+                self.fail(batch, error);
+                return;
+            }
             _ => {}
         }
         let about_numbers = is_about_numbers(code) && batch.sequence.is_some();
         if about_numbers && !self.has_predecessor(&batch) {
             // Nothing before it is missing, so broker and producer disagree for good.
             self.break_numbering(&batch);
-            if batch.uncertain {
-                let error = unknown_fate(&batch);
+            // A transaction is lost with it: only its producer's end remains.
+            if batch.uncertain || self.shared.transactions.is_some() {
+                let error = if batch.uncertain { unknown_fate(&batch) } else { error };
                 self.fail(batch, error);
                 return;
             }
@@ -268,7 +274,7 @@ impl Sender {
     /// Tells those who wait, and gives the memory back.
     pub(super) fn finish(&mut self, batch: &Batch, outcome: Outcome) {
         if let (Some(transactions), Outcome::Failed(error)) = (&self.shared.transactions, &outcome) {
-            transactions.fail(error);
+            _ = transactions.fail(error);
         }
         batch.state.complete(outcome);
         self.shared.accumulator.lock().release(batch.id, batch.memory_bytes);

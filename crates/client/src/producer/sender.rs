@@ -240,9 +240,6 @@ impl Sender {
                 if let Some(transactions) = &self.shared.transactions {
                     transactions.added(partitions, &result);
                 }
-                if let Err(error) = result {
-                    self.fail_waiting(&error);
-                }
             }
             Event::Answered { node, ids, result } => {
                 self.request_done(node);
@@ -273,6 +270,9 @@ impl Sender {
         }
         if let Some(transactions) = &self.shared.transactions {
             self.producer_id = transactions.producer();
+            if let Some(error) = transactions.failure() {
+                self.fail_waiting(&error);
+            }
         }
         loop {
             self.settle();

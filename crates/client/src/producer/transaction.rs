@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use caudal_protocol::TopicPartition;
 use caudal_protocol::messages as m;
 use caudal_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
+use caudal_protocol::{ErrorCode, TopicPartition};
 use parking_lot::Mutex;
 
 use super::numbering::ProducerId;
@@ -76,8 +76,30 @@ impl Transactions {
         }
     }
 
-    pub(super) fn fail(&self, error: &Error) {
-        self.state.lock().failure.get_or_insert_with(|| error.clone());
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.state.lock().failure.clone()
+    }
+
+    /// The producer cannot go on, for the first reason of all; returned. That another one has its id is said in the Java
+    /// producer's words.
+    pub(super) fn fail(&self, error: &Error) -> Error {
+        let sentence = match error.code() {
+            Some(ErrorCode::InvalidProducerEpoch) => Some("attempted to produce with an old epoch"),
+            Some(ErrorCode::ProducerFenced) => {
+                Some("has been fenced by another producer with the same transactionalId")
+            }
+            _ => None,
+        };
+        let mut state = self.state.lock();
+        let failure = match (sentence, error.code(), state.producer) {
+            (Some(sentence), Some(code), Some(ProducerId { id, epoch })) => {
+                let producer =
+                    format!("Producer with transactionalId '{}' and (producerId={id}, epoch={epoch})", self.id);
+                Error::server("go on with its transactions", code.code(), Some(&format!("{producer} {sentence}")))
+            }
+            _ => error.clone(),
+        };
+        state.failure.get_or_insert(failure).clone()
     }
 
     /// Whether batches may be sent to a partition; notes it as one to be added otherwise.
@@ -103,16 +125,15 @@ impl Transactions {
 
     /// Partitions were added, or could not be.
     pub(super) fn added(&self, partitions: Vec<TopicPartition>, result: &Result<()>) {
+        if let Err(error) = result {
+            self.fail(error);
+            return;
+        }
         let mut state = self.state.lock();
         state.is_adding = false;
-        match result {
-            Ok(()) => {
-                for partition in partitions {
-                    state.wanted.remove(&partition);
-                    state.added.insert(partition);
-                }
-            }
-            Err(error) => _ = state.failure.get_or_insert_with(|| error.clone()),
+        for partition in partitions {
+            state.wanted.remove(&partition);
+            state.added.insert(partition);
         }
     }
 
@@ -162,8 +183,10 @@ impl Transactions {
         let admin = Admin::new(client);
         loop {
             let response = admin.to_coordinator_of((&self.id, TRANSACTION), &what, request, version, &code).await?;
+            // Coordinators before 2.7 have the partitions' code for it.
+            let code = Some(code(&response)).filter(|code| *code != ErrorCode::InvalidProducerEpoch.code());
             // The one before may not be over yet.
-            match check(code(&response), None, || what.clone()) {
+            match check(code.unwrap_or(ErrorCode::ProducerFenced.code()), None, || what.clone()) {
                 Ok(()) => return Ok(response),
                 Err(error) => attempts.pause(error).await?,
             }
@@ -235,7 +258,9 @@ impl Producer {
                 committed: true,
             };
             let code = |response: &m::EndTxnResponse| response.error_code;
-            transactions.ask(shared.client.clone(), "commit a transaction", &request, END_VERSION, code).await?;
+            let what = "commit a transaction";
+            let ended = transactions.ask(shared.client.clone(), what, &request, END_VERSION, code).await;
+            ended.map_err(|error| transactions.fail(&error))?;
         }
         let mut state = transactions.state.lock();
         state.added.clear();

@@ -198,10 +198,33 @@ async fn transactions_are_committed_and_a_successor_fences() {
     lost.await.unwrap();
     assert_eq!(end().await, 6);
     let second = connect().await;
-    assert!(first.commit_transaction().await.is_err());
+    let fenced = first.commit_transaction().await.unwrap_err();
+    assert_eq!(fenced.code(), Some(ErrorCode::ProducerFenced), "{fenced}");
+    assert!(
+        fenced.to_string().contains("has been fenced by another producer with the same transactionalId"),
+        "{fenced}"
+    );
+    assert_eq!(first.begin_transaction().unwrap_err().to_string(), fenced.to_string());
     second.begin_transaction().unwrap();
     let sent = second.send(Record::new(&topic, None, Some(b"b"))).await.unwrap();
     second.commit_transaction().await.unwrap();
     assert_eq!(sent.await.unwrap().offset, Some(8));
     reaches(10).await;
+    // Fenced between two records: a partition's leader tells first.
+    second.begin_transaction().unwrap();
+    second.send(Record::new(&topic, None, Some(b"lost"))).await.unwrap().await.unwrap();
+    connect().await;
+    let mut records = Vec::new();
+    for _ in 0..3 {
+        records.extend(second.send(Record::new(&topic, None, Some(b"late"))).await);
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(20), second.commit_transaction()).await;
+    let old = ended.expect("the records are not waited for").unwrap_err();
+    assert_eq!(old.code(), Some(ErrorCode::InvalidProducerEpoch), "{old}");
+    let sentence = format!("Producer with transactionalId '{topic}' and (producerId=");
+    assert!(old.to_string().contains(&sentence) && old.to_string().contains("an old epoch"), "{old}");
+    for record in records {
+        assert_eq!(record.await.unwrap_err().code(), Some(ErrorCode::InvalidProducerEpoch));
+    }
+    assert!(matches!(second.send(Record::new(&topic, None, None)).await, Err(error) if error.code() == old.code()));
 }

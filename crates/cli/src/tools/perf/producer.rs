@@ -110,9 +110,11 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
             )?;
         }
         let run = Run::new(&options);
-        send(&producer, options, &run).await?;
-        producer.close().await;
-        run.end().await
+        let sent = send(&producer, options, &run).await;
+        if sent.is_ok() {
+            producer.close().await;
+        }
+        run.end(sent).await
     })
 }
 
@@ -326,8 +328,8 @@ impl Run {
         fail(&mut self.figures.lock(), error);
     }
 
-    /// Waits for the watchers, and prints the last lines.
-    async fn end(self) -> Result<(), Stop> {
+    /// Waits for the watchers, and prints the last lines unless sending came to an end before.
+    async fn end(self, sent: Result<(), Stop>) -> Result<(), Stop> {
         for Watcher { records, task } in self.watchers.into_inner().into_values() {
             drop(records);
             task.await.unwrap_or(Ok(()))?;
@@ -336,6 +338,7 @@ impl Run {
         if figures.failed > 1 {
             tell!("{} records were not written", figures.failed);
         }
+        sent?;
         figures.all.print_total()?;
         match &mut figures.steady {
             Some(steady) => steady.print_total(),
@@ -370,6 +373,11 @@ async fn watch(mut sent: mpsc::UnboundedReceiver<Sent>, figures: Arc<Mutex<Figur
     Ok(())
 }
 
+/// What a transactional producer ends with, as Java names what it throws.
+fn by_class(error: caudal_client::Error) -> Stop {
+    Stop::Failed(CallError::from(error).java())
+}
+
 async fn send(producer: &Producer, mut options: Options, run: &Run) -> Result<(), Stop> {
     let mut random = Random::new();
     let mut throttle = Throttle::new(options.throughput);
@@ -378,7 +386,7 @@ async fn send(producer: &Producer, mut options: Options, run: &Run) -> Result<()
     let mut begun_ms = None;
     for i in 0..options.records {
         if options.transactional.is_some() && begun_ms.is_none() {
-            producer.begin_transaction().map_err(CallError::from)?;
+            producer.begin_transaction().map_err(by_class)?;
             begun_ms = Some(now_ms());
         }
         let value: &[u8] = match &mut options.payload {
@@ -409,7 +417,7 @@ async fn send(producer: &Producer, mut options: Options, run: &Run) -> Result<()
         if let Some(wanted) = &options.transactional
             && begun_ms.is_some_and(|begun_ms| wanted.duration_ms <= start_ms - begun_ms)
         {
-            producer.commit_transaction().await.map_err(CallError::from)?;
+            producer.commit_transaction().await.map_err(by_class)?;
             begun_ms = None;
         }
         if let Some(pause) = throttle.pause(i) {
@@ -417,7 +425,7 @@ async fn send(producer: &Producer, mut options: Options, run: &Run) -> Result<()
         }
     }
     if begun_ms.is_some() {
-        producer.commit_transaction().await.map_err(CallError::from)?;
+        producer.commit_transaction().await.map_err(by_class)?;
     }
     Ok(())
 }
