@@ -1,6 +1,6 @@
 //! The page of metrics and the health checks, over HTTP/1.1: GET and HEAD of a few paths, an answer for each connection, then
 //! its end. What clients may cost is bounded: the bytes of a request, the time of it and of its answer, connections at a time,
-//! of which those that say nothing give way to new ones.
+//! of which those that say nothing, or do not take what they asked for, give way to new ones.
 
 mod health;
 mod host;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::health::Health;
 use self::host::Hosts;
@@ -26,7 +26,7 @@ use crate::context::Context;
 use crate::metrics::{Exposition, write_page};
 use crate::server::{BindError, bind_all};
 
-/// Connections at a time. One more takes the place of the one that has said nothing for longest, or waits.
+/// Connections at a time. One more takes the place of another, see [`places`].
 const MAX_CONNECTIONS: usize = 16;
 /// For a request to arrive.
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -115,34 +115,29 @@ async fn accept(
 }
 
 async fn answer(mut stream: TcpStream, mut place: Place, serving: &Serving, hosts: &Hosts) -> io::Result<()> {
-    let local = stream.local_addr()?.ip();
     let request = tokio::select! {
         request = timeout(MAX_REQUEST_TIME, read(&mut stream)) => request.map_err(|_| io::ErrorKind::TimedOut)??,
         () = place.wanted() => return Err(io::Error::other("it said nothing, and another one came")),
     };
-    place.keep();
-    let answered = async {
-        match request {
-            Ok(Request { host: Some(host), .. }) if !hosts.allow(local, &host) => {
-                let text = format!(
-                    "'{host}' is not a name of this broker. Ask for it by IP address, as localhost, or by a host that \
-                     caudal.http.listeners or advertised.listeners names.\n"
-                );
-                write_all(&mut stream, ("421 Misdirected Request", ""), (TEXT, &text), true).await
-            }
-            Ok(request) => respond(&mut stream, &request, serving).await,
-            Err(error) => {
-                let allow = if error == RequestError::Method { "Allow: GET, HEAD\r\n" } else { "" };
-                write_all(&mut stream, (error.status(), allow), (TEXT, &format!("{error}\n")), true).await
-            }
-        }?;
-        stream.shutdown().await?;
-        // What the peer had yet to say must not make the system take back what was answered.
-        let mut unread = [0; 1024];
-        while stream.read(&mut unread).await? > 0 {}
-        Ok(())
-    };
-    timeout(MAX_ANSWER_TIME, answered).await.map_err(|_| io::ErrorKind::TimedOut)?
+    place.answering();
+    let ends = Instant::now() + MAX_ANSWER_TIME;
+    tokio::select! {
+        answered = timeout_at(ends, respond(&mut stream, request, serving, hosts)) => answered.map_err(|_| io::ErrorKind::TimedOut)??,
+        () = place.wanted() => return Err(io::Error::other("it did not take its answer, and another one came")),
+    }
+    place.answered();
+    tokio::select! {
+        left = timeout_at(ends, leave(&mut stream)) => left.map_err(|_| io::ErrorKind::TimedOut)?,
+        () = place.wanted() => Ok(()),
+    }
+}
+
+/// Waits until the peer has ended too: what it had yet to say must not make the system take back what was answered.
+async fn leave(stream: &mut TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut unread = [0; 1024];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
 }
 
 /// Reads the head of a request; GET and HEAD have no more.
@@ -163,7 +158,27 @@ async fn read(stream: &mut TcpStream) -> io::Result<Result<Request, RequestError
     }
 }
 
-async fn respond(stream: &mut TcpStream, request: &Request, serving: &Serving) -> io::Result<()> {
+async fn respond(
+    stream: &mut TcpStream,
+    request: Result<Request, RequestError>,
+    serving: &Serving,
+    hosts: &Hosts,
+) -> io::Result<()> {
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => {
+            let allow = if error == RequestError::Method { "Allow: GET, HEAD\r\n" } else { "" };
+            return write_all(stream, (error.status(), allow), (TEXT, &format!("{error}\n")), true).await;
+        }
+    };
+    let local = stream.local_addr()?.ip();
+    if let Some(host) = request.host.as_ref().filter(|host| !hosts.allow(local, host)) {
+        let text = format!(
+            "'{host}' is not a name of this broker. Ask for it by IP address, as localhost, or by a host that \
+             caudal.http.listeners or advertised.listeners names.\n"
+        );
+        return write_all(stream, ("421 Misdirected Request", ""), (TEXT, &text), true).await;
+    }
     let ctx = serving.get();
     let with_body = !request.is_head;
     match request.path.as_str() {

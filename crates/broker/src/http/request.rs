@@ -15,7 +15,7 @@ pub struct Request {
     pub path: String,
     /// HTTP/1.1: the answer may come in chunks.
     pub takes_chunks: bool,
-    /// The first `Host`.
+    /// The first `Host`; what is no text of it is no name either.
     pub host: Option<String>,
 }
 
@@ -87,9 +87,12 @@ impl Request {
             return Err(RequestError::Incomplete);
         }
         let path = target.split(['?', '#']).next().unwrap_or_default().to_owned();
-        let lines = head.split(|byte| *byte == b'\n').skip(1).filter_map(|line| std::str::from_utf8(line).ok());
-        let mut fields = lines.filter_map(|line| line.split_once(':'));
-        let host = fields.find(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, value)| value.trim().to_owned());
+        let lines = head.split(|byte| *byte == b'\n').skip(1).map(String::from_utf8_lossy);
+        let mut hosts = lines.filter_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("host").then(|| value.trim().to_owned())
+        });
+        let host = hosts.next();
         Ok(Request { is_head, path, takes_chunks, host })
     }
 }
@@ -119,6 +122,8 @@ mod tests {
             ("\0\0\0\x12\0\x12", Err(RequestError::Malformed)),
             ("GET /\u{e4} HTTP/1.1\r\n\r\n", Err(RequestError::Malformed)),
         ];
+        let nameless = Request::parse(b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n").unwrap().host;
+        assert_eq!(nameless.as_deref(), Some("\u{fffd}"));
         for (head, expected) in cases {
             assert_eq!(Request::parse(head.as_bytes()), expected, "{head:?}");
         }
