@@ -107,16 +107,7 @@ pub fn compress_at(codec: Codec, level: Option<i32>, input: &[u8], out: &mut Vec
             encoder.write_all(input).and_then(|()| encoder.finish()).map_err(|e| failed(&e))?;
         }
         Codec::Snappy => compress_xerial(input, out).map_err(|e| failed(&e))?,
-        Codec::Lz4 if level.is_some() => crate::lz4::compress(input, level.unwrap_or_default(), out),
-        Codec::Lz4 => {
-            // Kafka's reader accepts independent blocks only.
-            let info = lz4_flex::frame::FrameInfo::new()
-                .block_size(lz4_flex::frame::BlockSize::Max64KB)
-                .block_mode(lz4_flex::frame::BlockMode::Independent);
-            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, out);
-            encoder.write_all(input).map_err(|e| failed(&e))?;
-            encoder.finish().map_err(|e| failed(&e))?;
-        }
+        Codec::Lz4 => crate::lz4::compress(input, level, out).map_err(|e| failed(&e))?,
         Codec::Zstd => {
             // The size is told beforehand: tables and window are then no larger than it, at any level.
             let compressed = zstd::bulk::compress(input, level.unwrap_or(0)).map_err(|e| failed(&e))?;
@@ -134,7 +125,12 @@ pub fn decompress(codec: Codec, input: &[u8], limit_bytes: usize) -> Result<Vec<
 }
 
 /// As [`decompress`], appending to a buffer of the caller. On an error the buffer holds what was decoded before it.
-fn decompress_into(codec: Codec, input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Result<(), CompressionError> {
+pub fn decompress_into(
+    codec: Codec,
+    input: &[u8],
+    limit_bytes: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), CompressionError> {
     match codec {
         Codec::None => {
             if input.len() > limit_bytes {
@@ -151,7 +147,9 @@ fn decompress_into(codec: Codec, input: &[u8], limit_bytes: usize, out: &mut Vec
                 return Ok(());
             }
             out.truncate(start);
-            read_bounded(codec, lz4_flex::frame::FrameDecoder::new(input), input.len(), limit_bytes, out)
+            let reader = crate::lz4::FrameReader::new(input)
+                .map_err(|e| CompressionError::Corrupt { codec: codec.name(), reason: e.to_string() })?;
+            read_bounded(codec, reader, input.len(), limit_bytes, out)
         }
         Codec::Zstd => ZSTD.with_borrow_mut(|context| {
             let failed = |reason: String| CompressionError::Corrupt { codec: codec.name(), reason };

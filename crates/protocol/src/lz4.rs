@@ -1,40 +1,35 @@
-//! What `lz4_flex` leaves to be wished: a search for long matches, for `compression.lz4.level`, and the frames that
-//! producers write read without the buffers that frames of all kinds need.
+//! LZ4 frames as Kafka's clients write them, put together from blocks: a frame of this one kind needs none of the buffers and
+//! checksums that frames of all kinds do.
 //!
 //! ```text
 //! frame: magic 04 22 4d 18, FLG 60 (version 1, independent blocks), BD 40 (64 KiB), checksum of the two 82,
 //!        blocks { size: u32 little-endian, top bit set when stored as it is; bytes }, end: u32 0
-//! block: { token: literals << 4 | match - 4, more of the literals' length, literals, distance: u16 little-endian, more
-//!        of the match's length }*, of the last one only the literals
 //! ```
-//! Source: LZ4 Frame Format 1.6 and LZ4 Block Format.
+//! Source: LZ4 Frame Format 1.6.
 
-/// Magic and descriptor of the frames that Kafka writes.
+use std::io::{self, Read};
+
+use lz4::block::{CompressionMode, compress_bound, compress_to_buffer, decompress_to_buffer};
+
+/// Magic and descriptor of the frames that Kafka writes, whose reader accepts independent blocks only.
 const FRAME_START: [u8; 7] = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
 const BLOCK_BYTES: usize = 64 << 10;
 const STORED: u32 = 1 << 31;
-const MIN_MATCH: usize = 4;
-/// The last match begins at least so far from the end of its block, and ends at least [`LAST_LITERALS`] from it.
-const LAST_MATCH: usize = 12;
-const LAST_LITERALS: usize = 5;
-const HASH_BITS: u32 = 15;
-const NOWHERE: u32 = u32::MAX;
-/// A match of this length is not worth looking for a longer one.
-const GOOD_MATCH: usize = 1 << 10;
 
-/// Appends a frame. `level` doubles how many earlier places are tried for a match.
-pub(crate) fn compress(input: &[u8], level: i32, out: &mut Vec<u8>) {
-    let tries = 1_u32 << level.clamp(1, 12);
+/// Appends a frame. `level`: 1 to 17, how hard to look for matches; `None`: the fast way.
+pub(crate) fn compress(input: &[u8], level: Option<i32>, out: &mut Vec<u8>) -> io::Result<()> {
+    let mode = level.map(CompressionMode::HIGHCOMPRESSION);
     out.extend_from_slice(&FRAME_START);
-    let mut packed = Vec::with_capacity(BLOCK_BYTES);
+    let mut packed = vec![0; compress_bound(BLOCK_BYTES.min(input.len()))?];
     for block in input.chunks(BLOCK_BYTES) {
-        packed.clear();
-        compress_block(block, tries, &mut packed);
-        let (bytes, flag) = if packed.len() < block.len() { (packed.as_slice(), 0) } else { (block, STORED) };
+        let len = compress_to_buffer(block, mode, false, &mut packed)?;
+        let packed = packed.get(..len).filter(|packed| packed.len() < block.len());
+        let (bytes, flag) = packed.map_or((block, STORED), |packed| (packed, 0));
         out.extend_from_slice(&(bytes.len() as u32 | flag).to_le_bytes());
         out.extend_from_slice(bytes);
     }
     out.extend_from_slice(&[0; 4]);
+    Ok(())
 }
 
 /// Appends what a frame as [`compress`] writes it holds; `None`: it is of another kind, damaged, or too large, and `out` holds
@@ -57,110 +52,31 @@ pub(crate) fn decompress_plain(input: &[u8], limit_bytes: usize, out: &mut Vec<u
             out.extend_from_slice(block);
         } else {
             out.resize(at + BLOCK_BYTES, 0);
-            let len = lz4_flex::block::decompress_into(block, out.get_mut(at..)?).ok()?;
+            let len = decompress_to_buffer(block, Some(BLOCK_BYTES as i32), out.get_mut(at..)?).ok()?;
             out.truncate(at + len);
         }
         rest = tail;
     }
 }
 
-#[derive(Clone, Copy, Default)]
-struct Match {
-    at: usize,
-    len: usize,
-}
+/// Reads a frame of any kind, which has to be whole.
+pub(crate) struct FrameReader<'i>(Option<lz4::Decoder<&'i [u8]>>);
 
-/// Places of the same four bytes, the newest first.
-struct Chains<'a> {
-    block: &'a [u8],
-    newest: Vec<u32>,
-    older: Vec<u32>,
-    tries: u32,
-}
-
-impl Chains<'_> {
-    fn slot(&self, at: usize) -> Option<usize> {
-        let word = u32::from_le_bytes(*self.block.get(at..)?.first_chunk()?);
-        Some((word.wrapping_mul(2_654_435_761) >> (32 - HASH_BITS)) as usize)
+impl FrameReader<'_> {
+    pub fn new(input: &[u8]) -> io::Result<FrameReader<'_>> {
+        lz4::Decoder::new(input).map(|decoder| FrameReader(Some(decoder)))
     }
+}
 
-    fn note(&mut self, at: usize) {
-        let Some(slot) = self.slot(at) else { return };
-        if let (Some(newest), Some(older)) = (self.newest.get_mut(slot), self.older.get_mut(at)) {
-            *older = std::mem::replace(newest, at as u32);
+impl Read for FrameReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(decoder) = &mut self.0 else { return Ok(0) };
+        let read = decoder.read(buf)?;
+        if read == 0 && !buf.is_empty() && self.0.take().is_some_and(|decoder| decoder.finish().1.is_err()) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ends within a frame"));
         }
+        Ok(read)
     }
-
-    /// The longest match for what begins at `at`, which was not noted yet.
-    fn longest(&self, at: usize) -> Match {
-        let mut best = Match::default();
-        let end = self.block.len().saturating_sub(LAST_LITERALS);
-        let wanted = self.block.get(at..end).unwrap_or_default();
-        let mut from = self.slot(at).and_then(|slot| self.newest.get(slot)).copied().unwrap_or(NOWHERE);
-        for _ in 0..self.tries {
-            let Some(earlier) = self.block.get(from as usize..).filter(|_| best.len < GOOD_MATCH) else { break };
-            // What is not longer than the best differs at its end already.
-            if best.len == 0 || earlier.get(best.len) == wanted.get(best.len) {
-                let len = wanted.iter().zip(earlier).take_while(|(a, b)| a == b).count();
-                if len > best.len {
-                    best = Match { at: from as usize, len };
-                }
-            }
-            from = self.older.get(from as usize).copied().unwrap_or(NOWHERE);
-        }
-        if best.len < MIN_MATCH { Match::default() } else { best }
-    }
-}
-
-fn compress_block(block: &[u8], tries: u32, out: &mut Vec<u8>) {
-    let (newest, older) = (vec![NOWHERE; 1 << HASH_BITS], vec![NOWHERE; block.len()]);
-    let mut chains = Chains { block, newest, older, tries };
-    let (mut at, mut literals_at) = (0, 0);
-    while at + LAST_MATCH <= block.len() {
-        let mut found = chains.longest(at);
-        chains.note(at);
-        if found.len == 0 {
-            at += 1;
-            continue;
-        }
-        // One literal more is worth a longer match.
-        while at + 1 + LAST_MATCH <= block.len() {
-            let next = chains.longest(at + 1);
-            if next.len <= found.len {
-                break;
-            }
-            at += 1;
-            chains.note(at);
-            found = next;
-        }
-        let literals = block.get(literals_at..at).unwrap_or_default();
-        put_sequence(literals, Some(((at - found.at) as u16, found.len)), out);
-        (at + 1..at + found.len).for_each(|passed| chains.note(passed));
-        at += found.len;
-        literals_at = at;
-    }
-    put_sequence(block.get(literals_at..).unwrap_or_default(), None, out);
-}
-
-fn put_sequence(literals: &[u8], repeated: Option<(u16, usize)>, out: &mut Vec<u8>) {
-    let match_len = repeated.map_or(0, |(_, len)| len - MIN_MATCH);
-    out.push((literals.len().min(15) << 4 | match_len.min(15)) as u8);
-    put_length(literals.len(), out);
-    out.extend_from_slice(literals);
-    if let Some((distance, _)) = repeated {
-        out.extend_from_slice(&distance.to_le_bytes());
-        put_length(match_len, out);
-    }
-}
-
-/// What of a length does not fit the token.
-fn put_length(len: usize, out: &mut Vec<u8>) {
-    let Some(mut left) = len.checked_sub(15) else { return };
-    while left >= 255 {
-        out.push(255);
-        left -= 255;
-    }
-    out.push(left as u8);
 }
 
 #[cfg(test)]
@@ -184,13 +100,39 @@ mod tests {
                 }
             }
             let mut out = Vec::new();
-            compress(&data, level, &mut out);
+            compress(&data, Some(level).filter(|&level| level != 9), &mut out).unwrap();
             prop_assert_eq!(&decompress(Codec::Lz4, &out, data.len()).unwrap(), &data);
-            // All readers read it.
-            let mut other = Vec::new();
-            std::io::Read::read_to_end(&mut lz4_flex::frame::FrameDecoder::new(out.as_slice()), &mut other).unwrap();
-            prop_assert_eq!(other, data);
+            // It is a frame for others too, and none when it is cut anywhere.
+            let read = |frame: &[u8]| {
+                let mut data = Vec::new();
+                FrameReader::new(frame)?.read_to_end(&mut data).map(|_| data)
+            };
+            prop_assert_eq!(read(&out).unwrap(), data);
+            let cut = usize::from(noise[0]) * out.len() / 256;
+            prop_assert!(read(&out[..cut]).is_err() && decompress(Codec::Lz4, &out[..cut], 1 << 20).is_err());
         }
+    }
+
+    /// With what that kind does not have: linked blocks of 4 MiB, the content's size and checksums.
+    #[test]
+    fn frames_of_other_kinds() {
+        let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n / 1000 + n % 7) as u8).collect();
+        let mut encoder = lz4::EncoderBuilder::new()
+            .block_size(lz4::BlockSize::Max4MB)
+            .block_mode(lz4::BlockMode::Linked)
+            .checksum(lz4::ContentChecksum::ChecksumEnabled)
+            .build(Vec::new())
+            .unwrap();
+        std::io::Write::write_all(&mut encoder, &data).unwrap();
+        let (frame, done) = encoder.finish();
+        done.unwrap();
+        assert_eq!(decompress(Codec::Lz4, &frame, data.len()).unwrap(), data);
+        for cut in [0, 3, 7, 20, frame.len() / 2, frame.len() - 4, frame.len() - 1] {
+            assert!(decompress(Codec::Lz4, &frame[..cut], data.len()).is_err(), "cut at {cut}");
+        }
+        let mut damaged = frame;
+        *damaged.last_mut().unwrap() ^= 1;
+        assert!(decompress(Codec::Lz4, &damaged, data.len()).is_err());
     }
 
     #[test]
@@ -199,7 +141,7 @@ mod tests {
             for byte in [0, 1] {
                 let data: Vec<u8> = (0..len).map(|n| (n * byte) as u8).collect();
                 let mut out = Vec::new();
-                compress(&data, 9, &mut out);
+                compress(&data, None, &mut out).unwrap();
                 assert_eq!(decompress(Codec::Lz4, &out, len).unwrap(), data);
             }
         }

@@ -6,8 +6,6 @@
 //! Offset deltas that do not count up are refused in uncompressed batches, where Kafka keeps them and hands readers offsets
 //! that repeat; compressed batches are numbered anew, as Kafka does.
 
-use std::borrow::Cow;
-
 use caudal_protocol::batch::{self, BatchError, BatchHeader, HEADER_LEN, NO_TIMESTAMP, TimestampType};
 use caudal_protocol::compression::{self, Codec, CompressionError};
 use caudal_protocol::record::{self, RecordError, RecordSketch};
@@ -22,6 +20,11 @@ pub(super) const DECOMPRESSED_LIMIT: usize = 256 << 20;
 /// What is larger decompressed is decompressed by one thread at a time.
 const EASY_LIMIT: usize = 16 << 20;
 static DECOMPRESSES_MUCH: Mutex<()> = Mutex::new(());
+/// Buffers for what is decompressed, no longer than [`KEPT_BYTES`] and no more than [`KEPT_BUFFERS`]: the first touch of new
+/// memory costs more than a fast codec.
+static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+const KEPT_BYTES: usize = 2 << 20;
+const KEPT_BUFFERS: usize = 4;
 /// How many records at fault are told apart. A batch can hold a hundred thousand, and each is named in the answer.
 const NAMED_MOST: usize = 100;
 
@@ -39,6 +42,21 @@ struct Noticed {
     out_of_range: Vec<i32>,
     out_of_range_ms: i64,
     without_key: Vec<i32>,
+}
+
+/// A buffer that goes back to [`BUFFERS`].
+struct Unfolded(Vec<u8>);
+
+impl Drop for Unfolded {
+    fn drop(&mut self) {
+        if self.0.capacity() <= KEPT_BYTES {
+            self.0.clear();
+            let mut buffers = BUFFERS.lock();
+            if buffers.len() < KEPT_BUFFERS {
+                buffers.push(std::mem::take(&mut self.0));
+            }
+        }
+    }
 }
 
 impl Log {
@@ -108,20 +126,24 @@ impl Log {
             .ok_or(BatchError::UnknownCodec { base_offset: header.base_offset, id: header.codec_id() })?;
         let target = config.compression.unwrap_or(codec);
         let section = batch.get(HEADER_LEN..).unwrap_or_default();
+        let unfolded;
         let records = match codec {
-            Codec::None => Cow::Borrowed(section),
-            codec => Cow::Owned(self.decompress(codec, section, target, config)?),
+            Codec::None => section,
+            codec => {
+                unfolded = self.unfold(codec, section, target, config)?;
+                &unfolded.0
+            }
         };
-        let noticed = match notice(header, &records, config, &is_wrong) {
+        let noticed = match notice(header, records, config, &is_wrong) {
             Err(error) if error.is_misnumbered() && codec != Codec::None => {
-                let renumbered = batch::renumber(header, &records).map_err(|error| self.invalid(error.to_string()))?;
+                let renumbered = batch::renumber(header, records).map_err(|error| self.invalid(error.to_string()))?;
                 let noticed = notice(header, &renumbered, config, &is_wrong);
                 return self.rewritten(header, &renumbered, target, config, noticed);
             }
             noticed => noticed,
         };
         if target != codec {
-            return self.rewritten(header, &records, target, config, noticed);
+            return self.rewritten(header, records, target, config, noticed);
         }
         noticed.map(|noticed| (noticed, None)).map_err(|error| self.invalid(error.to_string()))
     }
@@ -139,24 +161,20 @@ impl Log {
         Ok((noticed, Some(rewritten.map_err(|error| self.invalid(error.to_string()))?)))
     }
 
-    fn decompress(
-        &self,
-        codec: Codec,
-        section: &[u8],
-        target: Codec,
-        config: &LogConfig,
-    ) -> Result<Vec<u8>, AppendError> {
+    fn unfold(&self, codec: Codec, section: &[u8], target: Codec, config: &LogConfig) -> Result<Unfolded, AppendError> {
         // What is stored decompressed must not be larger than a batch may be.
         let most = if target == Codec::None { config.max_message_bytes } else { usize::MAX };
         let limit = DECOMPRESSED_LIMIT.min(most);
-        let decompressed = match compression::decompress(codec, section, limit.min(EASY_LIMIT)) {
+        let mut unfolded = Unfolded(BUFFERS.lock().pop().unwrap_or_default());
+        let done = match compression::decompress_into(codec, section, limit.min(EASY_LIMIT), &mut unfolded.0) {
             Err(CompressionError::LimitExceeded { .. }) if limit > EASY_LIMIT => {
                 let _alone = DECOMPRESSES_MUCH.lock();
-                compression::decompress(codec, section, limit)
+                unfolded.0.clear();
+                compression::decompress_into(codec, section, limit, &mut unfolded.0)
             }
-            decompressed => decompressed,
+            done => done,
         };
-        decompressed.map_err(|error| match error {
+        done.map(|()| unfolded).map_err(|error| match error {
             CompressionError::LimitExceeded { .. } => {
                 AppendError::UnfoldsTooLarge { log: self.topic_partition.clone(), limit_bytes: limit }
             }
