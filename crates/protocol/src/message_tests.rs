@@ -83,6 +83,23 @@ fn counts_beyond_the_frame_are_refused() {
 }
 
 #[test]
+fn strings_are_as_long_as_in_kafka_at_most() {
+    for flexible in [false, true] {
+        let mut w = Writer::new();
+        w.string(flexible, &"x".repeat(32_767)).unwrap();
+        let mut r = Reader::new(w.finish().into_bytes().unwrap());
+        assert_eq!(r.string(flexible).unwrap().len(), 32_767);
+        let error = Writer::new().string(flexible, &"x".repeat(32_768)).unwrap_err();
+        assert_eq!(error, EncodeError::StringTooLong(32_768));
+    }
+    let mut w = Writer::new();
+    w.uvarint(32_769);
+    w.raw(&Bytes::from(vec![b'x'; 32_768]));
+    let error = Reader::new(w.finish().into_bytes().unwrap()).string(true).unwrap_err();
+    assert_eq!(error, DecodeError::StringTooLong(32_768));
+}
+
+#[test]
 fn frames_cannot_multiply_in_memory() {
     // Ten million empty strings of one byte each would take 240 MB; the budget stops at 32 times the frame.
     let mut w = Writer::new();

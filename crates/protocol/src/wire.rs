@@ -6,6 +6,8 @@ use crate::uuid::Uuid;
 
 /// Payloads at least this long are handed on by reference instead of being copied into the frame.
 const SPLICE_MIN_BYTES: usize = 4096;
+/// The longest string, in both forms.
+const STRING_MAX_BYTES: usize = i16::MAX as usize;
 
 /// A request, response or persisted record with a schema of its own.
 pub trait Message: Sized + Default {
@@ -41,6 +43,8 @@ pub enum DecodeError {
     Varint,
     #[error("failed to read a string: not UTF-8")]
     Utf8,
+    #[error("failed to read a string of {0} bytes: longer than the protocol allows")]
+    StringTooLong(usize),
     #[error("failed to read {message}: no version {version}")]
     Version { message: &'static str, version: i16 },
     #[error(
@@ -201,6 +205,10 @@ impl Reader {
 
     pub fn nullable_string(&mut self, flexible: bool) -> Result<Option<String>, DecodeError> {
         let Some(n) = self.length(flexible, 2, "a string")? else { return Ok(None) };
+        // Kafka reads no longer one in the compact form either, and would not read what we stored of it.
+        if n > STRING_MAX_BYTES {
+            return Err(DecodeError::StringTooLong(n));
+        }
         let raw = self.buf.split_to(n);
         let text = std::str::from_utf8(&raw).map_err(|_| DecodeError::Utf8)?;
         Ok(Some(text.to_owned()))
@@ -412,10 +420,11 @@ impl Writer {
     }
 
     pub fn string(&mut self, flexible: bool, value: &str) -> Result<(), EncodeError> {
-        let length = i16::try_from(value.len()).map_err(|_| EncodeError::StringTooLong(value.len()));
-        match (flexible, length) {
-            (true, _) => self.length(true, value.len()),
-            (false, length) => self.i16(length?),
+        let length = i16::try_from(value.len()).map_err(|_| EncodeError::StringTooLong(value.len()))?;
+        if flexible {
+            self.length(true, value.len());
+        } else {
+            self.i16(length);
         }
         self.buf.put_slice(value.as_bytes());
         Ok(())

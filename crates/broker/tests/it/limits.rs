@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::api_versions_request::ApiVersionsRequest;
 use caudal_protocol::messages::api_versions_response::ApiVersionsResponse;
+use caudal_protocol::messages::fetch_request::ForgottenTopic;
 use caudal_protocol::messages::fetch_response::FetchResponse;
 use caudal_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use caudal_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
@@ -93,7 +94,8 @@ fn large_long_polls_do_not_keep_producers_out() {
     broker.create_topic("t", 1);
     let mut poll = request("t", &[(0, 0)]);
     poll.max_wait_ms = 60_000;
-    poll.rack_id = "r".repeat(900_000);
+    let forgotten = ForgottenTopic { topic: "t".into(), partitions: vec![7; 225_000], ..Default::default() };
+    poll.forgotten_topics_data = vec![forgotten];
     let mut consumer = broker.connect();
     consumer.send(&poll, 12);
     let memory = broker.context().request_memory.clone();
