@@ -1,10 +1,9 @@
 //! UnregisterBroker (64), version 0: forgets a broker that is gone, which a directory that was part of a larger cluster may have
 //! registered. This broker itself cannot be unregistered while it runs (Kafka lets it, and the broker fails).
 
-use caudal_cluster::controller::Decision;
+use caudal_cluster::controller::{Decision, unregister_records};
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::{UnregisterBrokerRequest, UnregisterBrokerResponse};
-use caudal_protocol::records::metadata::UnregisterBrokerRecord;
 
 use super::RequestHeader;
 use crate::context::Context;
@@ -25,15 +24,12 @@ pub async fn handle(
         let message = format!("Broker ID {broker_id} is this broker, which cannot be unregistered while it runs");
         return answer(ErrorCode::InvalidRequest, Some(message));
     }
-    let decided = ctx.metadata.change(|image| match image.broker(broker_id) {
+    let decided = ctx.metadata.change(|image| match unregister_records(image, broker_id) {
         None => {
             let message = format!("Broker ID {broker_id} is not currently registered");
             Decision { records: Vec::new(), response: answer(ErrorCode::BrokerIdNotRegistered, Some(message)) }
         }
-        Some(broker) => {
-            let record = UnregisterBrokerRecord { broker_id, broker_epoch: broker.broker_epoch };
-            Decision { records: vec![record.into()], response: answer(ErrorCode::None, None) }
-        }
+        Some(records) => Decision { records, response: answer(ErrorCode::None, None) },
     });
     decided.await.unwrap_or_else(|error| answer(error.code, Some(error.message)))
 }

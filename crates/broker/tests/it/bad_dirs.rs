@@ -8,6 +8,8 @@ use caudal_broker::StartError;
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;
 use caudal_protocol::messages::describe_log_dirs_response::DescribeLogDirsResponse;
+use caudal_protocol::messages::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
+use caudal_protocol::messages::elect_leaders_response::ElectLeadersResponse;
 use caudal_protocol::messages::fetch_response::FetchResponse;
 use caudal_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use caudal_protocol::messages::list_offsets_response::ListOffsetsResponse;
@@ -82,6 +84,24 @@ fn serves_the_others(broker: &TestBroker, in_c: i32, new_topic: &str) {
         assert_eq!(ErrorCode::from_code(answer.error_code), expected, "{:?}", answer.error_message);
         assert_eq!(fetch(&mut client, partition).0, expected);
         assert_eq!(latest(&mut client, partition), expected);
+    }
+    let elected = |client: &mut RawClient, election_type| {
+        let topic = TopicPartitions { topic: "t".into(), partitions: vec![in_c, (in_c + 1) % 3] };
+        let named = ElectLeadersRequest { election_type, topic_partitions: Some(vec![topic]), timeout_ms: 1000 };
+        let all = ElectLeadersRequest { election_type, topic_partitions: None, timeout_ms: 1000 };
+        [named, all].map(|request| {
+            let response: ElectLeadersResponse = client.ask(&request, 2);
+            let results = response.replica_election_results.into_iter().filter(|result| result.topic == "t");
+            let partitions = results.flat_map(|result| result.partition_result);
+            partitions.map(|p| (p.partition_id, ErrorCode::from_code(p.error_code))).collect::<Vec<_>>()
+        })
+    };
+    for (election_type, none) in
+        [(0, ErrorCode::PreferredLeaderNotAvailable), (1, ErrorCode::EligibleLeadersNotAvailable)]
+    {
+        let [named, all] = elected(&mut client, election_type);
+        assert_eq!(named, [(in_c, none), ((in_c + 1) % 3, ErrorCode::ElectionNotNeeded)]);
+        assert_eq!(all, [(in_c, none)]);
     }
     let path = broker.path().to_owned();
     assert_eq!(alter(&mut client, &path.join("a"), "t", in_c), STORAGE);

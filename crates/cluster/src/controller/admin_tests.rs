@@ -14,6 +14,7 @@ use caudal_protocol::records::metadata::{ConfigRecord, PartitionChangeRecord, Re
 
 use super::tests::{apply, started, topic};
 use super::*;
+use crate::image::NO_LEADER;
 
 fn reassign(image: &mut MetadataImage, target: Option<&[i32]>, allow: bool) -> i16 {
     let partitions = vec![ReassignablePartition { partition_index: 0, replicas: target.map(<[i32]>::to_vec) }];
@@ -69,6 +70,84 @@ fn replicas_of_a_broker_that_is_gone_can_be_given_up_and_asked_for_again() {
     let partition = image.partition("t", 0).unwrap().clone();
     assert_eq!((partition.replicas, partition.adding_replicas), (vec![1], vec![]));
     assert_eq!(reassign(&mut image, None, true), ErrorCode::NoReassignmentInProgress.code());
+}
+
+#[test]
+fn a_broker_that_is_forgotten_leads_nothing() {
+    let mut image = with_topic();
+    let gone = RegisterBrokerRecord { broker_id: 2, ..Default::default() };
+    let id = image.topic("t").unwrap().id;
+    let led = |isr: &[i32]| PartitionChangeRecord {
+        partition_id: 0,
+        topic_id: id,
+        replicas: Some(vec![2, 1]),
+        isr: Some(isr.to_vec()),
+        leader: 2,
+        ..Default::default()
+    };
+    apply(&mut image, &[gone.clone().into(), led(&[2, 1]).into()]);
+    let records = unregister_records(&image, 2).unwrap();
+    apply(&mut image, &records);
+    let partition = image.partition("t", 0).unwrap();
+    assert_eq!((partition.leader, &partition.isr), (1, &vec![1]));
+    assert_eq!(unregister_records(&image, 2), None);
+    // Nobody else has all records: that is left to an unclean election.
+    apply(&mut image, &[gone.into(), led(&[2]).into()]);
+    let records = unregister_records(&image, 2).unwrap();
+    apply(&mut image, &records);
+    assert_eq!(image.partition("t", 0).unwrap().leader, NO_LEADER);
+    assert_eq!(election(&mut image, 1, false, true), [ErrorCode::None]);
+    assert_eq!(image.partition("t", 0).unwrap().leader, 1);
+}
+
+/// Asks for an election, of the first partition of `t` or of all, and carries it out; the codes.
+fn election(image: &mut MetadataImage, kind: i8, is_all: bool, has_log: bool) -> Vec<ErrorCode> {
+    let topic = elect_leaders_request::TopicPartitions { topic: "t".into(), partitions: vec![0] };
+    let topic_partitions = (!is_all).then(|| vec![topic]);
+    let request = ElectLeadersRequest { election_type: kind, topic_partitions, timeout_ms: 0 };
+    let Decision { records, response } = elect_leaders(image, 1, request, |_, _| has_log);
+    apply(image, &records);
+    let results = response.replica_election_results.into_iter().flat_map(|topic| topic.partition_result);
+    results.map(|p| ErrorCode::from_code(p.error_code)).collect()
+}
+
+#[test]
+fn elections_that_somebody_asks_for() {
+    use ErrorCode::{ElectionNotNeeded, EligibleLeadersNotAvailable, None as Elected, PreferredLeaderNotAvailable};
+    let mut image = with_topic();
+    let id = image.topic("t").unwrap().id;
+    let set = |image: &mut MetadataImage, replicas: &[i32], isr: &[i32], leader: i32| {
+        let change = PartitionChangeRecord {
+            partition_id: 0,
+            topic_id: id,
+            replicas: Some(replicas.to_vec()),
+            isr: Some(isr.to_vec()),
+            leader,
+            ..Default::default()
+        };
+        apply(image, &[change.into()]);
+    };
+    for kind in [0, 1] {
+        assert_eq!(election(&mut image, kind, false, true), [ElectionNotNeeded]);
+        assert_eq!(election(&mut image, kind, true, true), []);
+    }
+    // The other broker is gone, and this one leads in its place.
+    set(&mut image, &[2, 1], &[1], 1);
+    assert_eq!(election(&mut image, 0, false, true), [PreferredLeaderNotAvailable]);
+    assert_eq!(election(&mut image, 1, false, true), [ElectionNotNeeded]);
+    // It led, and would again if it had stayed away.
+    set(&mut image, &[1, 2], &[2, 1], 2);
+    assert_eq!(election(&mut image, 1, true, true), []);
+    assert_eq!(election(&mut image, 0, true, true), [Elected]);
+    assert_eq!(image.partition("t", 0).unwrap().leader, 1);
+    // It alone has all records.
+    set(&mut image, &[2, 1], &[2], NO_LEADER);
+    assert_eq!(election(&mut image, 0, false, true), [PreferredLeaderNotAvailable]);
+    assert_eq!(election(&mut image, 1, false, false), [EligibleLeadersNotAvailable]);
+    let epoch = image.partition("t", 0).unwrap().leader_epoch;
+    assert_eq!(election(&mut image, 1, false, true), [Elected]);
+    let partition = image.partition("t", 0).unwrap();
+    assert_eq!((partition.leader, partition.leader_epoch, &partition.isr), (1, epoch + 1, &vec![1]));
 }
 
 fn update(image: &mut MetadataImage, updates: &[(&str, i16, i8)], validate_only: bool) -> (i16, String) {

@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod admin_tests;
 mod configs;
+mod elections;
 mod features;
 mod partitions;
 mod placement;
@@ -18,9 +19,10 @@ mod topics;
 use caudal_protocol::{ErrorCode, Uuid};
 
 pub use configs::{alter_configs, incremental_alter_configs};
+pub use elections::elect_leaders;
 pub use registration::{
     Endpoint, FEATURES, Registration, SupportedFeature, bootstrap_records, elected, leaderless, start_records,
-    stop_records,
+    stop_records, unregister_records,
 };
 pub use topics::{auto_create_request, check_topic_name, create_topics, delete_topics};
 

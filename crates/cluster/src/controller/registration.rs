@@ -123,6 +123,39 @@ pub fn stop_records(image: &MetadataImage, node_id: i32) -> Vec<MetadataRecord> 
     records
 }
 
+/// Forgets a broker: it is in no ISR any more and leads nothing, as with Kafka's controller. `None`: it is not registered.
+pub fn unregister_records(image: &MetadataImage, broker_id: i32) -> Option<Vec<MetadataRecord>> {
+    let broker = image.broker(broker_id)?;
+    let mut records = Vec::new();
+    for topic in image.topics() {
+        let changes = topic.partitions.iter().filter_map(|(id, p)| resign(image, topic.id, *id, p, broker_id));
+        records.extend(changes.map(MetadataRecord::from));
+    }
+    records.push(UnregisterBrokerRecord { broker_id, broker_epoch: broker.broker_epoch }.into());
+    Some(records)
+}
+
+fn resign(
+    image: &MetadataImage,
+    topic_id: Uuid,
+    partition_id: i32,
+    partition: &Partition,
+    broker_id: i32,
+) -> Option<PartitionChangeRecord> {
+    let leads = partition.leader == broker_id;
+    let isr: Vec<i32> = partition.isr.iter().copied().filter(|id| *id != broker_id).collect();
+    if isr.is_empty() {
+        return leads.then(|| leaderless(image, topic_id, partition_id, partition, broker_id));
+    }
+    if !leads && isr.len() == partition.isr.len() {
+        return None;
+    }
+    let change = PartitionChangeRecord { partition_id, topic_id, ..PartitionChangeRecord::default() };
+    let successor = || isr.iter().copied().find(|id| image.is_active(*id)).unwrap_or(NO_LEADER);
+    let leader = if leads { successor() } else { change.leader };
+    Some(PartitionChangeRecord { leader, isr: Some(isr), ..change })
+}
+
 fn register_controller(node: &Registration) -> RegisterControllerRecord {
     let end_points = node.controller_endpoints.iter().map(|e| ControllerEndpoint {
         name: e.listener.clone(),
