@@ -8,7 +8,8 @@ use std::time::Duration;
 use caudal_cluster::controller::IP;
 use caudal_cluster::image::QuotaKey;
 
-use super::{MAX_RATES, Quotas, Rate};
+use super::clients::Clients;
+use super::{Quotas, Rate};
 use crate::clock;
 
 const KEY: &str = "connection_creation_rate";
@@ -21,7 +22,7 @@ pub(super) struct Connections {
     pub limits: Limits,
     /// Of all addresses.
     all: Option<Rate>,
-    rates: HashMap<IpAddr, Rate>,
+    rates: Clients<IpAddr, Rate>,
 }
 
 /// What a new connection has to wait for.
@@ -64,11 +65,10 @@ impl Quotas {
         let connections = &mut inner.connections;
         let ip = ip.to_canonical();
         let own = connections.limits.get(&Some(ip)).or(connections.limits.get(&None)).copied();
-        if let Some(limit) = own {
-            if connections.rates.len() >= MAX_RATES && !connections.rates.contains_key(&ip) {
-                connections.rates.retain(|_, rate| !rate.is_idle(now_ms));
-            }
-            let rate = connections.rates.entry(ip).or_insert_with(|| Rate::new(self.windows));
+        let begun = || Rate::new(self.windows);
+        let rate =
+            own.and_then(|limit| Some((limit, connections.rates.get(ip, now_ms, begun, |rate| rate.is_idle(now_ms))?)));
+        if let Some((limit, rate)) = rate {
             rate.record(1.0, now_ms);
             let pause_ms = rate.throttle_ms(limit, now_ms);
             if pause_ms > 0 {

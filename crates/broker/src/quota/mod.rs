@@ -4,6 +4,7 @@
 //! it. What they use is counted over `quota.window.num` windows. Beyond the quota the answer says for how long to pause
 //! (`throttle_time_ms`), and nothing more is read from the connection meanwhile.
 
+mod clients;
 mod connection;
 mod mutation;
 mod rate;
@@ -24,12 +25,10 @@ use crate::api::RequestHeader;
 use crate::clock;
 use crate::context::ANONYMOUS;
 
+use clients::{Clients, remembered_id};
 pub use connection::Admission;
 pub use mutation::Admitted;
 pub use rate::{Rate, Windows};
-
-/// Clients whose use is remembered; of more, those who use nothing are forgotten, or the new ones not counted.
-const MAX_RATES: usize = 100_000;
 
 /// What there are quotas of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,9 +66,9 @@ struct Inner {
     image: Arc<BTreeMap<QuotaKey, f64>>,
     limits: HashMap<(Kind, Entity), f64>,
     /// By whom a quota is for and who shares it: user and client id, empty where they do not matter.
-    rates: HashMap<(Kind, String, String), Rate>,
+    rates: Clients<(Kind, String, String), Rate>,
     /// Of [`Kind::Mutation`], by the same.
-    buckets: HashMap<(String, String), mutation::Bucket>,
+    buckets: Clients<(String, String), mutation::Bucket>,
     connections: connection::Connections,
 }
 
@@ -130,7 +129,7 @@ impl Quotas {
     /// Counts what a client uses; how many milliseconds it has to pause for it.
     pub fn record(&self, kind: Kind, header: &RequestHeader, amount: f64) -> i32 {
         let now_ms = clock::monotonic_ms();
-        let throttle_ms = self.with_rate(kind, header, |rate, limit| {
+        let throttle_ms = self.with_rate(kind, header, now_ms, |rate, limit| {
             rate.record(amount, now_ms);
             rate.throttle_ms(limit, now_ms)
         });
@@ -143,7 +142,7 @@ impl Quotas {
     /// Takes back what was counted and did not happen.
     pub fn unrecord(&self, kind: Kind, header: &RequestHeader, amount: f64) {
         let now_ms = clock::monotonic_ms();
-        self.with_rate(kind, header, |rate, _| rate.record(-amount, now_ms));
+        self.with_rate(kind, header, now_ms, |rate, _| rate.record(-amount, now_ms));
     }
 
     /// Counts the time that a request took; how many milliseconds the client has to pause for it.
@@ -162,21 +161,20 @@ impl Quotas {
         share.map_or(usize::MAX, |share| (share.limit * windows_s) as usize)
     }
 
-    fn with_rate<T>(&self, kind: Kind, header: &RequestHeader, act: impl FnOnce(&mut Rate, f64) -> T) -> Option<T> {
+    fn with_rate<T>(
+        &self,
+        kind: Kind,
+        header: &RequestHeader,
+        now_ms: i64,
+        act: impl FnOnce(&mut Rate, f64) -> T,
+    ) -> Option<T> {
         if !self.is_set(kind) {
             return None;
         }
         let mut inner = self.inner.lock();
         let Share { limit, user, client_id } = inner.share(kind, client_id(header))?;
-        let key = (kind, user, client_id);
-        if inner.rates.len() >= MAX_RATES && !inner.rates.contains_key(&key) {
-            let now_ms = clock::monotonic_ms();
-            inner.rates.retain(|_, rate| !rate.is_idle(now_ms));
-            if inner.rates.len() >= MAX_RATES {
-                return None;
-            }
-        }
-        let rate = inner.rates.entry(key).or_insert_with(|| Rate::new(self.windows));
+        let begun = || Rate::new(self.windows);
+        let rate = inner.rates.get((kind, user, client_id), now_ms, begun, |rate| rate.is_idle(now_ms))?;
         Some(act(rate, limit))
     }
 }
@@ -200,7 +198,7 @@ impl Inner {
         let matching = order.into_iter().filter(|(_, client)| client.is_none() || !client_id.is_empty());
         matching.into_iter().find_map(|entity| {
             let named = |part: &Option<Name>, name: &str| part.as_ref().map_or_else(String::new, |_| name.to_owned());
-            let (user, client_id) = (named(&entity.0, ANONYMOUS), named(&entity.1, client_id));
+            let (user, client_id) = (named(&entity.0, ANONYMOUS), named(&entity.1, &remembered_id(client_id)));
             Some(Share { limit: *self.limits.get(&(kind, entity))?, user, client_id })
         })
     }

@@ -12,18 +12,27 @@ use crate::clock;
 pub(super) struct Bucket {
     tokens: f64,
     refilled_ms: i64,
+    /// When it will be full, and is as good as a new one.
+    full_ms: i64,
 }
 
 impl Bucket {
     /// A full one.
     fn new(limit: f64, windows: Windows, now_ms: i64) -> Bucket {
-        Bucket { tokens: most(limit, windows), refilled_ms: now_ms }
+        Bucket { tokens: most(limit, windows), refilled_ms: now_ms, full_ms: now_ms }
     }
 
     fn refill(&mut self, limit: f64, windows: Windows, now_ms: i64) {
         let elapsed_s = (now_ms - self.refilled_ms).max(0) as f64 / 1000.0;
         self.tokens = (self.tokens + limit * elapsed_s).min(most(limit, windows));
         self.refilled_ms = now_ms;
+    }
+
+    fn take(&mut self, tokens: f64, limit: f64, windows: Windows) {
+        self.tokens -= tokens;
+        // Saturates.
+        let missing_ms = ((most(limit, windows) - self.tokens) / limit * 1000.0).ceil() as i64;
+        self.full_ms = self.refilled_ms.saturating_add(missing_ms);
     }
 
     /// Milliseconds until it is no longer overdrawn.
@@ -69,8 +78,12 @@ impl Quotas {
         };
         let now_ms = clock::monotonic_ms();
         let windows = self.mutation_windows;
-        // Few clients do this; each is remembered for as long as there are quotas.
-        let bucket = inner.buckets.entry((user, client_id)).or_insert_with(|| Bucket::new(limit, windows, now_ms));
+        let full = || Bucket::new(limit, windows, now_ms);
+        let bucket = inner.buckets.get((user, client_id), now_ms, full, |bucket| bucket.full_ms <= now_ms);
+        let Some(bucket) = bucket else {
+            all.admitted = items;
+            return all;
+        };
         bucket.refill(limit, windows, now_ms);
         for item in items {
             let count = partitions(&item);
@@ -78,7 +91,7 @@ impl Quotas {
                 all.refused.push(item);
                 continue;
             }
-            bucket.tokens -= count as f64;
+            bucket.take(count as f64, limit, windows);
             all.admitted.push(item);
         }
         if !strict || !all.refused.is_empty() {
@@ -99,8 +112,8 @@ mod tests {
         let windows = Windows { window_ms: 1000, samples: 10 };
         let mut bucket = Bucket::new(2.0, windows, 0);
         assert_eq!(bucket.tokens, 20.0);
-        bucket.tokens -= 30.0;
-        assert_eq!(bucket.pause_ms(2.0), 5000);
+        bucket.take(30.0, 2.0, windows);
+        assert_eq!((bucket.pause_ms(2.0), bucket.full_ms), (5000, 15_000));
         bucket.refill(2.0, windows, 4000);
         assert_eq!(bucket.pause_ms(2.0), 1000);
         bucket.refill(2.0, windows, 60_000);
