@@ -2,6 +2,7 @@
 //! [`crate::moves`]. The answer comes when the move has begun; DescribeLogDirs tells how far it is. For a partition that is
 //! not here the wish is remembered until it is created, and UNKNOWN_TOPIC_OR_PARTITION answered, as in Kafka.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use caudal_protocol::messages::alter_replica_log_dirs_request::AlterReplicaLogDirsRequest;
@@ -19,7 +20,7 @@ pub async fn handle(
     request: AlterReplicaLogDirsRequest,
     _version: i16,
 ) -> AlterReplicaLogDirsResponse {
-    let mut results: Vec<AlterReplicaLogDirTopicResult> = Vec::new();
+    let mut results: BTreeMap<String, Vec<AlterReplicaLogDirPartitionResult>> = BTreeMap::new();
     for dir in once(request.dirs, |dir| dir.path.clone()) {
         for topic in once(dir.topics, |topic| topic.name.clone()) {
             let partitions = once(topic.partitions, |index| *index).into_iter().map(|partition_index| {
@@ -27,12 +28,11 @@ pub async fn handle(
                 AlterReplicaLogDirPartitionResult { partition_index, error_code: error.code() }
             });
             let partitions: Vec<_> = partitions.collect();
-            match results.iter_mut().find(|result| result.topic_name == topic.name) {
-                Some(result) => result.partitions.extend(partitions),
-                None => results.push(AlterReplicaLogDirTopicResult { topic_name: topic.name, partitions }),
-            }
+            results.entry(topic.name).or_default().extend(partitions);
         }
     }
+    let topic = |(topic_name, partitions)| AlterReplicaLogDirTopicResult { topic_name, partitions };
+    let results = results.into_iter().map(topic).collect();
     AlterReplicaLogDirsResponse { results, ..AlterReplicaLogDirsResponse::default() }
 }
 

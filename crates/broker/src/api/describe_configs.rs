@@ -1,5 +1,7 @@
 //! DescribeConfigs (32), versions 1-4: configs of topics, of groups and of this broker, with where each value comes from.
 
+use std::collections::HashSet;
+
 use caudal_cluster::MetadataImage;
 use caudal_cluster::config::{
     self, CLIENT_METRICS_CONFIGS, ConfigDef, ConfigSource, GROUP_CONFIGS, Resolved, TOPIC_CONFIGS, Update,
@@ -38,6 +40,7 @@ pub async fn handle(
             Err(error) => (error.code.code(), Some(error.message), Vec::new()),
         };
         if let Some(keys) = resource.configuration_keys.filter(|keys| !keys.is_empty()) {
+            let keys: HashSet<String> = keys.into_iter().collect();
             configs.retain(|config| keys.contains(&config.name));
         }
         DescribeConfigsResult {

@@ -28,9 +28,9 @@ pub async fn handle(
     let pattern = request.transactional_id_pattern.as_deref().filter(|pattern| !pattern.is_empty());
     let whole = pattern.map(|pattern| RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(PATTERN_MOST).build());
     let Ok(pattern) = whole.transpose() else { return failed(ErrorCode::InvalidRegularExpression) };
-    let states: Vec<Option<State>> = request.state_filters.iter().map(|name| State::from_name(name)).collect();
-    let unknown = request.state_filters.iter().zip(&states).filter(|(_, state)| state.is_none());
-    let unknown_state_filters = unknown.map(|(name, _)| name.clone()).collect();
+    let known = |name: &String| State::from_name(name);
+    let states: HashSet<State> = request.state_filters.iter().filter_map(known).collect();
+    let unknown_state_filters = request.state_filters.iter().filter(|name| known(name).is_none()).cloned().collect();
     let producers: HashSet<i64> = request.producer_id_filters.iter().copied().collect();
     let now_ms = wall_ms();
     let found = ctx.transactions.view(|entries| {
@@ -38,7 +38,7 @@ pub async fn handle(
             let current = &entry.current;
             entry.pending != Some(State::Dead)
                 && (producers.is_empty() || producers.contains(&current.producer_id))
-                && (states.is_empty() || states.contains(&Some(current.state)))
+                && (request.state_filters.is_empty() || states.contains(&current.state))
                 && (request.duration_filter < 0 || now_ms - current.start_ms > request.duration_filter)
                 && pattern.as_ref().is_none_or(|pattern| pattern.is_match(id))
         });

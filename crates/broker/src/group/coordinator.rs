@@ -454,10 +454,8 @@ impl Coordinator {
         })
     }
 
-    /// ListGroups, in any order. Empty filters take everything; names compare without case.
-    pub fn list(&self, states: &[String], types: &[String]) -> Vec<ListedGroup> {
-        let wanted =
-            |filter: &[String], name: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(name));
+    /// ListGroups, in any order: those whose state and type are wanted.
+    pub fn list(&self, is_wanted: impl Fn(&str, &str) -> bool) -> Vec<ListedGroup> {
         let empty = State::Empty.name();
         let only_offsets = self.offsets.keys().filter(|id| !self.has_group(id)).map(|id| (id, "", empty, CLASSIC_TYPE));
         let groups = self.groups.values().map(|g| {
@@ -468,7 +466,7 @@ impl Coordinator {
         groups
             .chain(only_offsets)
             .chain(consumers)
-            .filter(|(_, _, state, kind)| wanted(states, state) && wanted(types, kind))
+            .filter(|(_, _, state, kind)| is_wanted(state, kind))
             .map(|(id, protocol_type, state, kind)| ListedGroup {
                 group_id: id.clone(),
                 protocol_type: protocol_type.to_owned(),

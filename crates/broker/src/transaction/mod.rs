@@ -27,7 +27,7 @@ pub const NO_EPOCH: i16 = -1;
 pub const EPOCH_BUMPS_FROM: i16 = 2;
 
 /// What a transactional id is doing. The numbers are persisted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     Empty,
     Ongoing,

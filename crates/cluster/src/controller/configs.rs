@@ -232,12 +232,13 @@ fn operate(
             let start = configs.get(name).map(String::as_str).or(synonym).or(def.default_value());
             let mut items: Vec<&str> =
                 start.unwrap_or_default().split(',').map(str::trim).filter(|i| !i.is_empty()).collect();
-            for item in value.split(',').map(str::trim) {
-                match operation {
-                    Operation::Append if !items.contains(&item) => items.push(item),
-                    Operation::Subtract => items.retain(|i| *i != item),
-                    _ => {}
-                }
+            let given = value.split(',').map(str::trim);
+            if operation == Operation::Append {
+                let mut seen: BTreeSet<&str> = items.iter().copied().collect();
+                items.extend(given.filter(|item| seen.insert(item)));
+            } else {
+                let gone: BTreeSet<&str> = given.collect();
+                items.retain(|item| !gone.contains(item));
             }
             let joined = items.join(",");
             configs.insert(name.to_owned(), joined);
@@ -280,6 +281,7 @@ fn change(
         }
         _ => {
             check_broker_configs(node, target, wanted, touched)?;
+            check_min_insync_replicas(image, target, wanted, touched)?;
             check_cleaner_configs(image, node, wanted)?;
             check_thread_configs(image, node, wanted)?;
         }
@@ -424,20 +426,28 @@ fn check_broker_configs(
         "These security configs can be dynamically updated only per-listener using the listener prefix",
     )?;
     refused_together(&of_brokers, "Cannot update these configs at default cluster level, broker id must be specified")?;
-    let removed = |name: &str| touched.contains(name) && !wanted.contains_key(name);
-    if target.name.is_empty() && removed("min.insync.replicas") {
-        return Err(ApiError::new(
-            ErrorCode::InvalidConfig,
-            "Cluster-level min.insync.replicas cannot be removed while ELR is enabled.",
-        ));
-    }
-    if !target.name.is_empty() && wanted.contains_key("min.insync.replicas") {
-        return Err(ApiError::new(
-            ErrorCode::InvalidConfig,
-            "Broker-level min.insync.replicas cannot be altered while ELR is enabled.",
-        ));
-    }
     Ok(())
+}
+
+/// With eligible leader replicas `min.insync.replicas` is a matter of the whole cluster (KIP-966), and always set.
+fn check_min_insync_replicas(
+    image: &MetadataImage,
+    target: &ConfigResource,
+    wanted: &BTreeMap<String, String>,
+    touched: &BTreeSet<String>,
+) -> Result<(), ApiError> {
+    const NAME: &str = "min.insync.replicas";
+    if image.feature(super::features::ELR_VERSION) == 0 {
+        return Ok(());
+    }
+    let refuse = |sentence: &str| Err(ApiError::new(ErrorCode::InvalidConfig, sentence));
+    match (target.name.is_empty(), wanted.contains_key(NAME)) {
+        (true, false) if touched.contains(NAME) => {
+            refuse("Cluster-level min.insync.replicas cannot be removed while ELR is enabled.")
+        }
+        (false, true) => refuse("Broker-level min.insync.replicas cannot be altered while ELR is enabled."),
+        _ => Ok(()),
+    }
 }
 
 fn check_assignment_interval(node: &Node<'_>, name: &str, value: &str) -> Result<(), ApiError> {

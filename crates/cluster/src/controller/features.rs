@@ -15,7 +15,7 @@ use crate::record::MetadataRecord;
 
 const METADATA_VERSION: &str = "metadata.version";
 pub const KRAFT_VERSION: &str = "kraft.version";
-const ELR_VERSION: &str = "eligible.leader.replicas.version";
+pub(super) const ELR_VERSION: &str = "eligible.leader.replicas.version";
 /// The metadata version that `eligible.leader.replicas.version` needs.
 const ELR_NEEDS_METADATA_VERSION: i16 = 23;
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";

@@ -1,5 +1,7 @@
 //! More partitions for existing topics.
 
+use std::collections::BTreeSet;
+
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use caudal_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
@@ -19,9 +21,11 @@ pub fn create_partitions(
 ) -> Decision<CreatePartitionsResponse> {
     let mut records = Vec::new();
     let mut results = Vec::new();
-    for (i, topic) in request.topics.iter().enumerate() {
-        let twice = |(j, other): (usize, &CreatePartitionsTopic)| j != i && other.name == topic.name;
-        let result = if request.topics.iter().enumerate().any(twice) {
+    let mut seen = BTreeSet::new();
+    let names = request.topics.iter().map(|topic| topic.name.as_str());
+    let twice: BTreeSet<&str> = names.filter(|name| !seen.insert(*name)).collect();
+    for topic in &request.topics {
+        let result = if twice.contains(topic.name.as_str()) {
             Err(ApiError::new(ErrorCode::InvalidRequest, "Duplicate topic name."))
         } else {
             add_partitions(image, topic).map(|new| records.extend(new))

@@ -5,6 +5,7 @@ use caudal_protocol::messages::create_topics_request::{
 use caudal_protocol::messages::delete_topics_request::DeleteTopicState;
 use caudal_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use caudal_protocol::messages::*;
+use caudal_protocol::records::metadata::FeatureLevelRecord;
 use proptest::prelude::*;
 
 use super::*;
@@ -32,9 +33,7 @@ pub(super) fn started() -> MetadataImage {
     let mut image = MetadataImage::empty();
     let features = FEATURES.iter().filter_map(|f| {
         let level = f.initial?;
-        Some(
-            caudal_protocol::records::metadata::FeatureLevelRecord { name: f.name.into(), feature_level: level }.into(),
-        )
+        Some(FeatureLevelRecord { name: f.name.into(), feature_level: level }.into())
     });
     apply(&mut image, &features.collect::<Vec<_>>());
     let records = start_records(&image, &registration(), true, image.offset + 1);
@@ -68,6 +67,20 @@ fn create(image: &mut MetadataImage, topics: Vec<CreatableTopic>) -> Vec<(ErrorC
         (ErrorCode::from_code(t.error_code), t.error_message.clone())
     };
     decision.response.topics.iter().map(answer).collect()
+}
+
+/// One client must not keep the controller busy by naming many topics.
+#[test]
+fn many_names_take_no_time_each_for_all_others() {
+    let start = std::time::Instant::now();
+    let names = (0..60_000).map(|n| format!("none-{n}")).chain(["t".to_owned(), "t".to_owned()]);
+    let topics = names.map(|name| CreatePartitionsTopic { name, count: 2, ..Default::default() }).collect();
+    let request = CreatePartitionsRequest { topics, ..Default::default() };
+    let response = create_partitions(&started(), &request).response;
+    let codes: Vec<i16> = response.results.iter().rev().take(3).map(|result| result.error_code).collect();
+    let twice = ErrorCode::InvalidRequest.code();
+    assert_eq!(codes, [twice, twice, ErrorCode::UnknownTopicOrPartition.code()]);
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -438,6 +451,22 @@ fn configs_change_one_by_one() {
         let before = image.clone();
         assert_eq!(alter(&mut image, kind, name, &ops), (code, Some(sentence.to_owned())));
         assert_eq!(image, before);
+    }
+}
+
+#[test]
+fn in_sync_replicas_are_a_matter_of_each_broker_without_elr() {
+    let mut image = started();
+    let set = [("min.insync.replicas", 0, Some("2"))];
+    let message = "Broker-level min.insync.replicas cannot be altered while ELR is enabled.";
+    assert_eq!(alter(&mut image, 4, "1", &set), (ErrorCode::InvalidConfig, Some(message.to_owned())));
+    let off = FeatureLevelRecord { name: "eligible.leader.replicas.version".into(), feature_level: 0 };
+    apply(&mut image, &[off.into()]);
+    assert_eq!(alter(&mut image, 4, "1", &set), (ErrorCode::None, None));
+    for (name, value) in [("", Some("1")), ("1", None), ("", None)] {
+        let operation = i8::from(value.is_none());
+        let changed = alter(&mut image, 4, name, &[("min.insync.replicas", operation, value)]);
+        assert_eq!(changed, (ErrorCode::None, None));
     }
 }
 

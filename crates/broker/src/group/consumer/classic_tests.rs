@@ -195,7 +195,7 @@ fn sizes(classics: &[&Classic], consumers: &[&Consumer]) -> Vec<usize> {
 }
 
 fn types(world: &World) -> String {
-    world.coordinator.list(&[], &[]).iter().map(|g| format!("{}:{}", g.group_type, g.group_state)).collect()
+    world.coordinator.list(|_, _| true).iter().map(|g| format!("{}:{}", g.group_type, g.group_state)).collect()
 }
 
 #[test]
