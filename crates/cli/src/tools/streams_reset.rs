@@ -235,7 +235,7 @@ async fn positions(
     }
     if let Some(text) = parsed.text("by-duration")? {
         let back = duration_ms(text).map_err(Stop::Failed)?;
-        return at_time(cluster, partitions, chrono::Utc::now().timestamp_millis() - back).await;
+        return at_time(cluster, partitions, chrono::Utc::now().timestamp_millis().saturating_sub(back)).await;
     }
     if let Some(path) = parsed.text("from-file")? {
         let text = std::fs::read_to_string(path).map_err(|e| Stop::Failed(format!("failed to read {path}: {e}")))?;

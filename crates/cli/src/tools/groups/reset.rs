@@ -150,7 +150,7 @@ async fn scenario(
     if let Some(shift) = parsed.long("shift-by")? {
         let committed = cluster.committed(group).await?;
         let shifted = |tp: &TopicPartition| match committed.get(tp) {
-            Some(current) => Ok((tp.clone(), current.offset + shift)),
+            Some(current) => Ok((tp.clone(), current.offset.saturating_add(shift))),
             None => Err(Stop::Usage(format!(
                 "Cannot shift offset for partition {tp} since there is no current committed offset"
             ))),
@@ -163,7 +163,7 @@ async fn scenario(
     }
     if let Some(text) = parsed.text("by-duration")? {
         let back = duration_ms(text).map_err(Stop::Failed)?;
-        return at_time(cluster, partitions, chrono::Utc::now().timestamp_millis() - back).await;
+        return at_time(cluster, partitions, chrono::Utc::now().timestamp_millis().saturating_sub(back)).await;
     }
     if let Some(path) = parsed.text("from-file")? {
         let mut plans = plan_from_file(path, parsed.all("group"))?;
@@ -239,6 +239,9 @@ fn plan_from_file(path: &str, groups: &[String]) -> Result<BTreeMap<String, Plan
             let sentence = format!("failed to read {path}, line {}: '{line}' is not {layout}", index + 1);
             return Err(Stop::Failed(sentence));
         };
+        if offset < 0 {
+            return Err(Stop::Usage("Invalid negative offset".to_owned()));
+        }
         plans.entry(group.clone()).or_default().insert(TopicPartition::new(topic.clone(), partition), offset);
     }
     Ok(plans)
@@ -274,6 +277,9 @@ mod tests {
         std::fs::write(path, "g,t,0,5\n\"h\",t,1,7\n").unwrap();
         let plans = plan_from_file(path, &["g".to_owned()]).unwrap();
         assert_eq!(plans["h"], Plan::from([(TopicPartition::new("t", 1), 7)]));
+        std::fs::write(path, "t,0,5\nt,1,-7\n").unwrap();
+        let error = plan_from_file(path, &["g".to_owned()]).unwrap_err();
+        assert!(matches!(&error, Stop::Usage(sentence) if sentence == "Invalid negative offset"), "{error}");
         std::fs::write(path, "t,0,5\nt,one,7\n").unwrap();
         let error = plan_from_file(path, &["g".to_owned()]).unwrap_err().to_string();
         assert!(error.ends_with("line 2: 't,one,7' is not topic,partition,offset"), "{error}");
