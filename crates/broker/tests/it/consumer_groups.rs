@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use caudal_broker::BrokerConfig;
+use caudal_broker::group::record::partition_for;
+use caudal_protocol::batch::Batches;
 use caudal_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use caudal_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use caudal_protocol::messages::join_group_request::JoinGroupRequestProtocol;
@@ -210,6 +212,44 @@ fn the_other_apis_know_of_them() {
     assert!(list(&broker, &[]).is_empty());
     let broker = broker.crash_and_restart();
     assert!(list(&broker, &[]).is_empty());
+}
+
+/// One wait for the disk, not one for each partition.
+#[test]
+fn many_offsets_are_deleted_at_once() {
+    const PARTITIONS: i32 = 300;
+    let broker = start();
+    broker.create_topic("many", PARTITIONS);
+    let mut client = broker.connect();
+    let commit = |partition_index| OffsetCommitRequestPartition { partition_index, ..Default::default() };
+    let partitions = (0..PARTITIONS).map(commit).collect();
+    let topic = OffsetCommitRequestTopic { name: "many".into(), partitions, ..Default::default() };
+    let request = OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    let committed: OffsetCommitResponse = client.ask(&request, 8);
+    assert!(committed.topics[0].partitions.iter().all(|p| p.error_code == 0));
+    let view = broker.context().topics.view();
+    let count = i32::try_from(view.by_name("__consumer_offsets").unwrap().partitions.len()).unwrap();
+    let home = partition_for("g", count);
+    let log = &view.find("__consumer_offsets", home).unwrap().log;
+    let before = log.log_end_offset();
+    let delete = |partition_index| OffsetDeleteRequestPartition { partition_index };
+    // Each twice, and one that is not there.
+    let partitions = (0..=PARTITIONS).chain(0..PARTITIONS).map(delete).collect();
+    let topic = OffsetDeleteRequestTopic { name: "many".into(), partitions };
+    let request = OffsetDeleteRequest { group_id: "g".into(), topics: vec![topic] };
+    let deleted: OffsetDeleteResponse = client.ask(&request, 0);
+    let (done, unknown): (Vec<_>, Vec<_>) =
+        deleted.topics[0].partitions.iter().partition(|p| ErrorCode::from_code(p.error_code) == ErrorCode::None);
+    assert_eq!((done.len(), unknown.len(), unknown[0].partition_index), (300, 1, PARTITIONS));
+    let end = log.log_end_offset();
+    assert_eq!(end - before, i64::from(PARTITIONS));
+    let bytes = log.read(before, 1 << 20, end, true).unwrap().to_bytes().unwrap();
+    assert_eq!(Batches::new(bytes).count(), 1);
 }
 
 #[test]
