@@ -65,11 +65,15 @@ pub enum TopicConfigError {
     RemoteStorage,
 }
 
-/// Checks all configs that a topic would have. What only matters to tiered storage is kept, as by a Kafka without it.
+/// Checks all configs that a topic would have. `default`: the number that one has which the topic does not set. What only matters to
+/// tiered storage is kept, as by a Kafka without it.
 ///
 /// # Errors
 /// The first config that is unknown or not allowed.
-pub fn check_topic_configs(configs: &BTreeMap<String, String>) -> Result<(), TopicConfigError> {
+pub fn check_topic_configs(
+    configs: &BTreeMap<String, String>,
+    default: impl Fn(&str) -> Option<i64>,
+) -> Result<(), TopicConfigError> {
     for (name, value) in configs {
         let def = super::topic_config(name).ok_or_else(|| TopicConfigError::Unknown(name.clone()))?;
         let value = def.check(value)?;
@@ -77,12 +81,15 @@ pub fn check_topic_configs(configs: &BTreeMap<String, String>) -> Result<(), Top
             return Err(TopicConfigError::RemoteStorage);
         }
     }
-    let lag = |name: &str, default: i64| configs.get(name).and_then(|v| v.trim().parse().ok()).unwrap_or(default);
-    let (min, max) = (lag("min.compaction.lag.ms", 0), lag("max.compaction.lag.ms", i64::MAX));
-    if min > max {
-        return Err(TopicConfigError::CompactionLag { min, max });
+    let own = |name: &str| configs.get(name).and_then(|value| value.trim().parse().ok());
+    let [min, max] = ["min.compaction.lag.ms", "max.compaction.lag.ms"].map(|name| (own(name), name));
+    // What is wrong with the broker's own settings is not the topic's fault.
+    if min.0.or(max.0).is_none() {
+        return Ok(());
     }
-    Ok(())
+    let min = min.0.or_else(|| default(min.1)).unwrap_or(0);
+    let max = max.0.or_else(|| default(max.1)).unwrap_or(i64::MAX);
+    if min > max { Err(TopicConfigError::CompactionLag { min, max }) } else { Ok(()) }
 }
 
 /// The broker configs that were set at start.

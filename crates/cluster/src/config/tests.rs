@@ -90,19 +90,19 @@ fn bad_topic_configs_are_refused_in_kafkas_words() {
             "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage.",
         ),
     ] {
-        let error = check_topic_configs(&configs(&[(name, value)])).unwrap_err();
+        let error = check_topic_configs(&configs(&[(name, value)]), |_| None).unwrap_err();
         assert_eq!(error.to_string(), sentence);
     }
     let lag = configs(&[("min.compaction.lag.ms", "5"), ("max.compaction.lag.ms", "4")]);
     assert_eq!(
-        check_topic_configs(&lag).unwrap_err().to_string(),
+        check_topic_configs(&lag, |_| None).unwrap_err().to_string(),
         "conflict topic config setting min.compaction.lag.ms (5) > max.compaction.lag.ms (4)"
     );
     let kept = configs(&[("remote.log.copy.disable", "true"), ("local.retention.ms", "5")]);
-    assert_eq!(check_topic_configs(&kept), Ok(()));
+    assert_eq!(check_topic_configs(&kept, |_| None), Ok(()));
     let good =
         configs(&[("cleanup.policy", "compact, delete"), ("retention.ms", " 7 "), ("compression.type", "producer")]);
-    assert_eq!(check_topic_configs(&good), Ok(()));
+    assert_eq!(check_topic_configs(&good, |_| None), Ok(()));
 }
 
 #[test]

@@ -264,7 +264,8 @@ fn change(
     }
     match target.kind {
         ConfigResourceType::Topic => {
-            check_topic_configs(wanted).map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
+            check_topic_configs(wanted, node.topic_default(image))
+                .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
         }
         ConfigResourceType::Group => {
             check_group_configs(wanted, node.config)

@@ -32,7 +32,7 @@ pub use quotas::{CLIENT_ID, IP, USER, alter_client_quotas};
 pub use reassignments::alter_partition_reassignments;
 pub use scram::{ScramMechanism, alter_user_scram_credentials};
 
-use crate::config::StaticConfig;
+use crate::config::{StaticConfig, topic_config};
 use crate::image::MetadataImage;
 use crate::record::MetadataRecord;
 
@@ -70,6 +70,16 @@ pub(crate) fn outcome(result: &Result<(), ApiError>) -> (i16, Option<String>) {
 pub struct Node<'a> {
     pub node_id: i32,
     pub config: &'a StaticConfig,
+}
+
+impl Node<'_> {
+    /// Tells the numbers that topics have which do not set them.
+    fn topic_default(&self, image: &MetadataImage) -> impl Fn(&str) -> Option<i64> {
+        move |name| {
+            let resolved = self.config.resolve_topic(image, self.node_id, None, topic_config(name)?);
+            resolved.value?.parse().ok()
+        }
+    }
 }
 
 /// A decision: what to write, and what to answer once it is durable.

@@ -455,6 +455,25 @@ fn configs_change_one_by_one() {
 }
 
 #[test]
+fn compaction_lags_are_compared_with_those_of_the_brokers() {
+    let mut image = started();
+    create(&mut image, vec![topic("t", 1, 1)]);
+    let max = [("max.compaction.lag.ms", 0, Some("500"))];
+    assert_eq!(alter(&mut image, 2, "t", &max).0, ErrorCode::None);
+    assert_eq!(alter(&mut image, 4, "", &[("log.cleaner.min.compaction.lag.ms", 0, Some("1000"))]).0, ErrorCode::None);
+    let message = "conflict topic config setting min.compaction.lag.ms (1000) > max.compaction.lag.ms (500)";
+    let (error, told) = alter(&mut image, 2, "t", &max);
+    assert_eq!((error, told.as_deref()), (ErrorCode::InvalidConfig, Some(message)));
+    let config = StaticConfig::default();
+    let node = Node { node_id: 1, config: &config };
+    let new = |max| with_config(topic("u", 1, 1), "max.compaction.lag.ms", Some(max));
+    let request = CreateTopicsRequest { topics: vec![new("500")], ..Default::default() };
+    let refused = create_topics(&image, &node, &request).response.topics.remove(0);
+    assert_eq!((refused.error_code, refused.error_message.as_deref()), (error.code(), Some(message)));
+    create(&mut image, vec![new("1000")]);
+}
+
+#[test]
 fn in_sync_replicas_are_a_matter_of_each_broker_without_elr() {
     let mut image = started();
     let set = [("min.insync.replicas", 0, Some("2"))];

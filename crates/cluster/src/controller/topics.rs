@@ -139,7 +139,7 @@ fn create_topic(
     node: &Node<'_>,
     topic: &CreatableTopic,
 ) -> Result<(Vec<MetadataRecord>, CreatableTopicResult), ApiError> {
-    let configs = creation_configs(topic)?;
+    let configs = creation_configs(image, node, topic)?;
     let assignments = assignments(image, node, topic)?;
     let topic_id = new_topic_id(image);
     let partitions = i32::try_from(assignments.len()).unwrap_or(i32::MAX);
@@ -169,7 +169,11 @@ fn create_topic(
 }
 
 /// The topic's own configs, checked.
-fn creation_configs(topic: &CreatableTopic) -> Result<BTreeMap<String, String>, ApiError> {
+fn creation_configs(
+    image: &MetadataImage,
+    node: &Node<'_>,
+    topic: &CreatableTopic,
+) -> Result<BTreeMap<String, String>, ApiError> {
     let nulls: Vec<&str> = topic.configs.iter().filter(|c| c.value.is_none()).map(|c| c.name.as_str()).collect();
     if !nulls.is_empty() {
         let message = format!("Null value not supported for topic configs: {}", nulls.join(","));
@@ -177,7 +181,8 @@ fn creation_configs(topic: &CreatableTopic) -> Result<BTreeMap<String, String>, 
     }
     let value = |c: &CreatableTopicConfig| Some((c.name.clone(), c.value.clone()?));
     let configs: BTreeMap<String, String> = topic.configs.iter().filter_map(value).collect();
-    check_topic_configs(&configs).map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
+    check_topic_configs(&configs, node.topic_default(image))
+        .map_err(|e| ApiError::new(ErrorCode::InvalidConfig, e.to_string()))?;
     Ok(configs)
 }
 
