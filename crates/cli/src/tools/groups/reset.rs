@@ -188,8 +188,12 @@ async fn scenario(
 /// The offsets of partitions by position or time, -1 where there is none.
 async fn listed(cluster: &Cluster, partitions: &[TopicPartition], spec: OffsetSpec) -> Result<Plan, Stop> {
     let found = cluster.list_offsets(partitions, spec).await?;
-    let offset = |(tp, listed): (TopicPartition, Result<caudal_client::ListedOffset, CallError>)| {
-        Ok((tp, listed.map_err(|e| Stop::Failed(e.java()))?.offset))
+    let offset = |(tp, listed): (TopicPartition, Result<caudal_client::ListedOffset, CallError>)| match listed {
+        Ok(listed) => Ok((tp, listed.offset)),
+        Err(e) if e.code == Some(ErrorCode::UnknownTopicOrPartition) => {
+            Err(Stop::Failed(format!("{} ({tp})", e.java())))
+        }
+        Err(e) => Err(Stop::Failed(e.java())),
     };
     found.into_iter().map(offset).collect()
 }
