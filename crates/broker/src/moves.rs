@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use caudal_protocol::TopicPartition;
 use caudal_protocol::batch::BatchHeader;
@@ -16,6 +17,11 @@ use crate::partition::Partition;
 
 /// What is copied at a time.
 const COPY_BYTES: usize = 1 << 20;
+
+/// What all moves together may copy per second; no limit where it is not set.
+const MOST_PER_SECOND: &str = "replica.alter.log.dirs.io.max.bytes.per.second";
+/// A move that has to wait looks this often whether it still has to.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a partition stayed where it is.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +53,31 @@ pub struct Moves {
     permits: Arc<Semaphore>,
     /// What is copied stays for the next run.
     stopping: AtomicBool,
+    ahead: Mutex<Ahead>,
+}
+
+/// What was copied beyond what may be copied in the time.
+#[derive(Debug)]
+struct Ahead {
+    bytes: f64,
+    at: Instant,
+}
+
+impl Ahead {
+    /// What is left of it at a rate per second.
+    fn at_rate(&mut self, rate: f64) -> f64 {
+        let now = Instant::now();
+        self.bytes = (self.bytes - rate * now.duration_since(self.at).as_secs_f64()).max(0.0);
+        self.at = now;
+        self.bytes
+    }
 }
 
 impl Moves {
     pub fn new(at_a_time: usize) -> Moves {
         let permits = Arc::new(Semaphore::new(at_a_time.max(1)));
-        Moves { running: Mutex::default(), permits, stopping: AtomicBool::new(false) }
+        let ahead = Mutex::new(Ahead { bytes: 0.0, at: Instant::now() });
+        Moves { running: Mutex::default(), permits, stopping: AtomicBool::new(false), ahead }
     }
 
     /// Goes on with what an earlier run left.
@@ -122,6 +147,22 @@ impl Moves {
         self.running.lock().drain().for_each(|(_, moving)| moving.cancelled.store(true, Ordering::Release));
     }
 
+    /// Waits until what was copied is no more than may be. What is allowed may change meanwhile.
+    fn keep_to_rate(&self, ctx: &Context, copied_bytes: usize, is_cancelled: &dyn Fn() -> bool) {
+        let rate = || ctx.broker_text(MOST_PER_SECOND).parse::<f64>().ok();
+        let Some(now) = rate() else { return };
+        let mut ahead = self.ahead.lock();
+        ahead.at_rate(now);
+        ahead.bytes += copied_bytes as f64;
+        drop(ahead);
+        while let Some(rate) = rate().filter(|_| !is_cancelled()) {
+            if self.ahead.lock().at_rate(rate) <= 0.0 {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -184,7 +225,8 @@ fn complete(ctx: &Context, partition: &Arc<Partition>, moving: &Move, future: &A
     let is_new = future.log_start_offset() == future.log_end_offset();
     let cleaned = partition.log_dir.cleaned_offset(&partition.name).filter(|_| is_new);
     loop {
-        copy(source, future, source.durable_end_offset(), &is_cancelled)?;
+        let copied = |bytes| ctx.moves.keep_to_rate(ctx, bytes, &is_cancelled);
+        copy(source, future, source.durable_end_offset(), &is_cancelled, &copied)?;
         if is_cancelled() {
             return Ok(false);
         }
@@ -219,8 +261,14 @@ fn whole_batches(bytes: &[u8]) -> &[u8] {
     bytes.get(..end).unwrap_or(bytes)
 }
 
-/// Copies batches up to `end`.
-pub fn copy(source: &Log, future: &Arc<Log>, end: i64, is_cancelled: &dyn Fn() -> bool) -> Result<(), MoveError> {
+/// Copies batches up to `end`; `copied` is told of the bytes of each piece.
+pub fn copy(
+    source: &Log,
+    future: &Arc<Log>,
+    end: i64,
+    is_cancelled: &dyn Fn() -> bool,
+    copied: &dyn Fn(usize),
+) -> Result<(), MoveError> {
     let most = COPY_BYTES.min(usize::try_from(source.config().segment_bytes / 2).unwrap_or(COPY_BYTES));
     while future.log_end_offset() < end && !is_cancelled() {
         let next = future.log_end_offset().max(source.log_start_offset());
@@ -231,7 +279,9 @@ pub fn copy(source: &Log, future: &Arc<Log>, end: i64, is_cancelled: &dyn Fn() -
             break;
         }
         let bytes = slice.to_bytes().map_err(|error| MoveError::Io(source.topic_partition().clone(), error))?;
-        future.append(whole_batches(&bytes), 0, AppendOrigin::Replication)?;
+        let whole = whole_batches(&bytes);
+        future.append(whole, 0, AppendOrigin::Replication)?;
+        copied(whole.len());
     }
     Ok(())
 }

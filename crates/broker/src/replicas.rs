@@ -283,7 +283,7 @@ impl Replicas {
         let source = &partition.log;
         let end = source.pause()?;
         let complete = || -> Result<Arc<Log>, MoveError> {
-            moves::copy(source, future, end, &|| false)?;
+            moves::copy(source, future, end, &|| false, &|_| ())?;
             future.flush()?;
             future.delete_records_before(source.log_start_offset())?;
             future.set_config(LogConfig::clone(&source.config()));

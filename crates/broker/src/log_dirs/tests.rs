@@ -85,11 +85,11 @@ fn carry_over(dirs: &LogDirs) {
     let Some(source) = from.log(&name()) else { return };
     let left = to.futures().pop();
     let future = left.unwrap_or_else(|| to.create_future(wanted(), 0).unwrap());
-    moves::copy(&source, &future, source.durable_end_offset() / 2, &|| false).unwrap();
+    moves::copy(&source, &future, source.durable_end_offset() / 2, &|| false, &|_| ()).unwrap();
     future.flush().unwrap();
-    moves::copy(&source, &future, source.durable_end_offset(), &|| false).unwrap();
+    moves::copy(&source, &future, source.durable_end_offset(), &|| false, &|_| ()).unwrap();
     let end = source.pause().unwrap();
-    moves::copy(&source, &future, end, &|| false).unwrap();
+    moves::copy(&source, &future, end, &|| false, &|_| ()).unwrap();
     to.adopt_future(&future, None).unwrap();
     from.delete_log(&name()).unwrap();
     from.remove_doomed();
@@ -147,7 +147,7 @@ fn a_part_does_not_stand_for_a_log_that_is_away() {
     fill(&dirs);
     let source = dir(&dirs, A).log(&name()).unwrap();
     let future = dir(&dirs, B).create_future(wanted(), 0).unwrap();
-    moves::copy(&source, &future, RECORDS / 2, &|| false).unwrap();
+    moves::copy(&source, &future, RECORDS / 2, &|| false, &|_| ()).unwrap();
     future.flush().unwrap();
     dirs.close(-1).unwrap();
     let alone = open(&disk, &[("/b", B)]);

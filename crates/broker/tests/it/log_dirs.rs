@@ -14,8 +14,10 @@ use caudal_protocol::messages::alter_replica_log_dirs_response::AlterReplicaLogD
 use caudal_protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;
 use caudal_protocol::messages::describe_log_dirs_response::DescribeLogDirsResponse;
 use caudal_protocol::messages::fetch_response::FetchResponse;
+use caudal_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use caudal_protocol::messages::metadata_request::MetadataRequest;
 use caudal_protocol::messages::metadata_response::MetadataResponse;
+use caudal_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 use caudal_storage::{Disk, RealDisk};
 
 use crate::fetch::{offsets, request};
@@ -245,6 +247,36 @@ fn a_move_that_was_interrupted_is_gone_on_with() {
     let mut client = broker.connect();
     assert_eq!(read(&mut client, "t").len(), written);
     assert_eq!(produce(&mut client, "t", 0, batch(1, 10)).base_offset, written as i64);
+}
+
+#[test]
+fn a_move_keeps_to_the_rate_that_is_set_for_it() {
+    let broker = start(tempfile::tempdir().unwrap());
+    broker.create_topic("t", 1);
+    let mut client = broker.connect();
+    (0..4).for_each(|_| _ = produce(&mut client, "t", 0, batch(1, 800_000)));
+    let home = places(&mut client, "t", 0)[0].0.clone();
+    let other = DIRS.iter().find(|name| **name != home).unwrap();
+    let limit = |value: Option<&str>| {
+        let name = "replica.alter.log.dirs.io.max.bytes.per.second".to_owned();
+        let config_operation = i8::from(value.is_none());
+        let config = AlterableConfig { name, config_operation, value: value.map(str::to_owned) };
+        let resource = AlterConfigsResource { resource_type: 4, resource_name: "1".into(), configs: vec![config] };
+        let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+        let response: IncrementalAlterConfigsResponse = broker.connect().ask(&request, 1);
+        assert_eq!(response.responses[0].error_code, 0, "{:?}", response.responses[0].error_message);
+    };
+    // Four records would take a quarter of an hour.
+    limit(Some("3500"));
+    let begun = Instant::now();
+    assert_eq!(alter(&mut client, &broker.path().join(other), "t", 0), ErrorCode::None);
+    wait_until("it is on its way", || places(&mut client, "t", 0).contains(&((*other).to_owned(), true)));
+    while begun.elapsed() < Duration::from_secs(2) {
+        assert!(places(&mut client, "t", 0).contains(&((*other).to_owned(), true)));
+    }
+    limit(None);
+    wait_until("moved", || is_in(&mut client, "t", other));
+    assert_eq!(read(&mut client, "t").len(), 4);
 }
 
 /// Each wish ends the one before, wherever that is; the last one is carried out.

@@ -300,4 +300,6 @@ config_table! {
         "Bytes per second of the replicas whose replication is throttled on the follower's side: none on a single node.";
     "leader.replication.throttled.rate" Long null AtLeast(0) Medium dynamic acts
         "Bytes per second of the replicas whose replication is throttled on the leader's side: none on a single node.";
+    "replica.alter.log.dirs.io.max.bytes.per.second" Long null AtLeast(0) Medium dynamic acts
+        "Bytes per second that are copied between the log directories of a broker; as many as go when it is not set.";
 }

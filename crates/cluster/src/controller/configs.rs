@@ -326,6 +326,7 @@ const LIVE_CONFIGS: &[&str] = &[
     "max.connections.per.ip",
     "max.connections.per.ip.overrides",
     "producer.id.expiration.ms",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
     "transaction.partition.verification.enable",
     // There is nothing that they could slow down.
     "follower.replication.throttled.rate",
