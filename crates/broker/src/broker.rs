@@ -164,7 +164,7 @@ impl Broker {
         });
         replicas.follow(None, metadata_log.image());
         let directory_id = meta.directory_id.unwrap_or(Uuid::ZERO);
-        let registrar = Registrar::new(&config, &listener.bound, replicas.log_dirs.ids(), features, clean);
+        let registrar = Registrar::new(&config, &listener.bound, &replicas.log_dirs, features, clean);
         let quotas = Arc::new(Quotas::new(&config.properties));
         let metadata = Metadata::new(metadata_log, replicas.clone(), quotas.clone(), registrar);
         metadata.register().await?;
@@ -273,7 +273,7 @@ fn open(config: &BrokerConfig, disk: Arc<dyn Disk>) -> Result<Opened, StartError
     let meta = metadata_dir.meta.clone();
     let features = format::bootstrap_features(disk.as_ref(), &config.log_dir)?;
     let metadata_log = MetadataLog::load(metadata_dir.log_dir.clone(), config.node_id, snapshot_policy(config))?;
-    let OpenedDirs { dirs: log_dirs, reports } = log_dirs::open(config, &disk, metadata_dir, metadata_log.image())?;
+    let OpenedDirs { dirs: mut log_dirs, reports } = log_dirs::open(config, &disk, metadata_dir, metadata_log.image())?;
     reports.iter().for_each(|(dir, report)| tell(dir, report, config));
     check_metadata(config, &log_dirs, &metadata_log)?;
     log_dirs.settle_moves(metadata_log.image(), config.node_id)?;

@@ -18,6 +18,7 @@ use caudal_protocol::{TopicPartition, Uuid};
 use caudal_storage::{Log, LogDir, Offline, OpenError, TopicLog};
 use parking_lot::Mutex;
 
+use open::started_without;
 pub use open::{OpenedDirs, OpenedMetadataDir, open, open_metadata_dir};
 
 /// Wishes that are remembered.
@@ -127,17 +128,13 @@ impl LogDirs {
             return Ok((holder.log_dir.create_log(log)?, holder.log_dir.clone()));
         }
         let wish = self.wishes.lock().remove(&log.topic_partition);
-        let partitions = |dir: &Dir| {
-            let logs = dir.log_dir.logs();
-            logs.iter().filter(|log| log.topic_partition().topic != METADATA_TOPIC).count()
-        };
-        let mut dirs: Vec<&Dir> = self.iter().filter(|dir| dir.log_dir.check_online().is_ok()).collect();
-        dirs.sort_by_cached_key(|dir| {
+        let mut dirs = self.candidates();
+        dirs.sort_by_key(|(dir, rank)| {
             let named = [wish, directory].iter().position(|id| *id == Some(dir.id)).unwrap_or(2);
-            (named, is_full(dir), partitions(dir))
+            (named, *rank)
         });
         let mut failed = None;
-        for dir in dirs {
+        for (dir, _) in dirs {
             match dir.log_dir.create_log(log.clone()) {
                 Ok(created) => {
                     self.note_moved();
@@ -150,6 +147,31 @@ impl LogDirs {
         Err(failed.unwrap_or_else(|| {
             OpenError::Offline(Offline { dir: none(), reason: "no log directory is in use".to_owned() })
         }))
+    }
+
+    /// The directories in which new partitions may lie, with what ranks them: whether they are full, and how many they have.
+    fn candidates(&self) -> Vec<(&Dir, (bool, usize))> {
+        let partitions = |dir: &Dir| {
+            let logs = dir.log_dir.logs();
+            logs.iter().filter(|log| log.topic_partition().topic != METADATA_TOPIC).count()
+        };
+        let in_use = self.iter().filter(|dir| dir.log_dir.check_online().is_ok());
+        in_use.map(|dir| (dir, (is_full(dir), partitions(dir)))).collect()
+    }
+
+    /// Where new partitions are to lie, as [`LogDirs::create_log`] would choose; nothing where no directory is in use.
+    pub fn choose(&self, partitions: &[TopicPartition]) -> Vec<Uuid> {
+        let mut dirs = self.candidates();
+        let wishes = self.wishes.lock();
+        let chosen = partitions.iter().filter_map(|partition| {
+            let wish = wishes.get(partition);
+            let best = dirs.iter_mut().min_by_key(|(dir, rank)| (wish != Some(&dir.id), *rank));
+            best.map(|(dir, (_, count))| {
+                *count += 1;
+                dir.id
+            })
+        });
+        chosen.collect()
     }
 
     pub fn note_moved(&self) {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI16, Ordering};
 
 use caudal_cluster::controller::Decision;
 use caudal_cluster::image::ApplyError;
-use caudal_cluster::{MetadataImage, MetadataLog, MetadataLogError};
+use caudal_cluster::{MetadataImage, MetadataLog, MetadataLogError, MetadataRecord};
 use caudal_protocol::ErrorCode;
 use caudal_protocol::records::control::VotersRecord;
 use parking_lot::RwLock;
@@ -175,24 +175,17 @@ impl Metadata {
         let log = self.log.clone().lock_owned().await;
         let (log, caught_up) = self.write_unwritten(log).await;
         let before = self.image();
-        let Decision { records, response } = decide(&before);
+        let Decision { mut records, response } = decide(&before);
         if records.is_empty() {
             return Ok(response);
         }
+        self.shared.replicas.place(&before, &mut records);
         caught_up?;
         let Some(mut log) = log else { return Ok(response) };
         let shared = self.shared.clone();
         // Not cancelled when the connection that asked goes away: the records and their effect belong together.
         let done = tokio::task::spawn_blocking(move || {
-            let after = log.commit(&records).map_err(|error| {
-                if error.is_disk_full() {
-                    tracing::debug!("failed to change the metadata: {error}");
-                } else {
-                    tracing::error!("failed to change the metadata: {error}");
-                }
-                ChangeError::storage(&error)
-            })?;
-            shared.publish(after);
+            shared.commit(&mut log, &records)?;
             match log.snapshot_if_due() {
                 Ok(Some(id)) => tracing::info!(?id, "wrote a snapshot of the metadata"),
                 Ok(None) => {}
@@ -204,9 +197,19 @@ impl Metadata {
         Ok(response)
     }
 
-    /// Does something with the partitions while no change of the metadata comes in between. Blocks.
-    pub fn without_changes<T>(&self, work: impl FnOnce(&Replicas) -> T) -> T {
-        let _no_changes = self.log.blocking_lock();
+    /// Does something with the partitions that is noted in the metadata before, while no other change comes in between. Blocks.
+    /// Where it cannot be noted it is done all the same: the records are to be such as come later by themselves.
+    pub fn noted<T>(
+        &self,
+        records: impl FnOnce(&MetadataImage) -> Vec<MetadataRecord>,
+        work: impl FnOnce(&Replicas) -> T,
+    ) -> T {
+        let mut log = self.log.blocking_lock();
+        let records = records(&self.image());
+        if !records.is_empty() && !self.shared.unwritten.load(Ordering::Acquire) {
+            // It is told why not.
+            _ = self.shared.commit(&mut log, &records);
+        }
         work(&self.shared.replicas)
     }
 
@@ -253,6 +256,19 @@ impl Shared {
             image.apply(&record)?;
         }
         self.publish(Arc::new(image));
+        Ok(())
+    }
+
+    fn commit(&self, log: &mut MetadataLog, records: &[MetadataRecord]) -> Result<(), ChangeError> {
+        let after = log.commit(records).map_err(|error| {
+            if error.is_disk_full() {
+                tracing::debug!("failed to change the metadata: {error}");
+            } else {
+                tracing::error!("failed to change the metadata: {error}");
+            }
+            ChangeError::storage(&error)
+        })?;
+        self.publish(after);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use caudal_cluster::MetadataImage;
 use caudal_protocol::TopicPartition;
 use caudal_protocol::batch::BatchHeader;
 use caudal_storage::{AppendError, AppendOrigin, FlushError, Log, LogConfig, LogDir, OpenError, ReadError, TopicLog};
@@ -233,7 +234,12 @@ fn complete(ctx: &Context, partition: &Arc<Partition>, moving: &Move, future: &A
         // What comes in meanwhile is copied in the pause.
         if future.log_end_offset() >= source.durable_end_offset() {
             future.flush()?;
-            return ctx.metadata.without_changes(|replicas| replicas.exchange(partition, &moving.to, future, cleaned));
+            let note =
+                |image: &MetadataImage| ctx.replicas.whereabouts_in(partition, &moving.to, image).into_iter().collect();
+            let moved = ctx.metadata.noted(note, |replicas| replicas.exchange(partition, &moving.to, future, cleaned));
+            // What was noted is put right.
+            ctx.replicas.log_dirs.note_moved();
+            return moved;
         }
     }
 }

@@ -10,6 +10,7 @@ use caudal_protocol::Uuid;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
 
 use crate::config::BrokerConfig;
+use crate::log_dirs::LogDirs;
 use crate::metadata::Metadata;
 
 /// What this node says of itself.
@@ -26,7 +27,7 @@ impl Registrar {
     pub fn new(
         config: &BrokerConfig,
         bound: &[SocketAddr],
-        log_dirs: Vec<Uuid>,
+        log_dirs: &LogDirs,
         features: Vec<FeatureLevelRecord>,
         clean: bool,
     ) -> Registrar {
@@ -40,7 +41,8 @@ impl Registrar {
         });
         let registration = Registration {
             node_id: config.node_id,
-            log_dirs,
+            log_dirs: log_dirs.ids(),
+            lacks_some: !log_dirs.offline().is_empty(),
             incarnation_id: Uuid::random(),
             endpoints: endpoints.collect(),
             controller_endpoints: Vec::new(),

@@ -1,6 +1,7 @@
 //! Makes the logs on disk be what the metadata says: creates, configures and removes them, and keeps [`Topics`] in step.
 
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use caudal_cluster::config::{StaticConfig, broker_config};
@@ -308,7 +309,6 @@ impl Replicas {
             Arc::new(Topic { name, id: topic.id, partitions: partitions.collect(), offline })
         });
         self.topics.replace(TopicsView::from_shared(topics));
-        self.log_dirs.note_moved();
         there.wake();
         Ok(true)
     }
@@ -331,7 +331,7 @@ impl Replicas {
             let Some(placed) = image.topic_by_id(&topic.id) else { continue };
             for (index, known) in &placed.partitions {
                 let change = match topic.find(*index) {
-                    Ok(partition) => self.whereabouts_of(partition, known),
+                    Ok(partition) => self.whereabouts_of(partition, &partition.log_dir, known),
                     Err(ErrorCode::KafkaStorageError) if known.leader == self.node_id => {
                         Some(leaderless(image, topic.id, *index, known, self.node_id))
                     }
@@ -343,9 +343,48 @@ impl Replicas {
         records
     }
 
-    fn whereabouts_of(&self, partition: &Partition, known: &image::Partition) -> Option<PartitionChangeRecord> {
+    /// Says of new partitions in which directory they will lie, so that the metadata tells it from the first record on: after a
+    /// crash nobody looks for them elsewhere. Only where there are several is it open.
+    pub fn place(&self, image: &MetadataImage, records: &mut [MetadataRecord]) {
+        let topics: HashMap<Uuid, String> = records.iter().filter_map(named).collect();
+        let mut open: Vec<(TopicPartition, &mut Uuid)> = Vec::new();
+        for record in records {
+            let MetadataRecord::Partition(partition) = record else { continue };
+            let known = || image.topic_by_id(&partition.topic_id).map(|topic| topic.name.to_string());
+            let Some(topic) = topics.get(&partition.topic_id).cloned().or_else(known) else { continue };
+            let at = partition.replicas.iter().position(|replica| *replica == self.node_id);
+            let directory = at.and_then(|at| partition.directories.get_mut(at));
+            if let Some(directory) = directory.filter(|id| !image::is_directory(id)) {
+                open.push((TopicPartition::new(topic, partition.partition_id), directory));
+            }
+        }
+        if open.is_empty() {
+            return;
+        }
+        let names: Vec<_> = open.iter().map(|(name, _)| name.clone()).collect();
+        let chosen = self.log_dirs.choose(&names);
+        open.into_iter().zip(chosen).for_each(|((_, directory), id)| *directory = id);
+    }
+
+    /// The record that says that a partition lies in a directory, where the metadata says otherwise.
+    pub fn whereabouts_in(
+        &self,
+        partition: &Partition,
+        dir: &Arc<LogDir>,
+        image: &MetadataImage,
+    ) -> Option<MetadataRecord> {
+        let known = image.topic_by_id(&partition.topic_id)?.partitions.get(&partition.name.partition)?;
+        self.whereabouts_of(partition, dir, known).map(MetadataRecord::PartitionChange)
+    }
+
+    fn whereabouts_of(
+        &self,
+        partition: &Partition,
+        dir: &Arc<LogDir>,
+        known: &image::Partition,
+    ) -> Option<PartitionChangeRecord> {
         let at = known.replicas.iter().position(|replica| *replica == self.node_id)?;
-        let id = self.log_dirs.id_of(&partition.log_dir)?;
+        let id = self.log_dirs.id_of(dir)?;
         let is_misplaced = known.directories.get(at) != Some(&id);
         let (topic_id, partition_id) = (partition.topic_id, partition.name.partition);
         let elected = match known.leader {
@@ -377,5 +416,13 @@ impl Replicas {
             }
         }
         config
+    }
+}
+
+/// The id and the name of the topic that a record makes.
+fn named(record: &MetadataRecord) -> Option<(Uuid, String)> {
+    match record {
+        MetadataRecord::Topic(topic) => Some((topic.topic_id, topic.name.to_string())),
+        _ => None,
     }
 }

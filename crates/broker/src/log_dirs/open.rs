@@ -120,11 +120,7 @@ pub fn open(
                 Ok(Dir { id, path: absolute, log_dir: Arc::new(log_dir) })
             }
             Err(error) if is_of_the_settings(&error) => return Err(error.into()),
-            Err(error) => {
-                let offline = Offline { dir: absolute, reason: error.to_string() };
-                tracing::error!("{offline}. The broker starts without it: partitions that lie there are not served");
-                Err(offline)
-            }
+            Err(error) => Err(started_without(absolute, &error)),
         });
     }
     if places.iter().all(Result::is_err) {
@@ -133,6 +129,13 @@ pub fn open(
         return Err(StartError::NoDirectory { reasons: reasons.join("; ") });
     }
     Ok(OpenedDirs { dirs: LogDirs::new(metadata, places), reports })
+}
+
+/// Tells of a directory that cannot be used.
+pub(super) fn started_without(dir: PathBuf, error: &dyn std::error::Error) -> Offline {
+    let offline = Offline { dir, reason: error.to_string() };
+    tracing::error!("{offline}. The broker starts without it: partitions that lie there are not served");
+    offline
 }
 
 type Opened = (Uuid, LogDir, RecoveryReport);

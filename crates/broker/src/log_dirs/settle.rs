@@ -10,16 +10,36 @@ use caudal_cluster::log::METADATA_TOPIC;
 use caudal_protocol::{TopicPartition, Uuid};
 use caudal_storage::{Log, OpenError};
 
-use super::{Dir, LogDirs};
+use super::{Dir, LogDirs, started_without};
 use crate::moves;
 
 impl LogDirs {
     /// Sees to it that each partition has one log, and at most one on its way elsewhere. To be called once, before anything is
-    /// created.
+    /// created. A directory that cannot be read or written is offline from here on, as one that could not be opened.
     ///
     /// # Errors
-    /// A directory cannot be read or written.
-    pub fn settle_moves(&self, image: &MetadataImage, node_id: i32) -> Result<(), OpenError> {
+    /// It is that of the metadata log, or no other one is left.
+    pub fn settle_moves(&mut self, image: &MetadataImage, node_id: i32) -> Result<(), OpenError> {
+        for (id, error) in self.settle(image, node_id) {
+            let Some(place) = self.places.iter_mut().find(|place| place.as_ref().is_ok_and(|dir| dir.id == id)) else {
+                continue;
+            };
+            if let Ok(dir) = place {
+                if Arc::ptr_eq(&dir.log_dir, &self.metadata) {
+                    return Err(error);
+                }
+                *place = Err(started_without(dir.path.clone(), &error));
+            }
+            if !self.is_any_in_use() {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The directories that failed, and how.
+    fn settle(&self, image: &MetadataImage, node_id: i32) -> BTreeMap<Uuid, OpenError> {
+        let mut failed: BTreeMap<Uuid, OpenError> = BTreeMap::new();
         let place = |name: &TopicPartition| {
             let partition = image.partition(&name.topic, name.partition);
             partition.and_then(|partition| partition.directory_of(node_id))
@@ -32,19 +52,37 @@ impl LogDirs {
         }
         holders.retain(|name, holders| holders.len() > 1 && name.topic != METADATA_TOPIC);
         for (name, mut holders) in holders {
+            // What lies in one that failed is not there, and may be the newer one.
+            if holders.iter().any(|(dir, _)| failed.contains_key(&dir.id)) {
+                continue;
+            }
             let topic = image.topic(&name.topic).map(|topic| topic.id);
-            set_others_aside(&name, topic, &mut holders)?;
-            keep_one(&name, place(&name), &mut holders)?;
+            let settled = set_others_aside(&name, topic, &mut holders);
+            if let Err((id, error)) = settled.and_then(|()| keep_one(&name, place(&name), &mut holders)) {
+                failed.insert(id, error);
+            }
         }
         for dir in self.iter() {
-            for (name, left) in dir.log_dir.left_futures()? {
-                match image.topic(&name.topic) {
-                    Some(topic) => self.settle_future(dir, &name, &left, (topic.id, place(&name)))?,
-                    None => dir.log_dir.remove_left(&left),
+            let futures = match dir.log_dir.left_futures() {
+                Ok(futures) if !failed.contains_key(&dir.id) => futures,
+                Ok(_) => continue,
+                Err(error) => {
+                    failed.entry(dir.id).or_insert(error);
+                    continue;
+                }
+            };
+            for (name, left) in futures {
+                let settled = match image.topic(&name.topic) {
+                    Some(topic) => self.settle_future(dir, &name, &left, (topic.id, place(&name))),
+                    None => Ok(dir.log_dir.remove_left(&left)),
+                };
+                if let Err(error) = settled {
+                    failed.insert(dir.id, error);
+                    break;
                 }
             }
         }
-        Ok(())
+        failed
     }
 
     /// A log on its way to `dir` is gone on with if it is a part of the log; without one it takes its place if it was whole, which
@@ -124,13 +162,13 @@ fn set_others_aside(
     name: &TopicPartition,
     topic: Option<Uuid>,
     holders: &mut Vec<(&Dir, Arc<Log>)>,
-) -> Result<(), OpenError> {
+) -> Result<(), (Uuid, OpenError)> {
     let is_another = |log: &Log| topic.is_some() && log.topic_id().is_some() && log.topic_id() != topic;
     if holders.iter().all(|(_, log)| is_another(log)) {
         return Ok(());
     }
     for (dir, _) in holders.extract_if(.., |(_, log)| is_another(log)) {
-        let away = dir.log_dir.set_aside(name)?;
+        let away = dir.log_dir.set_aside(name).map_err(|error| (dir.id, error))?;
         tracing::warn!(
             partition = %name, dir = %away.display(),
             "a log of an earlier topic of that name was set aside; it can be removed if nobody misses that topic"
@@ -141,14 +179,18 @@ fn set_others_aside(
 
 /// The longest log stays, or the one that the metadata names (`place`) where they are equally long. Others go if it holds all
 /// they hold; where it does not, the one that the metadata names stays, and the others are kept under another name.
-fn keep_one(name: &TopicPartition, place: Option<Uuid>, holders: &mut Vec<(&Dir, Arc<Log>)>) -> Result<(), OpenError> {
+fn keep_one(
+    name: &TopicPartition,
+    place: Option<Uuid>,
+    holders: &mut Vec<(&Dir, Arc<Log>)>,
+) -> Result<(), (Uuid, OpenError)> {
     let is_named = |dir: &Dir| place == Some(dir.id);
     holders.sort_by_key(|(dir, log)| (log.log_end_offset(), is_named(dir)));
     let Some((mut kept, longest)) = holders.pop() else { return Ok(()) };
     let mut differ: Vec<&Dir> = Vec::new();
     for (dir, log) in holders.drain(..) {
         if longest.log_start_offset() <= log.log_start_offset() && longest.covers(&log) {
-            dir.log_dir.delete_log(name)?;
+            dir.log_dir.delete_log(name).map_err(|error| (dir.id, error))?;
             tracing::info!(
                 partition = %name, kept = %kept.path.display(), removed_from = %dir.path.display(),
                 "a move was interrupted when it was done"
@@ -161,7 +203,7 @@ fn keep_one(name: &TopicPartition, place: Option<Uuid>, holders: &mut Vec<(&Dir,
         std::mem::swap(&mut kept, named);
     }
     for dir in differ {
-        let away = dir.log_dir.set_aside(name)?;
+        let away = dir.log_dir.set_aside(name).map_err(|error| (dir.id, error))?;
         tracing::warn!(
             partition = %name, kept = %kept.path.display(), dir = %away.display(),
             "two directories hold different logs of the partition: one was set aside. Look before you delete it"

@@ -3,7 +3,7 @@ use caudal_protocol::batch::BatchBuilder;
 use caudal_protocol::compression::Codec;
 use caudal_protocol::records::metadata::{PartitionRecord, TopicRecord};
 use caudal_storage::crash::{CrashDisk, Fate};
-use caudal_storage::{AppendOrigin, LogConfig, LogDirConfig};
+use caudal_storage::{AppendOrigin, Disk, LogConfig, LogDirConfig};
 
 use super::*;
 use crate::moves;
@@ -48,7 +48,7 @@ fn open(disk: &CrashDisk, names: &[(&str, Uuid)]) -> LogDirs {
 }
 
 fn open_both(disk: &CrashDisk, directory: Uuid) -> LogDirs {
-    let dirs = open(disk, &[("/a", A), ("/b", B)]);
+    let mut dirs = open(disk, &[("/a", A), ("/b", B)]);
     dirs.settle_moves(&image(directory), NODE).unwrap();
     dirs
 }
@@ -97,7 +97,6 @@ fn carry_over(dirs: &LogDirs) {
 
 /// Names in both directories that end so.
 fn named(disk: &CrashDisk, suffix: &str) -> usize {
-    use caudal_storage::Disk;
     let names = ["/a", "/b"].into_iter().flat_map(|dir| disk.list(Path::new(dir)).unwrap());
     names.filter(|entry| entry.name.ends_with(suffix)).count()
 }
@@ -150,7 +149,7 @@ fn a_part_does_not_stand_for_a_log_that_is_away() {
     moves::copy(&source, &future, RECORDS / 2, &|| false, &|_| ()).unwrap();
     future.flush().unwrap();
     dirs.close(-1).unwrap();
-    let alone = open(&disk, &[("/b", B)]);
+    let mut alone = open(&disk, &[("/b", B)]);
     alone.settle_moves(&image(A), NODE).unwrap();
     assert!(holders(&alone).is_empty() && alone.lies_elsewhere(&name(), Some(A)));
     alone.close(-1).unwrap();
@@ -172,6 +171,35 @@ fn logs_that_differ_are_both_kept() {
     dirs.close(-1).unwrap();
     let dirs = open_both(&disk, B);
     assert_eq!((holders(&dirs)[0].0, holders(&dirs).len(), named(&disk, "-stray")), (B, 1, 1));
+}
+
+#[test]
+fn a_directory_that_fails_at_the_start_is_left_out() {
+    let disk = CrashDisk::new();
+    let dirs = open_both(&disk, A);
+    fill(&dirs);
+    append(&dir(&dirs, B).create_log(wanted()).unwrap(), 5);
+    dirs.close(-1).unwrap();
+    for (failing, named_in) in [("/a", B), ("/b", A)] {
+        let mut dirs = open(&disk, &[("/a", A), ("/b", B)]);
+        disk.set_dir_sync_fails(Some(Path::new(failing)));
+        let settled = dirs.settle_moves(&image(named_in), NODE);
+        // The first one is that of the metadata log too.
+        assert_eq!(settled.is_ok(), failing == "/b", "{settled:?}");
+        if settled.is_ok() {
+            let offline: Vec<_> = dirs.unopened().map(|offline| offline.dir.clone()).collect();
+            assert_eq!(offline, [Path::new("/b")]);
+            assert!(is_whole(&dirs) && !dirs.lies_elsewhere(&name(), Some(A)) && dirs.lies_elsewhere(&name(), Some(B)));
+        }
+        disk.set_dir_sync_fails(None);
+        drop(dirs);
+        if failing == "/a" {
+            // It was renamed, and only that could not be made durable.
+            let away = disk.list(Path::new("/a")).unwrap().into_iter().find(|entry| entry.name.ends_with("-stray"));
+            disk.rename(&Path::new("/a").join(away.unwrap().name), Path::new("/a/t-0")).unwrap();
+        }
+    }
+    assert!(is_whole(&open_both(&disk, A)));
 }
 
 #[test]

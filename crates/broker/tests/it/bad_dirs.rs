@@ -166,6 +166,49 @@ fn a_broker_starts_without_one_of_its_directories() {
     }
 }
 
+/// Killed at once, before anybody could tell the metadata later where they lie.
+#[test]
+fn new_and_moved_partitions_are_not_begun_anew_after_a_kill() {
+    let broker = start(tempfile::tempdir().unwrap());
+    let mut client = broker.connect();
+    let is_told = |broker: &TestBroker, client: &mut RawClient| {
+        let image = broker.context().metadata.image();
+        let dirs = &broker.context().replicas.log_dirs;
+        (0..3).all(|partition| {
+            let path = broker.path().join(&places(client, "t", partition)[0].0);
+            let id = dirs.iter().find(|dir| dir.path == path).unwrap().id;
+            image.partition("t", partition).unwrap().directories == [id]
+        })
+    };
+    assert_eq!(alter(&mut client, &broker.path().join("b"), "t", 0), ErrorCode::UnknownTopicOrPartition);
+    broker.create_topic("t", 3);
+    assert!(is_told(&broker, &mut client));
+    for partition in 0..3 {
+        assert_eq!(produce(&mut client, "t", partition, batch(1, 10)).error_code, 0);
+    }
+    let held =
+        |client: &mut RawClient, name| (0..3).filter(|p| places(client, "t", *p)[0].0 == name).collect::<Vec<_>>();
+    assert_eq!(held(&mut client, "b")[0], 0, "the wish");
+    let [in_c] = held(&mut client, "c")[..] else { panic!() };
+    let broker = start_in(Arc::new(RealDisk), &["a", "b"], broker.end(false)).unwrap();
+    serves_the_others(&broker, in_c, "u");
+    let broker = start(broker.end(false));
+    let mut client = broker.connect();
+    wait_until("all have leaders", || leaderless(&mut client).is_empty());
+    assert_eq!(fetch(&mut client, in_c), (ErrorCode::None, vec![0]));
+    assert_eq!(alter(&mut client, &broker.path().join("c"), "t", 0), ErrorCode::None);
+    wait_until("moved", || places(&mut client, "t", 0) == [("c".to_owned(), false)]);
+    assert!(is_told(&broker, &mut client));
+    let end = produce(&mut client, "t", 0, batch(1, 10)).base_offset;
+    let broker = start_in(Arc::new(RealDisk), &["a", "b"], broker.end(false)).unwrap();
+    let mut client = broker.connect();
+    wait_until("both are offline", || leaderless(&mut client) == [0, in_c]);
+    let broker = start(broker.end(false));
+    let mut client = broker.connect();
+    wait_until("all have leaders", || leaderless(&mut client).is_empty());
+    assert_eq!(fetch(&mut client, 0).1.last(), Some(&end));
+}
+
 #[test]
 fn a_directory_that_is_a_copy_or_belongs_to_others_is_refused() {
     let (broker, _) = filled();

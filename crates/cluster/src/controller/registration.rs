@@ -46,6 +46,8 @@ pub struct Registration {
     pub node_id: i32,
     /// Ids of the log directories, from their `meta.properties`.
     pub log_dirs: Vec<Uuid>,
+    /// There are others, which are out of use.
+    pub lacks_some: bool,
     /// New at each start.
     pub incarnation_id: Uuid,
     pub endpoints: Vec<Endpoint>,
@@ -219,7 +221,10 @@ fn lead(
         return (partition.leader == id).then(|| leaderless(image, topic.id, partition_id, partition, id));
     }
     // Among several the broker tells where it is.
-    let only = if let [only] = *node.log_dirs { directory.is_none().then_some(only) } else { None };
+    let only = match *node.log_dirs {
+        [only] => (directory.is_none() && !node.lacks_some).then_some(only),
+        _ => None,
+    };
     if partition.leader == id && clean && only.is_none() {
         return None;
     }

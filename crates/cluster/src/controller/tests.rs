@@ -15,6 +15,7 @@ fn registration() -> Registration {
     Registration {
         node_id: 1,
         log_dirs: vec![Uuid([9; 16])],
+        lacks_some: false,
         incarnation_id: Uuid([8; 16]),
         endpoints: vec![Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 9092, security_protocol: 0 }],
         controller_endpoints: Vec::new(),

@@ -107,12 +107,16 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// The log directory of a replica; `None`: it has none, or it is not known in which one it lies. Ids below 100 stand for
-    /// no directory (KIP-858): unassigned, lost, migrating.
+    /// The log directory of a replica; `None`: it has none, or it is not known in which one it lies.
     pub fn directory_of(&self, replica: i32) -> Option<Uuid> {
         let at = self.replicas.iter().position(|id| *id == replica)?;
-        self.directories.get(at).copied().filter(|id| u128::from_be_bytes(id.0) >= 100)
+        self.directories.get(at).copied().filter(is_directory)
     }
+}
+
+/// Whether an id is that of a log directory. Those below 100 stand for none (KIP-858): unassigned, lost, migrating.
+pub fn is_directory(id: &Uuid) -> bool {
+    u128::from_be_bytes(id.0) >= 100
 }
 
 /// A topic with its partitions by number.
