@@ -260,6 +260,12 @@ fn is_full(dir: &Dir) -> bool {
     found.is_some_and(|found| found.elapsed() < FULL_FOR || (0..SPACE_LEAST_BYTES).contains(&space(&dir.path).1))
 }
 
+/// Whether so much can be written there, as far as the system tells.
+pub fn has_room(dir: &Path, bytes: u64) -> bool {
+    let (_, free_bytes) = space(dir);
+    free_bytes < 0 || u64::try_from(free_bytes - SPACE_LEAST_BYTES).is_ok_and(|free_bytes| bytes <= free_bytes)
+}
+
 /// Size of the volume and what is left of it; -1 where the system does not tell.
 pub fn space(dir: &Path) -> (i64, i64) {
     match rustix::fs::statvfs(dir) {

@@ -1,5 +1,9 @@
 //! Moving partitions between the log directories of this node (AlterReplicaLogDirs) while they are read and written: a copy
 //! beside, brought up to the end, then exchanged for the log in one short pause.
+//!
+//! Where there is no room for the copy the move waits for it. Kafka takes a directory out of use that it found full; here it goes
+//! on serving, and what was copied is removed at once so that it can. An empty copy tells whoever asks, and the next start, that
+//! the partition is on its way.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::context::Context;
+use crate::log_dirs::has_room;
 use crate::partition::Partition;
 
 /// What is copied at a time.
@@ -23,6 +28,12 @@ const COPY_BYTES: usize = 1 << 20;
 const MOST_PER_SECOND: &str = "replica.alter.log.dirs.io.max.bytes.per.second";
 /// A move that has to wait looks this often whether it still has to.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Between the tries of a move that found no room, each pause twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often a move that waits looks whether it is to end.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why a partition stayed where it is.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +48,26 @@ pub enum MoveError {
     Flush(#[from] FlushError),
     #[error("failed to read {0}: {1}")]
     Io(TopicPartition, std::io::Error),
+    #[error("there is no room for {bytes} bytes")]
+    NoRoom { bytes: u64 },
+}
+
+impl MoveError {
+    /// Whether it may succeed when there is space in `to`.
+    fn is_for_space(&self, to: &LogDir) -> bool {
+        match self {
+            MoveError::NoRoom { .. } => true,
+            MoveError::Open(error) if error.is_disk_full() => true,
+            _ => to.check_online().is_ok() && to.found_full().is_some(),
+        }
+    }
+}
+
+/// What became of a try to move.
+enum Tried {
+    Ended,
+    /// There is no space. With the empty copy that stands for the move, if it could be made.
+    Waits(Option<Arc<Log>>),
 }
 
 /// A move under way.
@@ -113,19 +144,24 @@ impl Moves {
         let moving = Arc::new(Move { to: to.clone(), cancelled: AtomicBool::new(false) });
         running.insert(name, moving.clone());
         drop(running);
-        let (ctx, partition, permits) = (ctx.clone(), partition.clone(), self.permits.clone());
-        tokio::spawn(async move {
-            // It is never closed.
-            let _permit = permits.acquire_owned().await;
-            let moved = tokio::task::spawn_blocking(move || ctx.moves.run(&ctx, &partition, &moving, left));
-            if let Err(error) = moved.await {
-                tracing::error!("a move between log directories failed: {error}");
-            }
-        });
+        tokio::spawn(keep_trying(ctx.clone(), partition.clone(), moving, left));
     }
 
-    fn run(&self, ctx: &Context, partition: &Partition, moving: &Arc<Move>, left: Option<Arc<Log>>) {
+    fn run(&self, ctx: &Context, partition: &Partition, moving: &Arc<Move>, left: Option<Arc<Log>>) -> Tried {
         let result = carry_out(ctx, partition, moving, left);
+        let is_over = self.is_stopping() || moving.cancelled.load(Ordering::Acquire);
+        if let Err(error) = &result
+            && !is_over
+            && error.is_for_space(&moving.to)
+        {
+            tracing::warn!(
+                partition = %partition.name, to = %moving.to.path().display(),
+                "no space for the partition that is to be moved: {error}. It stays where it is, and moves when there is room for \
+                 all of it; until then kafka-log-dirs shows it as on its way. To give the move up, ask for the directory that \
+                 the partition is in"
+            );
+            return Tried::Waits(stand_in(ctx, partition, moving));
+        }
         let mut running = self.running.lock();
         if running.get(&partition.name).is_some_and(|current| Arc::ptr_eq(current, moving)) {
             running.remove(&partition.name);
@@ -140,6 +176,7 @@ impl Moves {
                 tracing::error!(%partition, %to, "failed to move: {error}. The partition stays where it was");
             }
         }
+        Tried::Ended
     }
 
     /// Ends all moves: the broker stops.
@@ -169,13 +206,61 @@ impl Moves {
     }
 }
 
+async fn keep_trying(ctx: Arc<Context>, partition: Arc<Partition>, moving: Arc<Move>, mut left: Option<Arc<Log>>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        // It is never closed.
+        let permit = ctx.moves.permits.clone().acquire_owned().await;
+        let (here, wanted, to) = (ctx.clone(), partition.clone(), moving.clone());
+        let copied = left.take();
+        let tried = tokio::task::spawn_blocking(move || here.moves.run(&here, &wanted, &to, copied));
+        let waits = match tried.await {
+            Ok(Tried::Waits(waits)) => waits,
+            Ok(Tried::Ended) => return,
+            Err(error) => return tracing::error!("a move between log directories failed: {error}"),
+        };
+        drop(permit);
+        let until = Instant::now() + pause;
+        while is_to_wait(&ctx, &partition, &moving, until) {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        if ctx.moves.is_stopping() {
+            return;
+        }
+        if let Some(stand_in) = waits {
+            let moving = moving.clone();
+            // A failure to remove it is told, and the next try replaces it.
+            _ = tokio::task::spawn_blocking(move || moving.to.abandon_future(&stand_in)).await;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Whether nothing has changed yet for a move that found no room.
+fn is_to_wait(ctx: &Context, wanted: &Partition, moving: &Move, until: Instant) -> bool {
+    let is_over = ctx.moves.is_stopping() || moving.cancelled.load(Ordering::Acquire);
+    let Some(partition) = current(ctx, wanted).filter(|_| !is_over) else { return false };
+    let is_there = Arc::ptr_eq(&partition.log_dir, &moving.to);
+    !is_there && (Instant::now() < until || !has_room(moving.to.path(), partition.log.size_bytes()))
+}
+
+/// An empty copy: the next start goes on with it, and DescribeLogDirs tells of it.
+fn stand_in(ctx: &Context, wanted: &Partition, moving: &Move) -> Option<Arc<Log>> {
+    let source = &current(ctx, wanted)?.log;
+    let created = first_offset(source).and_then(|first| Ok(moving.to.create_future(copy_of(source), first)?));
+    created.inspect_err(|error| tracing::debug!(partition = %wanted.name, %error, "no stand-in for a move")).ok()
+}
+
+/// The partition as it is now, wherever.
+fn current(ctx: &Context, wanted: &Partition) -> Option<Arc<Partition>> {
+    ctx.topics.view().by_id(&wanted.topic_id)?.partition(wanted.name.partition).cloned()
+}
+
 /// Whether the partition was moved; `false`: it was cancelled, or the partition is gone.
 fn carry_out(ctx: &Context, wanted: &Partition, moving: &Move, mut left: Option<Arc<Log>>) -> Result<bool, MoveError> {
     loop {
-        let view = ctx.topics.view();
-        let topic = view.by_id(&wanted.topic_id);
-        let partition = topic.and_then(|topic| topic.partition(wanted.name.partition));
-        let Some(partition) = partition.filter(|_| !moving.cancelled.load(Ordering::Acquire)) else {
+        let partition = current(ctx, wanted);
+        let Some(partition) = partition.as_ref().filter(|_| !moving.cancelled.load(Ordering::Acquire)) else {
             if let Some(left) = left.filter(|_| !ctx.moves.is_stopping()) {
                 moving.to.abandon_future(&left);
                 wanted.log.resume_cleaning();
@@ -189,6 +274,11 @@ fn carry_out(ctx: &Context, wanted: &Partition, moving: &Move, mut left: Option<
             // Nothing was compacted since it was looked at.
             Some(left) => left,
             None => {
+                // What is copied would only take the space from those who write there.
+                let bytes = partition.log.size_bytes();
+                if !has_room(moving.to.path(), bytes) {
+                    return Err(MoveError::NoRoom { bytes });
+                }
                 let future = moving.to.create_future(copy_of(&partition.log), first_offset(&partition.log)?)?;
                 partition.log.pause_cleaning();
                 future

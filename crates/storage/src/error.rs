@@ -204,12 +204,21 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether there is no space.
+    pub fn is_disk_full(&self) -> bool {
+        self.io().is_some_and(is_disk_full)
+    }
+
     /// Whether the process has no file descriptors or memory left: that says nothing of the disk.
     pub fn is_exhausted(&self) -> bool {
+        self.io().is_some_and(is_exhausted)
+    }
+
+    fn io(&self) -> Option<&io::Error> {
         match self {
-            OpenError::Dir { source, .. } | OpenError::Log { source, .. } => is_exhausted(source),
-            OpenError::Checkpoint(CheckpointError::Io { source, .. }) => is_exhausted(source),
-            _ => false,
+            OpenError::Dir { source, .. } | OpenError::Log { source, .. } => Some(source),
+            OpenError::Checkpoint(CheckpointError::Io { source, .. }) => Some(source),
+            _ => None,
         }
     }
 }

@@ -72,11 +72,11 @@ impl LogDirs {
                 }
             };
             for (name, left) in futures {
-                let settled = match image.topic(&name.topic) {
-                    Some(topic) => self.settle_future(dir, &name, &left, (topic.id, place(&name))),
-                    None => Ok(dir.log_dir.remove_left(&left)),
+                let Some(topic) = image.topic(&name.topic) else {
+                    dir.log_dir.remove_left(&left);
+                    continue;
                 };
-                if let Err(error) = settled {
+                if let Err(error) = self.settle_future(dir, &name, &left, (topic.id, place(&name))) {
                     failed.insert(dir.id, error);
                     break;
                 }

@@ -18,6 +18,7 @@ use caudal_protocol::messages::incremental_alter_configs_request::{AlterConfigsR
 use caudal_protocol::messages::metadata_request::MetadataRequest;
 use caudal_protocol::messages::metadata_response::MetadataResponse;
 use caudal_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
+use caudal_storage::crash::CrashDisk;
 use caudal_storage::{Disk, RealDisk};
 
 use crate::fetch::{offsets, request};
@@ -310,8 +311,55 @@ fn the_last_of_many_wishes_counts() {
 }
 
 #[test]
+fn a_move_waits_for_space() {
+    let disk = CrashDisk::new();
+    let on_disk = |dir: tempfile::TempDir| start_in(Arc::new(disk.clone()), &DIRS, dir).unwrap();
+    let mut broker = on_disk(tempfile::tempdir().unwrap());
+    broker.create_topic("t", 1);
+    let mut client = broker.connect();
+    let home = places(&mut client, "t", 0).remove(0);
+    let other = DIRS.iter().find(|name| **name != home.0).unwrap();
+    for _ in 0..20 {
+        assert_eq!(produce(&mut client, "t", 0, batch(1, 20_000)).error_code, 0);
+    }
+    let begin = |broker: &TestBroker, client: &mut RawClient| {
+        disk.set_space_left(Some(100_000));
+        assert_eq!(alter(client, &broker.path().join(other), "t", 0), ErrorCode::None);
+        wait_until("there is no space", || !broker.context().replicas.log_dirs.full().is_empty());
+        // Enough for the name of the partition.
+        disk.set_space_left(Some(5000));
+        wait_until("the move is told of", || {
+            disk.set_space_left(Some(5000));
+            places(client, "t", 0).contains(&((*other).to_owned(), true))
+        });
+    };
+    begin(&broker, &mut client);
+    assert_eq!(read(&mut client, "t").len(), 20);
+    // Given up.
+    assert_eq!(alter(&mut client, &broker.path().join(&home.0), "t", 0), ErrorCode::None);
+    wait_until("no copy is left", || places(&mut client, "t", 0) == [home.clone()]);
+    begin(&broker, &mut client);
+    disk.set_space_left(None);
+    wait_until("moved", || is_in(&mut client, "t", other));
+    assert_eq!(read(&mut client, "t").len(), 20);
+    assert_eq!(alter(&mut client, &broker.path().join(&home.0), "t", 0), ErrorCode::None);
+    wait_until("moved back", || is_in(&mut client, "t", &home.0));
+    // The next run goes on.
+    for is_clean in [true, false] {
+        begin(&broker, &mut client);
+        disk.set_space_left(None);
+        broker = on_disk(broker.end(is_clean));
+        client = broker.connect();
+        wait_until("moved by the next run", || is_in(&mut client, "t", other));
+        assert_eq!(read(&mut client, "t").len(), 20);
+        assert_eq!(alter(&mut client, &broker.path().join(&home.0), "t", 0), ErrorCode::None);
+        wait_until("moved back", || is_in(&mut client, "t", &home.0));
+    }
+}
+
+#[test]
 fn a_failed_directory_takes_only_its_partitions_along() {
-    let disk = caudal_storage::crash::CrashDisk::new();
+    let disk = CrashDisk::new();
     let dir = tempfile::tempdir().unwrap();
     let paths: Vec<PathBuf> = DIRS.iter().map(|name| dir.path().join(name)).collect();
     let start = |dir: tempfile::TempDir| start_in(Arc::new(disk.clone()), &DIRS, dir).unwrap();

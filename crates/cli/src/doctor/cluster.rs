@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use caudal_client::OffsetSpec;
 use caudal_client::admin::ConfigResourceType;
 use caudal_protocol::messages::ListTransactionsRequest;
+use caudal_protocol::messages::describe_log_dirs_response::DescribeLogDirsResult;
 use caudal_protocol::messages::describe_topic_partitions_response::DescribeTopicPartitionsResponseTopic as Topic;
 
 use super::Findings;
@@ -57,8 +58,9 @@ async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<(),
     let addresses: Vec<String> = described.brokers.iter().map(|b| format!("{}:{}", b.host, b.port)).collect();
     let text = format!("cluster {} answers, with {}", described.cluster_id, addresses.join(", "));
     findings.ok(CHECK, text);
-    for (node, dirs) in cluster.admin.describe_log_dirs(&[], Some(Vec::new())).await? {
-        for dir in dirs {
+    for (node, dirs) in cluster.admin.describe_log_dirs(&[], None).await? {
+        for dir in &dirs {
+            check_moves(node, dir, &dirs, findings);
             if let Err(error) = check_code(dir.error_code, None) {
                 findings.problem(
                     CHECK,
@@ -69,6 +71,36 @@ async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Partitions on their way to a directory, and whether there is room for them.
+fn check_moves(node: i32, to: &DescribeLogDirsResult, dirs: &[DescribeLogDirsResult], findings: &mut Findings) {
+    let all = |dir: &DescribeLogDirsResult| {
+        let topics =
+            dir.topics.iter().flat_map(|topic| topic.partitions.iter().map(|p| (topic.name.clone(), p.clone())));
+        topics.collect::<Vec<_>>()
+    };
+    let here: Vec<_> = dirs.iter().flat_map(all).filter(|(_, p)| !p.is_future_key).collect();
+    let (mut names, mut wanted_bytes) = (Vec::new(), 0);
+    for (topic, coming) in all(to).into_iter().filter(|(_, p)| p.is_future_key) {
+        let whole = here.iter().find(|(name, p)| (name, p.partition_index) == (&topic, coming.partition_index));
+        wanted_bytes += whole.map_or(0, |(_, p)| (p.partition_size - coming.partition_size).max(0));
+        names.push(format!("{topic}-{}", coming.partition_index));
+    }
+    if names.is_empty() {
+        return;
+    }
+    let (count, dir, free_bytes) = (names.len(), &to.log_dir, to.usable_bytes);
+    let text = format!("{count} partitions are on their way to {dir} of broker {node}: {}", briefly(&names));
+    if free_bytes >= 0 && free_bytes < wanted_bytes {
+        findings.problem(
+            CHECK,
+            format!("{text}; they lack {wanted_bytes} bytes, and {free_bytes} are free"),
+            "free space there, or end the moves: ask for the directories that the partitions are in",
+        );
+    } else {
+        findings.note(CHECK, text, "`kafka-log-dirs --describe` tells how far they are");
+    }
 }
 
 async fn check_partitions(cluster: &Cluster, findings: &mut Findings) -> Result<(), CallError> {
