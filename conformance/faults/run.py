@@ -11,7 +11,7 @@ from pathlib import Path
 
 import checker
 from broker import Broker
-from workload import COORDINATOR_PARTITIONS, COPIER, Member, Plain, Reader, Recorder, Transactor, read_all
+from workload import COORDINATOR_PARTITIONS, COPIER, Apart, Member, Plain, Reader, Recorder, read_all
 
 PARTITIONS = 3
 PLAIN, TXN, COPY = ([(topic, p) for p in range(PARTITIONS)] for topic in ("plain", "txn", "copy"))
@@ -252,12 +252,13 @@ def main():
     print(f"faults: seed {options.seed}, files in {work}", flush=True)
     broker, recorder = Broker(options.caudal, work, SETTINGS, options.dirs), Recorder(work / "history.jsonl")
     nemesis = Nemesis(broker, recorder)
-    copier = None
+    copier, transactors = None, []
 
     def end():
         broker.kill()
-        if copier:
-            copier.kill()
+        for process in [copier, *(client.process for client in transactors)]:
+            if process:
+                process.kill()
 
     atexit.register(end)
     nemesis.start()
@@ -267,7 +268,8 @@ def main():
     groups = {"classic-group": "classic", "consumer-group": "consumer"}
     common = (broker.address, recorder, options.seed)
     clients = [Plain(f"producer-{n}", *common, PLAIN) for n in range(2)]
-    clients += [Transactor(f"transactor-{n}", *common, TXN) for n in range(3)]
+    transactors = [Apart(f"transactor-{n}", *common, TXN) for n in range(3)]
+    clients += transactors
     clients += [Reader(f"reader-{isolation[5:]}", *common, PLAIN + TXN, isolation) for isolation in (checker.COMMITTED, checker.UNCOMMITTED)]
     clients += [Member(f"{group}-{n}", *common, group, "plain", protocol) for group, protocol in groups.items() for n in range(2)]
 
@@ -284,10 +286,12 @@ def main():
             print(f"faults: the time is over after {number - 1} faults")
             break
         nemesis.do(number, fault)
-        if dice.random() < 0.1:
+        if dice.random() < 0.1 or copier.poll() is not None:
             copier.kill()
             copier.wait()
             copier = start_copier()
+    if died := sum(client.deaths for client in transactors):
+        print(f"faults: librdkafka ended the process of a transactor by an assertion of its own {died} times; others followed")
     sys.exit(finish(options, nemesis, clients, groups, end))
 
 
@@ -296,7 +300,7 @@ def finish(options, nemesis, clients, groups, end):
     broker.control["clock_offset_ns"] = 0
     time.sleep(2)
     for client in clients:
-        client.going = False
+        client.stop()
     for client in clients:
         client.join(120)
         if client.is_alive():

@@ -1,5 +1,5 @@
 """The clients that go on while the broker suffers, and what they write down of it. See checker.py for the history's form."""
-import itertools, json, logging, random, threading, time
+import itertools, json, logging, random, signal, subprocess, sys, threading, time
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -53,6 +53,9 @@ class Client(threading.Thread):
             self.work()
         except Exception as e:
             self.error = f"{self.name}: {e!r}"
+
+    def stop(self):
+        self.going = False
 
     def settings(self, **more):
         return {"bootstrap.servers": self.address, **QUIET, **{key.replace("_", "."): value for key, value in more.items()}}
@@ -199,6 +202,71 @@ class Member(Client):
             self.recorder.write(process=self.name, type="ok", f="commit", group=self.group, began=began, log=log, value=committed)
 
 
+# librdkafka 2.16.0 ends the process where AddPartitionsToTxn fails on its way after the transaction was over: by then its count is 0.
+ASSERTION = "rd_kafka_txn_handle_AddPartitionsToTxn: Assertion `rk->rk_eos.txn_req_cnt > 0' failed"
+
+
+class Apart(Client):
+    """A Transactor in a process of its own, and another one where librdkafka ended it."""
+
+    def __init__(self, name, address, recorder, seed, keys):
+        super().__init__(name, address, recorder, seed)
+        self.seed, self.keys, self.deaths, self.process = seed, keys, 0, None
+
+    def stop(self):
+        super().stop()
+        if self.process:
+            self.process.stdin.close()
+
+    def work(self):
+        while self.going:
+            # Its values are nobody else's.
+            first = (int(self.name.rsplit("-", 1)[1]) + 1) * 10**9 + self.deaths * 10**6
+            seed = f"{self.seed} {self.deaths}" if self.deaths else str(self.seed)
+            command = [sys.executable, __file__, self.name, self.address, seed, str(first), json.dumps(self.keys)]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            if not self.going:
+                self.process.stdin.close()
+            said = []
+            listener = threading.Thread(target=lambda: said.extend(self.process.stderr), daemon=True)
+            listener.start()
+            pending = self.relay(self.process.stdout)
+            status = self.process.wait()
+            listener.join()
+            if status == 0:
+                return
+            if status != -signal.SIGABRT or ASSERTION not in "".join(said):
+                raise RuntimeError(f"it ended with status {status}: {''.join(said)[-500:]}")
+            self.deaths += 1
+            if pending:
+                kind = "fail" if pending["committing"] is None else "info"
+                self.recorder.write(**{**pending, "type": kind, "time": time.monotonic()})
+
+    def relay(self, lines):
+        """Records what the process says; returns the transaction it was in when it ended."""
+        pending = None
+        for line in lines:
+            event = json.loads(line)
+            if event["type"] == "begun":
+                pending = event
+                continue
+            if event["f"] == "txn":
+                pending = None
+                self.recorder.committed += event["type"] == "ok"
+            self.recorder.write(**event)
+        return pending
+
+
+class Teller:
+    """The Recorder of a process apart: tells its parent."""
+
+    def __init__(self, first):
+        self.values, self.committed = itertools.count(first), 0
+
+    def write(self, **event):
+        print(json.dumps({"time": time.monotonic(), **event}), flush=True)
+
+
 class Transactor(Client):
     """Transactions that append to several partitions and read from them, committed, aborted, or left to time out."""
 
@@ -236,18 +304,21 @@ class Transactor(Client):
         """The producer, or None when another is needed."""
         if producer is None:
             return None
-        steps, began, reading = [], time.monotonic(), Reading(self, "read_committed")
-        plan = {"committing": None}
+        steps, reading = [], Reading(self, "read_committed")
+        plan = {"began": time.monotonic(), "committing": None}
         try:
             kind, again = self.steps(producer, consumer, reading, positions, steps, plan)
         except KafkaException:
             # Its commit was not asked for, or the answer is unknown.
             kind, again = "info" if plan["committing"] else "fail", False
-        ended = [["send", step[1], [step[2][0], step[2][1]]] if step[0] == "send" else step for step in steps]
-        log = coordinator_log("__transaction_state", self.name, COORDINATOR_PARTITIONS)
-        self.recorder.write(process=self.name, type=kind, f="txn", began=began, committing=plan["committing"], log=log, value=ended)
-        self.recorder.committed += kind == "ok"
+        self.tell(kind, plan, steps)
         return producer if again else None
+
+    def tell(self, kind, plan, steps):
+        """`begun`: what becomes of it is not known yet, but this much of it is under way."""
+        value = [["send", step[1], [step[2][0], step[2][1]]] if step[0] == "send" else step for step in steps]
+        log = coordinator_log("__transaction_state", self.name, COORDINATOR_PARTITIONS)
+        self.recorder.write(process=self.name, type=kind, f="txn", log=log, value=value, **plan)
 
     def steps(self, producer, consumer, reading, positions, steps, plan):
         producer.begin_transaction()
@@ -260,7 +331,7 @@ class Transactor(Client):
                 if found:
                     steps.append(["poll", found])
             else:
-                self.append(producer, steps)
+                self.append(producer, steps, plan)
         fate = self.dice.random()
         if fate < 0.04:
             # A zombie: its successor has the same id.
@@ -279,7 +350,7 @@ class Transactor(Client):
         producer.abort_transaction(15)
         return "fail", all(step[0] != "send" or step[2][0] is not None for step in steps)
 
-    def append(self, producer, steps):
+    def append(self, producer, steps, plan):
         topic, partition = self.dice.choice(self.keys)
         step = ["send", f"{topic}-{partition}", [None, next(self.recorder.values)]]
 
@@ -287,12 +358,14 @@ class Transactor(Client):
             if error is None:
                 step[2][0] = message.offset()
 
+        self.tell("begun", plan, [*steps, step])
         producer.produce(topic, b"%d" % step[2][1], partition=partition, on_delivery=delivered)
         steps.append(step)
         producer.poll(0)
 
     def commit(self, producer, plan, steps):
         plan["committing"] = time.monotonic()
+        self.tell("begun", plan, steps)
         for _ in range(8):
             try:
                 producer.commit_transaction(4)
@@ -353,3 +426,18 @@ def read_all(address, keys, isolation, seconds=90):
                 ended.add((m.topic(), m.partition()))
     consumer.close()
     return found if len(ended) == len(keys) else None
+
+
+def transactor(name, address, seed, first, keys):
+    """The process of an Apart; ends when its standard input does."""
+    client = Transactor(name, address, Teller(int(first)), seed, [tuple(key) for key in json.loads(keys)])
+    client.start()
+    sys.stdin.read()
+    client.stop()
+    client.join()
+    if client.error:
+        sys.exit(client.error)
+
+
+if __name__ == "__main__":
+    transactor(*sys.argv[1:])
