@@ -165,6 +165,7 @@ impl BrokerConfig {
         }
         let node_id = i32::try_from(values.int("node.id")).ok().filter(|id| *id >= 0).unwrap_or(1);
         check_quorum(&values, node_id).map_err(|(key, reason)| refuse(key, values.get(key).unwrap_or(""), reason))?;
+        check_bounds(&values).map_err(|(key, reason)| refuse(key, values.value(key).unwrap_or_default(), reason))?;
         check_consumer_groups(&values)
             .map_err(|(key, reason)| refuse(key, values.value(key).unwrap_or_default(), reason))?;
         let http = values.get("caudal.http.listeners").unwrap_or_default();
@@ -273,6 +274,26 @@ fn check_quorum(values: &StaticConfig, node_id: i32) -> Result<(), (&'static str
     if voters.len() > 1 || !voters.iter().all(is_me) {
         let reason = format!("a quorum of one is served, this node: {node_id}@HOST:PORT");
         return Err(("controller.quorum.voters", reason));
+    }
+    Ok(())
+}
+
+/// Values that Kafka does not start with although each is allowed by itself.
+fn check_bounds(values: &StaticConfig) -> Result<(), (&'static str, String)> {
+    // The first that is set counts.
+    let retention = ["log.retention.ms", "log.retention.minutes", "log.retention.hours"];
+    if let Some(key) = retention.into_iter().find(|key| values.get(key).is_some())
+        && values.int(key) == 0
+    {
+        return Err((key, "it must be at least 1, or -1 for unlimited: no record would be kept".to_owned()));
+    }
+    let (min, max) = ("log.cleaner.min.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms");
+    if values.int(min) > values.int(max) {
+        return Err((min, format!("it must be at most {max}, which is {}", values.int(max))));
+    }
+    let (count, overrides) = ("max.connections.per.ip", "max.connections.per.ip.overrides");
+    if values.int(count) == 0 && values.value(overrides).is_none_or(|text| text.trim().is_empty()) {
+        return Err((count, format!("it can be 0 only if {overrides} is set: nobody could connect")));
     }
     Ok(())
 }

@@ -158,15 +158,15 @@ config_table! {
         "Hours after which a segment may be deleted.";
     "log.retention.minutes" Int null Any High fixed acts
         "Minutes after which a segment may be deleted; log.retention.hours when not set.";
-    "log.retention.ms" Long null Any High dynamic acts
+    "log.retention.ms" Long null Retention High dynamic acts
         "Milliseconds after which a segment may be deleted; log.retention.minutes when not set.";
     "log.roll.hours" Int "168" AtLeast(1) High fixed acts
         "Hours after which a new segment is begun.";
     "log.roll.jitter.hours" Int "0" AtLeast(0) High fixed acts
         "Hours by which log.roll.hours is shortened at random.";
-    "log.roll.jitter.ms" Long null Any High dynamic acts
+    "log.roll.jitter.ms" Long null AtLeast(0) High dynamic acts
         "Default of segment.jitter.ms; log.roll.jitter.hours when not set.";
-    "log.roll.ms" Long null Any High dynamic acts
+    "log.roll.ms" Long null AtLeast(1) High dynamic acts
         "Default of segment.ms; log.roll.hours when not set.";
     "log.segment.bytes" Int "1073741824" AtLeast(1048576) High dynamic acts
         "Default of segment.bytes.";

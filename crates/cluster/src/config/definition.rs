@@ -94,6 +94,8 @@ pub enum Validator {
     ListOf(&'static [&'static str]),
     /// 1 to 9, or -1.
     GzipLevel,
+    /// A time to keep something for: at least 1, or below 0 for all time.
+    Retention,
     /// `*`, or `partition:broker` pairs.
     Throttled,
 }
@@ -111,6 +113,7 @@ impl fmt::Display for Validator {
             Validator::OneOf(values) | Validator::OneOfNoCase(values) => write!(f, "one of {}", values.join(", ")),
             Validator::ListOf(values) => write!(f, "a list of {}", values.join(", ")),
             Validator::GzipLevel => f.write_str("1 to 9, or -1"),
+            Validator::Retention => f.write_str("at least 1, or -1 for unlimited"),
             Validator::Throttled => f.write_str("* or a list of partition:broker"),
         }
     }
@@ -249,6 +252,7 @@ impl ConfigDef {
                 format!("Value must be at least {min}")
             }
             Validator::Between(_, max) if n > max => format!("Value must be no more than {max}"),
+            Validator::Retention if n == 0 => "Value must be unlimited (-1) or at least 1".to_owned(),
             Validator::GzipLevel if n != -1 && !(1..=9).contains(&n) => {
                 "Value must be between 1 and 9 or equal to -1".to_owned()
             }

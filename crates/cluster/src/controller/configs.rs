@@ -382,6 +382,8 @@ fn refused_together(names: &[&str], reason: &str) -> Result<(), ApiError> {
     }
 }
 
+const OVERRIDES: &str = "max.connections.per.ip.overrides";
+
 fn check_broker_configs(
     node: &Node<'_>,
     target: &ConfigResource,
@@ -410,7 +412,12 @@ fn check_broker_configs(
         if name == "group.consumer.assignment.interval.ms" {
             check_assignment_interval(node, name, &value)?;
         }
-        if name == "max.connections.per.ip.overrides" {
+        let overrides = || wanted.get(OVERRIDES).map(String::as_str).or_else(|| node.config.value(OVERRIDES));
+        if name == "max.connections.per.ip" && value == "0" && overrides().is_none_or(|text| text.trim().is_empty()) {
+            let message = format!("{name} can be set to zero only if {OVERRIDES} property is set.");
+            return Err(invalid(message));
+        }
+        if name == OVERRIDES {
             connection_overrides(&value)
                 .map_err(|why| invalid(format!("Invalid value {value} for configuration {name}: {why}")))?;
         }

@@ -439,6 +439,20 @@ fn configs_change_one_by_one() {
             "group.consumer.assignment.interval.ms must be less than or equal to \
              group.consumer.max.assignment.interval.ms",
         ),
+        (
+            4,
+            "",
+            vec![("max.connections.per.ip", 0, Some("0"))],
+            InvalidRequest,
+            "max.connections.per.ip can be set to zero only if max.connections.per.ip.overrides property is set.",
+        ),
+        (
+            4,
+            "",
+            vec![("log.retention.ms", 0, Some("0"))],
+            InvalidRequest,
+            "Invalid value 0 for configuration log.retention.ms: Value must be unlimited (-1) or at least 1",
+        ),
         (4, "2", vec![], InvalidRequest, "Unexpected broker id, expected 1, but received 2"),
         (
             4,
