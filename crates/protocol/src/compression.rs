@@ -188,6 +188,19 @@ pub fn check_start(codec: Codec, input: &[u8]) -> Result<(), CompressionError> {
     if sound { Ok(()) } else { corrupt("it does not begin as such data does") }
 }
 
+/// Whether Kafka's own consumers read the form that the data has, beyond what decompressing it shows: of LZ4 they know less than
+/// others do, and one such batch would stop them.
+///
+/// # Errors
+/// They do not.
+pub fn check_for_kafka(codec: Codec, input: &[u8]) -> Result<(), CompressionError> {
+    if codec != Codec::Lz4 {
+        return Ok(());
+    }
+    let corrupt = |reason: &str| CompressionError::Corrupt { codec: codec.name(), reason: reason.to_owned() };
+    crate::lz4::check_for_kafka(input).map_err(corrupt)
+}
+
 fn starts_as_snappy(input: &[u8]) -> bool {
     let block = if input.starts_with(&XERIAL_MAGIC) {
         let first = input.get(XERIAL_HEADER.len()..).and_then(|rest| rest.split_first_chunk::<4>());

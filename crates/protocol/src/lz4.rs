@@ -15,6 +15,10 @@ use lz4::block::{CompressionMode, compress_bound, compress_to_buffer, decompress
 const FRAME_START: [u8; 7] = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
 const BLOCK_BYTES: usize = 64 << 10;
 const STORED: u32 = 1 << 31;
+const FLG_INDEPENDENT: u8 = 1 << 5;
+const FLG_BLOCK_CHECKSUMS: u8 = 1 << 4;
+const FLG_CONTENT_SIZE: u8 = 1 << 3;
+const FLG_DICTIONARY: u8 = 1;
 
 /// Appends a frame. `level`: 1 to 17, how hard to look for matches; `None`: the fast way.
 pub(crate) fn compress(input: &[u8], level: Option<i32>, out: &mut Vec<u8>) -> io::Result<()> {
@@ -57,6 +61,28 @@ pub(crate) fn decompress_plain(input: &[u8], limit_bytes: usize, out: &mut Vec<u
         }
         rest = tail;
     }
+}
+
+/// Why Kafka's own reader does not read a frame, though liblz4 may; damage beyond that is not looked for.
+pub(crate) fn check_for_kafka(input: &[u8]) -> Result<(), &'static str> {
+    // The magic number, FLG, BD, where FLG says so the content's size, and a checksum.
+    let Some(&flags) = input.get(4) else { return Ok(()) };
+    if flags & FLG_INDEPENDENT == 0 {
+        return Err("blocks that depend on each other are not read by Kafka's consumers");
+    }
+    if flags & FLG_DICTIONARY != 0 {
+        return Err("dictionaries are not known to Kafka's consumers");
+    }
+    let checksum_bytes = if flags & FLG_BLOCK_CHECKSUMS == 0 { 0 } else { 4 };
+    let mut rest = input.get(if flags & FLG_CONTENT_SIZE == 0 { 7 } else { 15 }..).unwrap_or_default();
+    while let Some((head, blocks)) = rest.split_first_chunk::<4>() {
+        match u32::from_le_bytes(*head) {
+            0 => break,
+            STORED => return Err("an empty block is the end for Kafka's consumers"),
+            head => rest = blocks.get((head & !STORED) as usize + checksum_bytes..).unwrap_or_default(),
+        }
+    }
+    Ok(())
 }
 
 /// Reads a frame of any kind, which has to be whole.
@@ -127,12 +153,42 @@ mod tests {
         let (frame, done) = encoder.finish();
         done.unwrap();
         assert_eq!(decompress(Codec::Lz4, &frame, data.len()).unwrap(), data);
+        assert!(check_for_kafka(&frame).unwrap_err().contains("depend"));
         for cut in [0, 3, 7, 20, frame.len() / 2, frame.len() - 4, frame.len() - 1] {
             assert!(decompress(Codec::Lz4, &frame[..cut], data.len()).is_err(), "cut at {cut}");
         }
         let mut damaged = frame;
         *damaged.last_mut().unwrap() ^= 1;
         assert!(decompress(Codec::Lz4, &damaged, data.len()).is_err());
+    }
+
+    #[test]
+    fn what_kafka_reads() {
+        let data: Vec<u8> = (0..200_000_u32).map(|n| (n / 1000 + n % 7) as u8).collect();
+        let mut plain = Vec::new();
+        compress(&data, None, &mut plain).unwrap();
+        let mut encoder = lz4::EncoderBuilder::new()
+            .block_mode(lz4::BlockMode::Independent)
+            .content_size(data.len() as u64)
+            .build(Vec::new())
+            .unwrap();
+        std::io::Write::write_all(&mut encoder, &data).unwrap();
+        let checked = encoder.finish().0;
+        assert!(checked[4] & FLG_BLOCK_CHECKSUMS != 0 && checked[4] & FLG_CONTENT_SIZE != 0);
+        for frame in [&plain, &checked] {
+            assert_eq!(decompress(Codec::Lz4, frame, data.len()).unwrap(), data);
+            assert_eq!(check_for_kafka(frame), Ok(()));
+            for cut in 0..40 {
+                assert_eq!(check_for_kafka(&frame[..cut]), Ok(()), "what is cut is somebody else's to find");
+            }
+            let mut named = frame.clone();
+            named[4] |= FLG_DICTIONARY;
+            assert!(check_for_kafka(&named).unwrap_err().contains("dictionaries"));
+            // Before the end of the frame, after all blocks.
+            let at = frame.len() - if frame == &plain { 4 } else { 8 };
+            let empty = [&frame[..at], &STORED.to_le_bytes(), &frame[at..]].concat();
+            assert!(check_for_kafka(&empty).unwrap_err().contains("empty"));
+        }
     }
 
     #[test]

@@ -162,6 +162,7 @@ impl Log {
     }
 
     fn unfold(&self, codec: Codec, section: &[u8], target: Codec, config: &LogConfig) -> Result<Unfolded, AppendError> {
+        compression::check_for_kafka(codec, section).map_err(|error| self.invalid(error.to_string()))?;
         // What is stored decompressed must not be larger than a batch may be.
         let most = if target == Codec::None { config.max_message_bytes } else { usize::MAX };
         let limit = DECOMPRESSED_LIMIT.min(most);
