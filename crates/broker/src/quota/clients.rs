@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Clients of which something is remembered; of more, those who use nothing are forgotten, or the new ones not counted.
+/// Clients that are told apart; of more, those who use nothing are forgotten, or the new ones counted together.
 const MOST: usize = 100_000;
 /// A full table is swept no more often than this.
 const SWEEP_MS: i64 = 1000;
@@ -24,24 +24,28 @@ impl<K, V> Default for Clients<K, V> {
 }
 
 impl<K: Eq + Hash, V> Clients<K, V> {
-    /// What is known of a client, begun with `new`; `None`: there are too many of whom something has to be remembered.
+    /// What is known of a client, begun with `new`. `quota` is whom his quota is set for: himself, for whom there is always room,
+    /// or many, who are counted under it together where there is none. The second value: whether he is.
     pub fn get(
         &mut self,
         client: K,
+        quota: K,
         now_ms: i64,
         new: impl FnOnce() -> V,
         is_idle: impl Fn(&mut V) -> bool,
-    ) -> Option<&mut V> {
-        if self.known.len() >= MOST && !self.known.contains_key(&client) {
+    ) -> (&mut V, bool) {
+        let (mut counted, mut together) = (client, false);
+        if self.known.len() >= MOST && !self.known.contains_key(&counted) {
             if now_ms.saturating_sub(self.swept_ms) >= SWEEP_MS {
                 self.swept_ms = now_ms;
                 self.known.retain(|_, value| !is_idle(value));
             }
             if self.known.len() >= MOST {
-                return None;
+                together = counted != quota;
+                counted = quota;
             }
         }
-        Some(self.known.entry(client).or_insert_with(new))
+        (self.known.entry(counted).or_insert_with(new), together)
     }
 }
 
@@ -60,17 +64,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_are_remembered_as_there_is_room_for() {
-        let mut clients: Clients<usize, bool> = Clients::default();
-        // Every second one uses nothing any more.
+    fn who_finds_no_room_is_counted_with_the_others() {
+        const ALL: usize = usize::MAX;
+        let mut clients: Clients<usize, usize> = Clients::default();
+        let mut uses = |client: usize, quota: usize, now_ms: i64| {
+            let (count, together) = clients.get(client, quota, now_ms, || 0, |_| false);
+            *count += 1;
+            (*count, together, clients.known.len())
+        };
         for client in 0..MOST {
-            assert!(clients.get(client, 0, || client % 2 == 0, |idle| *idle).is_some());
+            assert_eq!(uses(client, ALL, 0), (1, false, client + 1));
         }
-        assert!(clients.get(MOST, 0, || false, |_| false).is_none());
-        assert!(clients.get(MOST, SWEEP_MS - 1, || false, |idle| *idle).is_none(), "it was swept a moment ago");
-        assert!(clients.get(1, SWEEP_MS - 1, || false, |idle| *idle).is_some());
-        assert!(clients.get(MOST, SWEEP_MS, || false, |idle| *idle).is_some());
+        assert_eq!(uses(MOST, ALL, 0), (1, true, MOST + 1));
+        assert_eq!(uses(MOST + 1, ALL, SWEEP_MS - 1), (2, true, MOST + 1));
+        assert_eq!(uses(1, ALL, SWEEP_MS - 1), (2, false, MOST + 1), "who was known before is told apart");
+        // A quota of his own.
+        assert_eq!(uses(MOST + 2, MOST + 2, SWEEP_MS - 1), (1, false, MOST + 2));
+        assert_eq!(uses(MOST + 3, ALL, SWEEP_MS), (3, true, MOST + 2));
+    }
+
+    #[test]
+    fn who_uses_nothing_makes_room() {
+        let mut clients: Clients<usize, bool> = Clients::default();
+        for client in 0..MOST {
+            clients.get(client, MOST, 0, || client % 2 == 0, |idle| *idle);
+        }
+        clients.get(MOST + 1, MOST, 0, || false, |idle| *idle);
         assert_eq!(clients.known.len(), MOST / 2 + 1);
+        assert!(clients.known.contains_key(&(MOST + 1)));
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub(super) struct Connections {
     pub limits: Limits,
     /// Of all addresses.
     all: Option<Rate>,
-    rates: Clients<IpAddr, Rate>,
+    /// By address, or by whom a limit is of.
+    rates: Clients<Option<IpAddr>, Rate>,
 }
 
 /// What a new connection has to wait for.
@@ -64,11 +65,10 @@ impl Quotas {
         let mut inner = self.inner.lock();
         let connections = &mut inner.connections;
         let ip = ip.to_canonical();
-        let own = connections.limits.get(&Some(ip)).or(connections.limits.get(&None)).copied();
-        let begun = || Rate::new(self.windows);
-        let rate =
-            own.and_then(|limit| Some((limit, connections.rates.get(ip, now_ms, begun, |rate| rate.is_idle(now_ms))?)));
-        if let Some((limit, rate)) = rate {
+        let of = |quota: Option<IpAddr>| connections.limits.get(&quota).map(|limit| (quota, *limit));
+        if let Some((quota, limit)) = of(Some(ip)).or_else(|| of(None)) {
+            let begun = || Rate::new(self.windows);
+            let (rate, _) = connections.rates.get(Some(ip), quota, now_ms, begun, |rate| rate.is_idle(now_ms));
             rate.record(1.0, now_ms);
             let pause_ms = rate.throttle_ms(limit, now_ms);
             if pause_ms > 0 {

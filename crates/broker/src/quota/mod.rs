@@ -65,10 +65,10 @@ struct Inner {
     /// What the limits were made of.
     image: Arc<BTreeMap<QuotaKey, f64>>,
     limits: HashMap<(Kind, Entity), f64>,
-    /// By whom a quota is for and who shares it: user and client id, empty where they do not matter.
-    rates: Clients<(Kind, String, String), Rate>,
+    /// By whom a quota is for, with the names of who uses it for [`Name::Default`].
+    rates: Clients<(Kind, Entity), Rate>,
     /// Of [`Kind::Mutation`], by the same.
-    buckets: Clients<(String, String), mutation::Bucket>,
+    buckets: Clients<Entity, mutation::Bucket>,
     connections: connection::Connections,
 }
 
@@ -86,8 +86,10 @@ pub struct Quotas {
 /// The quota that a client belongs to.
 struct Share {
     limit: f64,
-    user: String,
-    client_id: String,
+    /// As he is counted.
+    client: Entity,
+    /// Whom it is set for: the same if he has one of his own.
+    quota: Entity,
 }
 
 impl Quotas {
@@ -129,20 +131,24 @@ impl Quotas {
     /// Counts what a client uses; how many milliseconds it has to pause for it.
     pub fn record(&self, kind: Kind, header: &RequestHeader, amount: f64) -> i32 {
         let now_ms = clock::monotonic_ms();
-        let throttle_ms = self.with_rate(kind, header, now_ms, |rate, limit| {
+        let throttle_ms = self.with_rate(kind, header, now_ms, |rate, limit, together| {
             rate.record(amount, now_ms);
-            rate.throttle_ms(limit, now_ms)
+            let most_ms = match kind {
+                // A short pause does for a thread's time: it is none that could be saved up.
+                Kind::Request => self.windows.window_ms,
+                // By then nothing counts any more of what the others used.
+                _ if together => self.windows.all_ms(),
+                _ => i64::MAX,
+            };
+            rate.throttle_ms(limit, now_ms).min(most_ms)
         });
-        let throttle_ms = throttle_ms.unwrap_or(0);
-        // A short pause does for a thread's time: it is none that could be saved up.
-        let most_ms = if kind == Kind::Request { self.windows.window_ms } else { i64::MAX };
-        i32::try_from(throttle_ms.min(most_ms)).unwrap_or(i32::MAX)
+        i32::try_from(throttle_ms.unwrap_or(0)).unwrap_or(i32::MAX)
     }
 
     /// Takes back what was counted and did not happen.
     pub fn unrecord(&self, kind: Kind, header: &RequestHeader, amount: f64) {
         let now_ms = clock::monotonic_ms();
-        self.with_rate(kind, header, now_ms, |rate, _| rate.record(-amount, now_ms));
+        self.with_rate(kind, header, now_ms, |rate, _, _| rate.record(-amount, now_ms));
     }
 
     /// Counts the time that a request took; how many milliseconds the client has to pause for it.
@@ -166,16 +172,17 @@ impl Quotas {
         kind: Kind,
         header: &RequestHeader,
         now_ms: i64,
-        act: impl FnOnce(&mut Rate, f64) -> T,
+        act: impl FnOnce(&mut Rate, f64, bool) -> T,
     ) -> Option<T> {
         if !self.is_set(kind) {
             return None;
         }
         let mut inner = self.inner.lock();
-        let Share { limit, user, client_id } = inner.share(kind, client_id(header))?;
+        let Share { limit, client, quota } = inner.share(kind, client_id(header))?;
         let begun = || Rate::new(self.windows);
-        let rate = inner.rates.get((kind, user, client_id), now_ms, begun, |rate| rate.is_idle(now_ms))?;
-        Some(act(rate, limit))
+        let (rate, together) =
+            inner.rates.get((kind, client), (kind, quota), now_ms, begun, |rate| rate.is_idle(now_ms));
+        Some(act(rate, limit, together))
     }
 }
 
@@ -196,11 +203,13 @@ impl Inner {
         ];
         // Nobody has the empty client id: no quota is for it.
         let matching = order.into_iter().filter(|(_, client)| client.is_none() || !client_id.is_empty());
-        matching.into_iter().find_map(|entity| {
-            let named = |part: &Option<Name>, name: &str| part.as_ref().map_or_else(String::new, |_| name.to_owned());
-            let (user, client_id) = (named(&entity.0, ANONYMOUS), named(&entity.1, &remembered_id(client_id)));
-            Some(Share { limit: *self.limits.get(&(kind, entity))?, user, client_id })
-        })
+        let ((_, quota), limit) = matching.into_iter().find_map(|quota| self.limits.get_key_value(&(kind, quota)))?;
+        let named = |part: &Option<Name>, name: &str| match part {
+            Some(Name::Default) => Some(Name::Of(name.to_owned())),
+            part => part.clone(),
+        };
+        let client = (named(&quota.0, ANONYMOUS), named(&quota.1, &remembered_id(client_id)));
+        Some(Share { limit: *limit, client, quota: quota.clone() })
     }
 }
 
@@ -237,6 +246,7 @@ pub async fn timed<F: Future>(measured: bool, future: F) -> (F::Output, Duration
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::ConnectionInfo;
 
     type Quota<'a> = (&'a [(&'a str, Option<&'a str>)], f64);
 
@@ -267,12 +277,43 @@ mod tests {
             let share = quotas.share(Kind::Produce, "c").unwrap();
             assert_eq!(share.limit, *expected);
             let of_user = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0].contains(expected);
-            assert_eq!(share.user.is_empty(), !of_user);
-            assert_eq!(share.client_id.is_empty(), [3.0, 6.0].contains(expected));
+            assert_eq!(share.client.0.is_none(), !of_user);
+            assert_eq!(share.client.1.is_none(), [3.0, 6.0].contains(expected));
+            assert_eq!(share.client == share.quota, [1.0, 3.0, 7.0].contains(expected));
             assert!(quotas.share(Kind::Fetch, "c").is_none());
         }
         assert!(inner(&all[6..7]).share(Kind::Produce, "d").is_none());
         assert_eq!(inner(&all).share(Kind::Produce, "").unwrap().limit, 3.0);
         assert!(inner(&[(&[("user", Some("other"))], 1.0)]).share(Kind::Produce, "c").is_none());
+    }
+
+    #[test]
+    fn however_many_there_are_each_is_limited() {
+        let quotas = Quotas::new(&StaticConfig::default());
+        *quotas.inner.lock() = inner(&[(&[("client-id", None)], 1_000.0), (&[("client-id", Some("own"))], 2_000.0)]);
+        quotas.set.iter().for_each(|set| set.store(true, Ordering::Release));
+        let address = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+        let connection = Arc::new(ConnectionInfo::new(0, address, address));
+        let pause_ms = |client_id: &str, bytes: f64| {
+            let header = RequestHeader {
+                api: caudal_protocol::ApiKey::Produce,
+                version: 12,
+                correlation_id: 0,
+                client_id: Some(client_id.to_owned()),
+                size_bytes: 0,
+                connection: connection.clone(),
+            };
+            quotas.record(Kind::Produce, &header, bytes)
+        };
+        for client in 0..100_000 {
+            assert_eq!(pause_ms(&client.to_string(), 1.0), 0);
+        }
+        assert_eq!(pause_ms("new", 9_000.0), 0);
+        assert!(pause_ms("another", 9_000.0) > 0, "they share what one may use");
+        assert!(pause_ms("a third", 1e9) <= 11_000, "what counts now is forgotten then");
+        assert_eq!(pause_ms("0", 9_000.0), 0);
+        // His own quota is for him alone.
+        assert_eq!(pause_ms("own", 19_000.0), 0);
+        assert!(pause_ms("own", 9_000.0) > 0);
     }
 }

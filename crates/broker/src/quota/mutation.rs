@@ -46,7 +46,7 @@ impl Bucket {
 }
 
 fn most(limit: f64, windows: Windows) -> f64 {
-    limit * windows.samples as f64 * windows.window_ms as f64 / 1000.0
+    limit * windows.all_ms() as f64 / 1000.0
 }
 
 /// What became of the parts of a request.
@@ -72,18 +72,14 @@ impl Quotas {
         let mut all = Admitted { admitted: Vec::new(), refused: Vec::new(), throttle_ms: 0 };
         let mut inner = self.inner.lock();
         let share = if self.is_set(Kind::Mutation) { inner.share(Kind::Mutation, client_id(header)) } else { None };
-        let Some(Share { limit, user, client_id }) = share else {
+        let Some(Share { limit, client, quota }) = share else {
             all.admitted = items;
             return all;
         };
         let now_ms = clock::monotonic_ms();
         let windows = self.mutation_windows;
         let full = || Bucket::new(limit, windows, now_ms);
-        let bucket = inner.buckets.get((user, client_id), now_ms, full, |bucket| bucket.full_ms <= now_ms);
-        let Some(bucket) = bucket else {
-            all.admitted = items;
-            return all;
-        };
+        let (bucket, together) = inner.buckets.get(client, quota, now_ms, full, |bucket| bucket.full_ms <= now_ms);
         bucket.refill(limit, windows, now_ms);
         for item in items {
             let count = partitions(&item);
@@ -93,6 +89,10 @@ impl Quotas {
             }
             bucket.take(count as f64, limit, windows);
             all.admitted.push(item);
+        }
+        if together {
+            // Nobody pays for what others did long ago.
+            bucket.tokens = bucket.tokens.max(-most(limit, windows));
         }
         if !strict || !all.refused.is_empty() {
             all.throttle_ms = bucket.pause_ms(limit);

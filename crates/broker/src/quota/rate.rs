@@ -8,6 +8,13 @@ pub struct Windows {
     pub samples: usize,
 }
 
+impl Windows {
+    /// The time of all of them.
+    pub fn all_ms(self) -> i64 {
+        self.window_ms.saturating_mul(i64::try_from(self.samples).unwrap_or(i64::MAX))
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     start_ms: i64,
@@ -63,7 +70,7 @@ impl Rate {
     }
 
     fn purge(&mut self, now_ms: i64) {
-        let age_ms = self.windows.window_ms.saturating_mul(i64::try_from(self.windows.samples).unwrap_or(i64::MAX));
+        let age_ms = self.windows.all_ms();
         self.samples.retain(|sample| now_ms - sample.last_ms < age_ms);
     }
 
