@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use caudal_cluster::MetadataImage;
-use caudal_protocol::TopicPartition;
 use caudal_protocol::batch::BatchHeader;
+use caudal_protocol::{TopicPartition, Uuid};
 use caudal_storage::{AppendError, AppendOrigin, FlushError, Log, LogConfig, LogDir, OpenError, ReadError, TopicLog};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -66,15 +66,90 @@ impl MoveError {
 /// What became of a try to move.
 enum Tried {
     Ended,
-    /// There is no space. With the empty copy that stands for the move, if it could be made.
-    Waits(Option<Arc<Log>>),
+    /// There is no space.
+    Waits,
+}
+
+/// Keeps a log from being compacted while it is copied.
+#[derive(Debug)]
+struct Uncleaned(Arc<Log>);
+
+impl Uncleaned {
+    fn new(log: &Arc<Log>) -> Uncleaned {
+        log.pause_cleaning();
+        Uncleaned(log.clone())
+    }
+}
+
+impl Drop for Uncleaned {
+    fn drop(&mut self) {
+        self.0.resume_cleaning();
+    }
+}
+
+/// A log that is to take the place of another. While it is empty it stands for a move that has not begun to copy.
+#[derive(Debug)]
+struct Replacement {
+    log: Arc<Log>,
+    /// Since something was copied.
+    source: Option<Uncleaned>,
 }
 
 /// A move under way.
 #[derive(Debug)]
 struct Move {
+    topic_id: Uuid,
     to: Arc<LogDir>,
-    cancelled: AtomicBool,
+    given_up: AtomicBool,
+    /// Held while the exchange is made, so that a move is given up before it or finds the partition moved.
+    replacement: Mutex<Option<Replacement>>,
+}
+
+impl Move {
+    fn new(topic_id: Uuid, to: &Arc<LogDir>, replacement: Option<Replacement>) -> Arc<Move> {
+        let replacement = Mutex::new(replacement);
+        Arc::new(Move { topic_id, to: to.clone(), given_up: AtomicBool::new(false), replacement })
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
+    /// Nothing of it is found by the next start, even after a crash.
+    fn give_up(&self) {
+        let mut replacement = self.replacement.lock();
+        self.given_up.store(true, Ordering::Release);
+        if let Some(Replacement { log, .. }) = replacement.take() {
+            self.to.abandon_future(&log);
+        }
+    }
+
+    /// Begins with an empty log, which tells whoever asks, and the next start, that the partition is on its way; what was copied
+    /// before is removed.
+    fn start_anew(&self, source: &Log) -> Result<(), MoveError> {
+        let mut replacement = self.replacement.lock();
+        if let Some(Replacement { log, .. }) = replacement.take() {
+            self.to.abandon_future(&log);
+            self.to.remove_doomed();
+        }
+        if !self.is_given_up() {
+            let log = self.to.create_future(copy_of(source), first_offset(source)?)?;
+            *replacement = Some(Replacement { log, source: None });
+        }
+        Ok(())
+    }
+
+    /// What is to be filled from a log, which is not compacted from here on; `None`: given up.
+    fn begin_copy(&self, source: &Arc<Log>) -> Result<Option<Arc<Log>>, MoveError> {
+        if self.replacement.lock().is_none() {
+            self.start_anew(source)?;
+        }
+        let mut replacement = self.replacement.lock();
+        Ok(replacement.as_mut().map(|replacement| {
+            replacement.source.get_or_insert_with(|| Uncleaned::new(source));
+            replacement.log.clone()
+        }))
+    }
 }
 
 /// The moves of this node.
@@ -116,62 +191,88 @@ impl Moves {
     pub fn resume(&self, ctx: &Arc<Context>) {
         let view = ctx.topics.view();
         for dir in ctx.replicas.log_dirs.iter() {
-            for left in dir.log_dir.futures() {
-                let name = left.topic_partition();
+            for log in dir.log_dir.futures() {
+                let name = log.topic_partition().clone();
                 // Without its log it waits for that one's directory.
                 if let Ok(partition) = view.find(&name.topic, name.partition) {
-                    self.begin(ctx, partition, &dir.log_dir, Some(left));
+                    // It has not been compacted since the two were compared.
+                    let source = Some(Uncleaned(partition.log.clone()));
+                    let moving = Move::new(partition.topic_id, &dir.log_dir, Some(Replacement { log, source }));
+                    self.running.lock().insert(name, moving.clone());
+                    tokio::spawn(keep_trying(ctx.clone(), partition.clone(), moving));
                 }
             }
         }
     }
 
-    /// Begins to move a partition, unless it is there or on its way there. A move to elsewhere ends. `left`: what an earlier run
-    /// has copied.
-    pub fn begin(&self, ctx: &Arc<Context>, partition: &Arc<Partition>, to: &Arc<LogDir>, left: Option<Arc<Log>>) {
-        let name = partition.name.clone();
+    /// Begins to move a partition, unless it is there or on its way there; a move to elsewhere is given up. A crash after this
+    /// does not change what is asked for.
+    ///
+    /// # Errors
+    /// The directory cannot be written, other than for want of space.
+    pub fn begin(&self, ctx: &Arc<Context>, wanted: &Partition, to: &Arc<LogDir>) -> Result<(), MoveError> {
+        let name = &wanted.name;
         let mut running = self.running.lock();
-        if let Some(other) = running.get(&name) {
-            if Arc::ptr_eq(&other.to, to) {
-                return;
+        if let Some(other) = running.get(name) {
+            if Arc::ptr_eq(&other.to, to) && other.topic_id == wanted.topic_id {
+                return Ok(());
             }
-            other.cancelled.store(true, Ordering::Release);
-            running.remove(&name);
+            other.give_up();
+            running.remove(name);
         }
+        // The other may have come to its end just before.
+        let Some(partition) = current(ctx, wanted) else { return Ok(()) };
         if Arc::ptr_eq(&partition.log_dir, to) {
-            return;
+            return Ok(());
         }
-        let moving = Arc::new(Move { to: to.clone(), cancelled: AtomicBool::new(false) });
-        running.insert(name, moving.clone());
+        let moving = Move::new(partition.topic_id, to, None);
+        match moving.start_anew(&partition.log) {
+            Err(error) if !error.is_for_space(to) => return Err(error),
+            // It waits.
+            Err(error) => tracing::debug!(partition = %name, %error, "nothing stands for a move"),
+            Ok(()) => {}
+        }
+        running.insert(name.clone(), moving.clone());
         drop(running);
-        tokio::spawn(keep_trying(ctx.clone(), partition.clone(), moving, left));
+        tokio::spawn(keep_trying(ctx.clone(), partition, moving));
+        Ok(())
     }
 
-    fn run(&self, ctx: &Context, partition: &Partition, moving: &Arc<Move>, left: Option<Arc<Log>>) -> Tried {
-        let result = carry_out(ctx, partition, moving, left);
-        let is_over = self.is_stopping() || moving.cancelled.load(Ordering::Acquire);
-        if let Err(error) = &result
-            && !is_over
+    fn run(&self, ctx: &Context, wanted: &Partition, moving: &Arc<Move>) -> Tried {
+        let result = carry_out(ctx, wanted, moving);
+        let source = current(ctx, wanted).map(|partition| partition.log.clone());
+        if let (Err(error), Some(source)) = (&result, &source)
+            && !self.is_over(moving)
             && error.is_for_space(&moving.to)
         {
             tracing::warn!(
-                partition = %partition.name, to = %moving.to.path().display(),
+                partition = %wanted.name, to = %moving.to.path().display(),
                 "no space for the partition that is to be moved: {error}. It stays where it is, and moves when there is room for \
                  all of it; until then kafka-log-dirs shows it as on its way. To give the move up, ask for the directory that \
                  the partition is in"
             );
-            return Tried::Waits(stand_in(ctx, partition, moving));
+            if let Err(error) = moving.start_anew(source) {
+                tracing::debug!(partition = %wanted.name, %error, "nothing stands for a move");
+            }
+            return Tried::Waits;
+        }
+        let was_given_up = moving.is_given_up();
+        // What stays is gone on with by the next start.
+        if !self.is_stopping() && source.is_none_or(|source| source.check_online().is_ok()) {
+            moving.give_up();
+            moving.to.remove_doomed();
         }
         let mut running = self.running.lock();
-        if running.get(&partition.name).is_some_and(|current| Arc::ptr_eq(current, moving)) {
-            running.remove(&partition.name);
+        if running.get(&wanted.name).is_some_and(|current| Arc::ptr_eq(current, moving)) {
+            running.remove(&wanted.name);
         }
         drop(running);
-        let (partition, to) = (&partition.name, moving.to.path().display());
+        let (partition, to) = (&wanted.name, moving.to.path().display());
         match result {
             Ok(true) => tracing::info!(%partition, %to, "moved"),
+            _ if was_given_up => tracing::info!(%partition, %to, "not moved: something else was asked for"),
             _ if self.is_stopping() => tracing::info!(%partition, %to, "the next start goes on with the move"),
-            Ok(false) => tracing::info!(%partition, %to, "not moved: something else was asked for"),
+            Ok(false) => tracing::info!(%partition, %to, "not moved: the partition is gone"),
             Err(error) => {
                 tracing::error!(%partition, %to, "failed to move: {error}. The partition stays where it was");
             }
@@ -182,7 +283,7 @@ impl Moves {
     /// Ends all moves: the broker stops.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        self.running.lock().drain().for_each(|(_, moving)| moving.cancelled.store(true, Ordering::Release));
+        self.running.lock().clear();
     }
 
     /// Waits until what was copied is no more than may be. What is allowed may change meanwhile.
@@ -204,21 +305,23 @@ impl Moves {
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
+
+    fn is_over(&self, moving: &Move) -> bool {
+        self.is_stopping() || moving.is_given_up()
+    }
 }
 
-async fn keep_trying(ctx: Arc<Context>, partition: Arc<Partition>, moving: Arc<Move>, mut left: Option<Arc<Log>>) {
+async fn keep_trying(ctx: Arc<Context>, partition: Arc<Partition>, moving: Arc<Move>) {
     let mut pause = FIRST_PAUSE;
     loop {
         // It is never closed.
         let permit = ctx.moves.permits.clone().acquire_owned().await;
         let (here, wanted, to) = (ctx.clone(), partition.clone(), moving.clone());
-        let copied = left.take();
-        let tried = tokio::task::spawn_blocking(move || here.moves.run(&here, &wanted, &to, copied));
-        let waits = match tried.await {
-            Ok(Tried::Waits(waits)) => waits,
+        match tokio::task::spawn_blocking(move || here.moves.run(&here, &wanted, &to)).await {
+            Ok(Tried::Waits) => {}
             Ok(Tried::Ended) => return,
             Err(error) => return tracing::error!("a move between log directories failed: {error}"),
-        };
+        }
         drop(permit);
         let until = Instant::now() + pause;
         while is_to_wait(&ctx, &partition, &moving, until) {
@@ -227,28 +330,14 @@ async fn keep_trying(ctx: Arc<Context>, partition: Arc<Partition>, moving: Arc<M
         if ctx.moves.is_stopping() {
             return;
         }
-        if let Some(stand_in) = waits {
-            let moving = moving.clone();
-            // A failure to remove it is told, and the next try replaces it.
-            _ = tokio::task::spawn_blocking(move || moving.to.abandon_future(&stand_in)).await;
-        }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
 /// Whether nothing has changed yet for a move that found no room.
 fn is_to_wait(ctx: &Context, wanted: &Partition, moving: &Move, until: Instant) -> bool {
-    let is_over = ctx.moves.is_stopping() || moving.cancelled.load(Ordering::Acquire);
-    let Some(partition) = current(ctx, wanted).filter(|_| !is_over) else { return false };
-    let is_there = Arc::ptr_eq(&partition.log_dir, &moving.to);
-    !is_there && (Instant::now() < until || !has_room(moving.to.path(), partition.log.size_bytes()))
-}
-
-/// An empty copy: the next start goes on with it, and DescribeLogDirs tells of it.
-fn stand_in(ctx: &Context, wanted: &Partition, moving: &Move) -> Option<Arc<Log>> {
-    let source = &current(ctx, wanted)?.log;
-    let created = first_offset(source).and_then(|first| Ok(moving.to.create_future(copy_of(source), first)?));
-    created.inspect_err(|error| tracing::debug!(partition = %wanted.name, %error, "no stand-in for a move")).ok()
+    let Some(partition) = current(ctx, wanted).filter(|_| !ctx.moves.is_over(moving)) else { return false };
+    Instant::now() < until || !has_room(moving.to.path(), partition.log.size_bytes())
 }
 
 /// The partition as it is now, wherever.
@@ -256,45 +345,20 @@ fn current(ctx: &Context, wanted: &Partition) -> Option<Arc<Partition>> {
     ctx.topics.view().by_id(&wanted.topic_id)?.partition(wanted.name.partition).cloned()
 }
 
-/// Whether the partition was moved; `false`: it was cancelled, or the partition is gone.
-fn carry_out(ctx: &Context, wanted: &Partition, moving: &Move, mut left: Option<Arc<Log>>) -> Result<bool, MoveError> {
+/// Whether the partition was moved; `false`: the move is over, or the partition is gone.
+fn carry_out(ctx: &Context, wanted: &Partition, moving: &Move) -> Result<bool, MoveError> {
     loop {
         let partition = current(ctx, wanted);
-        let Some(partition) = partition.as_ref().filter(|_| !moving.cancelled.load(Ordering::Acquire)) else {
-            if let Some(left) = left.filter(|_| !ctx.moves.is_stopping()) {
-                moving.to.abandon_future(&left);
-                wanted.log.resume_cleaning();
-            }
-            return Ok(false);
-        };
-        if Arc::ptr_eq(&partition.log_dir, &moving.to) {
+        let Some(partition) = partition.filter(|_| !ctx.moves.is_over(moving)) else { return Ok(false) };
+        let Some(copied) = moving.begin_copy(&partition.log)? else { return Ok(false) };
+        // What is copied would only take the space from those who write there.
+        let bytes = partition.log.size_bytes().saturating_sub(copied.size_bytes());
+        if !has_room(moving.to.path(), bytes) {
+            return Err(MoveError::NoRoom { bytes });
+        }
+        if complete(ctx, &partition, moving, &copied)? {
             return Ok(true);
         }
-        let future = match left.take() {
-            // Nothing was compacted since it was looked at.
-            Some(left) => left,
-            None => {
-                // What is copied would only take the space from those who write there.
-                let bytes = partition.log.size_bytes();
-                if !has_room(moving.to.path(), bytes) {
-                    return Err(MoveError::NoRoom { bytes });
-                }
-                let future = moving.to.create_future(copy_of(&partition.log), first_offset(&partition.log)?)?;
-                partition.log.pause_cleaning();
-                future
-            }
-        };
-        let moved = complete(ctx, partition, moving, &future);
-        partition.log.resume_cleaning();
-        // What stays is gone on with by the next start.
-        let stays = ctx.moves.is_stopping() || partition.log.check_online().is_err();
-        if !matches!(moved, Ok(true)) && !stays {
-            moving.to.abandon_future(&future);
-        }
-        if moved? {
-            return Ok(true);
-        }
-        // Cancelled, or a move to elsewhere that was to be ended came to its end just before this one.
     }
 }
 
@@ -307,31 +371,35 @@ pub fn copy_of(source: &Log) -> TopicLog {
     }
 }
 
-/// Brings the copy up to the end of the log and puts it in its place. `false`: cancelled, or the log is not the partition's any
-/// more.
+/// Brings the copy up to the end of the log and puts it in its place. `false`: the move is over, or the log is not the partition's
+/// any more.
 fn complete(ctx: &Context, partition: &Arc<Partition>, moving: &Move, future: &Arc<Log>) -> Result<bool, MoveError> {
-    let is_cancelled = || moving.cancelled.load(Ordering::Acquire);
+    let is_over = || ctx.moves.is_over(moving);
     let source = &partition.log;
     // What an earlier run copied may not have been compacted.
     let is_new = future.log_start_offset() == future.log_end_offset();
     let cleaned = partition.log_dir.cleaned_offset(&partition.name).filter(|_| is_new);
-    loop {
-        let copied = |bytes| ctx.moves.keep_to_rate(ctx, bytes, &is_cancelled);
-        copy(source, future, source.durable_end_offset(), &is_cancelled, &copied)?;
-        if is_cancelled() {
+    let copied = |bytes| ctx.moves.keep_to_rate(ctx, bytes, &is_over);
+    // What comes in meanwhile is copied in the pause.
+    while future.log_end_offset() < source.durable_end_offset() {
+        copy(source, future, source.durable_end_offset(), &is_over, &copied)?;
+        if is_over() {
             return Ok(false);
         }
-        // What comes in meanwhile is copied in the pause.
-        if future.log_end_offset() >= source.durable_end_offset() {
-            future.flush()?;
-            let note =
-                |image: &MetadataImage| ctx.replicas.whereabouts_in(partition, &moving.to, image).into_iter().collect();
-            let moved = ctx.metadata.noted(note, |replicas| replicas.exchange(partition, &moving.to, future, cleaned));
-            // What was noted is put right.
-            ctx.replicas.log_dirs.note_moved();
-            return moved;
-        }
     }
+    future.flush()?;
+    let mut replacement = moving.replacement.lock();
+    if is_over() {
+        return Ok(false);
+    }
+    let note = |image: &MetadataImage| ctx.replicas.whereabouts_in(partition, &moving.to, image).into_iter().collect();
+    let moved = ctx.metadata.noted(note, |replicas| replicas.exchange(partition, &moving.to, future, cleaned));
+    if matches!(moved, Ok(true)) {
+        *replacement = None;
+    }
+    // What was noted is put right.
+    ctx.replicas.log_dirs.note_moved();
+    moved
 }
 
 /// The base offset of the batch that the log begins with.

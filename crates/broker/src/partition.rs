@@ -57,7 +57,7 @@ impl Durable {
 }
 
 /// Does what blocks where it is called, for the sake of the order, and lets another thread carry the sockets meanwhile.
-fn off_the_network<T>(work: impl FnOnce() -> T) -> T {
+pub fn off_the_network<T>(work: impl FnOnce() -> T) -> T {
     let runtime = tokio::runtime::Handle::try_current();
     match runtime.map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),

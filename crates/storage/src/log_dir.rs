@@ -274,7 +274,7 @@ impl LogDir {
         let Some(log) = self.logs.write().remove(topic_partition) else { return Ok(false) };
         log.shut();
         // First of all the name: where that fails, nothing has happened to what a new log of that name must not find.
-        let doomed = self.rename_away(topic_partition, DELETE_SUFFIX)?;
+        let doomed = self.rename_away(topic_partition, log.dir(), DELETE_SUFFIX)?;
         let delay_ms = log.config().file_delete_delay_ms.unsigned_abs();
         self.doomed.lock().push((Instant::now() + Duration::from_millis(delay_ms), doomed));
         self.remove_doomed();
@@ -303,7 +303,7 @@ impl LogDir {
             reason: format!("it holds no log of {topic_partition}"),
         })?;
         log.shut();
-        let away = self.rename_away(topic_partition, STRAY_SUFFIX)?;
+        let away = self.rename_away(topic_partition, log.dir(), STRAY_SUFFIX)?;
         self.forget_cleaned_offset(topic_partition)?;
         Ok(away)
     }
@@ -321,7 +321,7 @@ impl LogDir {
         for entry in disk.list(&dir).map_err(failed)?.iter().filter(|entry| is_segment(&entry.name)) {
             let opened = disk.open(&dir.join(&entry.name), OpenMode::Read);
             if opened.and_then(|file| file.size()).map_err(failed)? > 0 {
-                let away = self.rename_away(topic_partition, STRAY_SUFFIX)?;
+                let away = self.rename_away(topic_partition, &dir, STRAY_SUFFIX)?;
                 tracing::warn!(
                     partition = %topic_partition, dir = %away.display(),
                     "a deleted log was still there: it was set aside and can be deleted"
@@ -333,11 +333,10 @@ impl LogDir {
     }
 
     /// Renames the directory of a log in Kafka's form.
-    fn rename_away(&self, topic_partition: &TopicPartition, suffix: &str) -> Result<PathBuf, OpenError> {
-        let dir = self.path().join(topic_partition.to_string());
+    fn rename_away(&self, topic_partition: &TopicPartition, dir: &Path, suffix: &str) -> Result<PathBuf, OpenError> {
         let away = self.path().join(unique_name(topic_partition, suffix));
-        let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: dir.clone(), source };
-        self.disk().rename(&dir, &away).map_err(failed)?;
+        let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: dir.to_owned(), source };
+        self.disk().rename(dir, &away).map_err(failed)?;
         self.disk().sync_dir(self.path()).map_err(failed)?;
         Ok(away)
     }

@@ -13,6 +13,7 @@ use caudal_protocol::{ErrorCode, TopicPartition};
 
 use super::{RequestHeader, once};
 use crate::context::Context;
+use crate::partition::off_the_network;
 
 pub async fn handle(
     ctx: &Arc<Context>,
@@ -43,10 +44,13 @@ fn alter(ctx: &Arc<Context>, path: &str, name: TopicPartition) -> ErrorCode {
         None => return ErrorCode::LogDirNotFound,
     };
     match ctx.topics.view().find(&name.topic, name.partition) {
-        Ok(partition) => {
-            ctx.moves.begin(ctx, partition, &dir.log_dir, None);
-            ErrorCode::None
-        }
+        Ok(partition) => match off_the_network(|| ctx.moves.begin(ctx, partition, &dir.log_dir)) {
+            Ok(()) => ErrorCode::None,
+            Err(error) => {
+                tracing::error!(partition = %name, to = path, "the move does not begin: {error}");
+                ErrorCode::KafkaStorageError
+            }
+        },
         Err(error) => {
             if error == ErrorCode::UnknownTopicOrPartition
                 && caudal_cluster::controller::check_topic_name(&name.topic).is_ok()

@@ -2,12 +2,14 @@
 //! whole, then the log of that name. The one in the other directory goes afterwards: a crash in between leaves two with the
 //! same records, never none. A stop or a crash before leaves the part that is there, and the next run goes on with it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use caudal_protocol::TopicPartition;
 
-use super::{FUTURE_SUFFIX, LogDir, TopicLog, parse_dir_name, unique_name};
+use super::{DELETE_SUFFIX, FUTURE_SUFFIX, LogDir, TopicLog, parse_dir_name, unique_name};
 use crate::config::LogConfig;
 use crate::error::OpenError;
 use crate::log::Log;
@@ -27,7 +29,10 @@ impl LogDir {
         let _changing = self.changing.lock();
         self.check_place()?;
         let dir = self.path().join(unique_name(&log.topic_partition, FUTURE_SUFFIX));
-        let created = Log::create_in(&self.shared, dir, log.topic_partition, log.topic_id, log.config, first_offset)?;
+        let TopicLog { topic_partition, topic_id, config } = log;
+        let created = Log::create_in(&self.shared, dir.clone(), topic_partition, topic_id, config, first_offset);
+        // The next start would take half of one for a move to go on with.
+        let created = created.inspect_err(|_| self.remove_left(&dir))?;
         self.keep_future(&created);
         Ok(created)
     }
@@ -45,7 +50,8 @@ impl LogDir {
         self.futures.read().values().cloned().collect()
     }
 
-    /// Removes a log that was on its way here, unless it has arrived.
+    /// Takes a log that was on its way here out of use, unless it has arrived. A crash from here on does not bring it back; its
+    /// space is free after the next [`LogDir::remove_doomed`].
     pub fn abandon_future(&self, log: &Arc<Log>) {
         let mut futures = self.futures.write();
         let is_known = futures.get(log.topic_partition()).is_some_and(|known| Arc::ptr_eq(known, log));
@@ -58,7 +64,14 @@ impl LogDir {
 
     fn end_future(&self, log: &Log) {
         log.shut();
-        self.remove_left(log.dir());
+        match self.rename_away(log.topic_partition(), log.dir(), DELETE_SUFFIX) {
+            Ok(doomed) => self.doomed.lock().push((Instant::now(), doomed)),
+            Err(error) => {
+                tracing::error!(
+                    "a log that was being moved stays where it is: {error}. The next start goes on with the move"
+                );
+            }
+        }
     }
 
     /// Makes a log on its way the log of its partition: durable, then renamed. `cleaned`: up to where it was compacted.
@@ -127,7 +140,9 @@ impl LogDir {
 
     /// Removes what [`LogDir::left_futures`] told; failing that, the next start tries again.
     pub fn remove_left(&self, dir: &Path) {
-        if let Err(error) = self.disk().remove_dir_all(dir) {
+        if let Err(error) = self.disk().remove_dir_all(dir)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::error!(dir = %dir.display(), %error, "failed to remove a log that was being moved");
         }
     }
