@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use caudal_cluster::log::METADATA_TOPIC;
 use caudal_protocol::{TopicPartition, Uuid};
-use caudal_storage::{Log, LogDir, Offline, OpenError, TopicLog};
+use caudal_storage::{Log, LogDir, Offline, OpenError, TopicLog, Unusable};
 use parking_lot::Mutex;
 
 use open::started_without;
@@ -118,12 +118,25 @@ impl LogDirs {
         if is_held { is_away && is_one_missing } else { is_away || is_one_missing }
     }
 
+    /// Why the log of a partition that is not new cannot be opened, where it is the one that the metadata means.
+    pub fn unusable(&self, partition: &TopicPartition, directory: Option<Uuid>) -> Option<&Unusable> {
+        let (id, found) = self.iter().find_map(|dir| Some((dir.id, dir.log_dir.unusable(partition)?)))?;
+        let is_held = self.iter().any(|dir| dir.log_dir.log(partition).is_some());
+        (!is_held || directory == Some(id)).then_some(found)
+    }
+
     /// The log of a partition, created where there is none: where somebody wished it, where the metadata says (`directory`), or
-    /// else in the directory that has the fewest, as in Kafka. The next one is tried where that fails.
+    /// else in the directory that has the fewest, as in Kafka. The next one is tried where that fails, but not for one that is
+    /// not new (`is_new`) where something else bears its name.
     ///
     /// # Errors
     /// See [`LogDir::create_log`].
-    pub fn create_log(&self, log: TopicLog, directory: Option<Uuid>) -> Result<(Arc<Log>, Arc<LogDir>), OpenError> {
+    pub fn create_log(
+        &self,
+        log: TopicLog,
+        directory: Option<Uuid>,
+        is_new: bool,
+    ) -> Result<(Arc<Log>, Arc<LogDir>), OpenError> {
         if let Some(holder) = self.iter().find(|dir| dir.log_dir.log(&log.topic_partition).is_some()) {
             return Ok((holder.log_dir.create_log(log)?, holder.log_dir.clone()));
         }
@@ -135,11 +148,19 @@ impl LogDirs {
         });
         let mut failed = None;
         for (dir, _) in dirs {
+            let known_end = dir.log_dir.known_end(&log.topic_partition);
             match dir.log_dir.create_log(log.clone()) {
                 Ok(created) => {
+                    if let Some(error) = failed {
+                        tracing::warn!(partition = %log.topic_partition, instead = %dir.path.display(), "{error}");
+                    }
+                    if !is_new {
+                        tell_begun_anew(&created, known_end);
+                    }
                     self.note_moved();
                     return Ok((created, dir.log_dir.clone()));
                 }
+                Err(error @ OpenError::Unusable(_)) if !is_new => return Err(error),
                 Err(error) => _ = failed.get_or_insert(error),
             }
         }
@@ -251,6 +272,23 @@ impl LogDirs {
             closed = dir.close(broker_epoch).and(closed);
         }
         closed
+    }
+}
+
+/// The directory of a partition was removed, or the broker was stopped before it was there. `known_end`: that of what it held.
+fn tell_begun_anew(log: &Log, known_end: Option<i64>) {
+    let (partition, dir) = (log.topic_partition(), log.dir().display());
+    match known_end {
+        Some(end) if end > 0 => tracing::error!(
+            %partition, %dir, end,
+            "the log of a partition is gone: it begins anew, empty. Records up to the offset `end` had been written. If they are \
+             needed, stop the broker and restore the directory from a backup"
+        ),
+        _ => tracing::warn!(
+            %partition, %dir,
+            "there was no log of a partition: it begins empty. Nothing is wrong if the broker was stopped, or the disk full, \
+             when the partition was made"
+        ),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Makes the logs on disk be what the metadata says: creates, configures and removes them, and keeps [`Topics`] in step.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use caudal_cluster::config::{StaticConfig, broker_config};
@@ -11,7 +11,7 @@ use caudal_cluster::log::{ACCEPT_LOSS, METADATA_TOPIC};
 use caudal_cluster::{MetadataImage, MetadataRecord};
 use caudal_protocol::records::metadata::{BrokerRegistrationChangeRecord, PartitionChangeRecord};
 use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
-use caudal_storage::{Cleaner, Log, LogConfig, LogDir, OpenError, TopicLog};
+use caudal_storage::{Cleaner, Log, LogConfig, LogDir, TopicLog};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -21,7 +21,7 @@ use crate::log_dirs::LogDirs;
 use crate::metrics::Retired;
 use crate::moves::{self, MoveError};
 use crate::partition::Partition;
-use crate::topics::{Topic, Topics, TopicsView};
+use crate::topics::{AWAY, Topic, Topics, TopicsView};
 
 /// The partitions of this node.
 #[derive(Debug)]
@@ -80,9 +80,9 @@ impl Replicas {
     /// Partitions that wait for the directory they lie in.
     fn tell_offline(&self, image: &MetadataImage) {
         let view = self.topics.view();
-        let offline = view.iter().flat_map(|topic| topic.offline.iter().map(move |index| (topic, *index)));
-        let offline: Vec<_> = offline.collect();
-        let Some((topic, first)) = offline.first() else { return };
+        let offline = view.iter().flat_map(|topic| topic.offline.iter().map(move |(index, why)| (topic, *index, why)));
+        let offline: Vec<_> = offline.filter(|(.., why)| *why == AWAY).collect();
+        let Some((topic, first, _)) = offline.first() else { return };
         let partition = image.partition(&topic.name, *first);
         let directory = partition.and_then(|partition| partition.directory_of(self.node_id));
         tracing::error!(
@@ -196,7 +196,7 @@ impl Replicas {
         let config = || config.get_or_init(|| self.log_config(&topic.name, image)).clone();
         let count = topic.partitions.keys().next_back().map_or(0, |last| last + 1);
         let known_before = before.and_then(|before| before.topic_by_id(&topic.id));
-        let mut offline = Vec::new();
+        let mut offline = BTreeMap::new();
         let partitions = (0..count).map(|index| {
             let wanted = topic.partitions.get(&index).filter(|p| p.replicas.contains(&self.node_id))?;
             let short = self.is_short_of_replicas(&topic.name, wanted, image);
@@ -214,11 +214,14 @@ impl Replicas {
                     created.set_short_of_replicas(short);
                     Some(created)
                 }
-                Err(ErrorCode::KafkaStorageError) => {
-                    offline.push(index);
+                Err(why) => {
+                    // It is tried again and again.
+                    if why != AWAY && known.and_then(|known| known.offline.get(&index)) != Some(&why) {
+                        tracing::error!(partition = %TopicPartition::new(&*topic.name, index), "{why}");
+                    }
+                    offline.insert(index, why);
                     None
                 }
-                Err(_) => None,
             }
         });
         let partitions = partitions.collect();
@@ -245,21 +248,18 @@ impl Replicas {
         partition: &image::Partition,
         config: LogConfig,
         is_new: bool,
-    ) -> Result<Arc<Partition>, ErrorCode> {
+    ) -> Result<Arc<Partition>, String> {
         let name = TopicPartition::new(topic.name.as_str(), index);
         let directory = partition.directory_of(self.node_id);
         let accepts_loss = self.static_config.bool(ACCEPT_LOSS);
+        if let Some(unusable) = self.log_dirs.unusable(&name, directory).filter(|_| !is_new) {
+            return Err(unusable.to_string());
+        }
         if !is_new && !accepts_loss && self.log_dirs.lies_elsewhere(&name, directory) {
-            return Err(ErrorCode::KafkaStorageError);
+            return Err(AWAY.to_owned());
         }
         let wanted = TopicLog { topic_partition: name.clone(), topic_id: Some(topic.id), config };
-        let (log, log_dir) = self.log_dirs.create_log(wanted, directory).map_err(|error| {
-            tracing::error!(partition = %name, "{error}");
-            match error {
-                OpenError::TopicIdMismatch { .. } => ErrorCode::UnknownTopicOrPartition,
-                _ => ErrorCode::KafkaStorageError,
-            }
-        })?;
+        let (log, log_dir) = self.log_dirs.create_log(wanted, directory, is_new).map_err(|error| error.to_string())?;
         Ok(Arc::new(Partition::new(name, topic.id, log, partition.leader_epoch, log_dir)))
     }
 

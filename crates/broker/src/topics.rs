@@ -1,6 +1,6 @@
 //! The topics and partitions on this broker: an immutable view that is replaced when the metadata changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use caudal_protocol::{ErrorCode, Uuid};
@@ -14,18 +14,16 @@ pub struct Topic {
     pub name: Arc<str>,
     pub id: Uuid,
     pub partitions: Vec<Option<Arc<Partition>>>,
-    /// Those of this broker whose log is not there, or could not be created.
-    pub offline: Vec<i32>,
+    /// Those of this broker whose log is not there, or could not be opened or created, and why.
+    pub offline: BTreeMap<i32, String>,
 }
+
+/// Of partitions that wait for the directory they lie in.
+pub const AWAY: &str = "its log directory is not there";
 
 impl Topic {
     pub fn partition(&self, index: i32) -> Option<&Arc<Partition>> {
         self.partitions.get(usize::try_from(index).ok()?)?.as_ref()
-    }
-
-    /// What is to be said of those without a log where it would be read.
-    pub fn unopened(&self) -> impl Iterator<Item = (i32, String)> {
-        self.offline.iter().map(|index| (*index, "its log directory is not there".to_owned()))
     }
 
     /// The partition, if its log is in use.
@@ -35,7 +33,7 @@ impl Topic {
     pub fn find(&self, index: i32) -> Result<&Arc<Partition>, ErrorCode> {
         match self.partition(index) {
             Some(partition) if partition.log.check_online().is_ok() => Ok(partition),
-            None if !self.offline.contains(&index) => Err(ErrorCode::UnknownTopicOrPartition),
+            None if !self.offline.contains_key(&index) => Err(ErrorCode::UnknownTopicOrPartition),
             _ => Err(ErrorCode::KafkaStorageError),
         }
     }

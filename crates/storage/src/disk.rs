@@ -35,7 +35,7 @@ pub struct Entry {
 /// A directory tree. Paths are those of the caller; nothing here interprets them.
 pub trait Disk: Send + Sync + Debug {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
-    /// The entries of a directory, in no particular order. Names that are not UTF-8 are left out.
+    /// The entries of a directory, in no particular order; links as what they lead to. Names that are not UTF-8 are left out.
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
     fn exists(&self, path: &Path) -> io::Result<bool>;
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
@@ -186,7 +186,9 @@ impl Disk for RealDisk {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             if let Ok(name) = entry.file_name().into_string() {
-                entries.push(Entry { name, is_dir: entry.file_type()?.is_dir() });
+                let kind = entry.file_type()?;
+                let is_dir = kind.is_dir() || (kind.is_symlink() && entry.path().is_dir());
+                entries.push(Entry { name, is_dir });
             }
         }
         Ok(entries)

@@ -17,6 +17,26 @@ pub struct Offline {
     pub reason: String,
 }
 
+/// What lies where a log should cannot be used: a file in place of its directory, a link that leads nowhere, a directory in
+/// place of a segment, or something that must not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "failed to open the log of {log}: {path} cannot be used ({reason}). It is left alone. Put it right, or restore what was there \
+     from a backup; or move it away, and the log begins anew, empty. Then restart"
+)]
+pub struct Unusable {
+    pub log: TopicPartition,
+    pub path: PathBuf,
+    pub reason: String,
+}
+
+/// Whether an operation failed for what bears a name, as opposed to a fault of the disk.
+pub(crate) fn is_unusable(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, PermissionDenied};
+    let is_loop = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+    is_loop || matches!(error.kind(), AlreadyExists | IsADirectory | NotADirectory | PermissionDenied)
+}
+
 /// Whether an operation failed because the process has no file descriptors or memory left: it did not reach the disk, and
 /// may succeed the next time.
 pub(crate) fn is_exhausted(error: &io::Error) -> bool {
@@ -199,6 +219,8 @@ pub enum OpenError {
         found: caudal_protocol::Uuid,
         expected: caudal_protocol::Uuid,
     },
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
     #[error(transparent)]
     Offline(#[from] Offline),
 }

@@ -23,7 +23,7 @@ mod segment;
 pub use cleaner::{CleanError, Cleaned, Cleaner, CleanerConfig, CleanerStanding, clean_due};
 pub use config::{ConfigError, LogConfig};
 pub use disk::{Disk, DiskFile, RealDisk};
-pub use error::{AppendError, FlushError, Offline, OpenError, ReadError};
+pub use error::{AppendError, FlushError, Offline, OpenError, ReadError, Unusable};
 pub use flusher::{DurableCallback, Flusher};
 pub use histogram::Histogram;
 pub use leader_epoch::{UNDEFINED_EPOCH, UNDEFINED_OFFSET};

@@ -18,7 +18,7 @@ use crate::checkpoint::{
 };
 use crate::config::LogConfig;
 use crate::disk::{DirLock, Disk, OpenMode};
-use crate::error::{Offline, OpenError};
+use crate::error::{Offline, OpenError, Unusable, is_unusable};
 use crate::flusher::{FlushQueue, Flusher};
 use crate::histogram::Histogram;
 use crate::log::recover::{Checkpoints, Shared};
@@ -63,6 +63,8 @@ pub struct RecoveryReport {
     pub logs: Vec<(TopicPartition, LogRecovery)>,
     /// Directories left alone because their names are no partition's.
     pub ignored: Vec<String>,
+    /// Logs that are there and cannot be opened, all others can.
+    pub unusable: Vec<Unusable>,
     pub elapsed: Duration,
 }
 
@@ -86,6 +88,8 @@ pub struct LogDir {
     shared: Shared,
     config: LogDirConfig,
     logs: RwLock<HashMap<TopicPartition, Arc<Log>>>,
+    /// Those that could not be opened.
+    unusable: HashMap<TopicPartition, Unusable>,
     /// Logs on their way here from another directory.
     futures: RwLock<HashMap<TopicPartition, Arc<Log>>>,
     /// Held while logs are created or deleted.
@@ -161,6 +165,7 @@ impl LogDir {
             shared,
             config,
             logs: RwLock::new(logs),
+            unusable: report.unusable.iter().map(|found| (found.log.clone(), found.clone())).collect(),
             futures: RwLock::default(),
             changing: Mutex::new(()),
             flusher,
@@ -228,6 +233,16 @@ impl LogDir {
         self.logs.read().get(topic_partition).cloned()
     }
 
+    /// Why the log of a partition that is here could not be opened.
+    pub fn unusable(&self, topic_partition: &TopicPartition) -> Option<&Unusable> {
+        self.unusable.get(topic_partition)
+    }
+
+    /// The end of the log of a partition as the last checkpoint before it was lost, deleted or closed knew it.
+    pub fn known_end(&self, topic_partition: &TopicPartition) -> Option<i64> {
+        self.checkpointed.lock().get(HIGH_WATERMARKS)?.get(topic_partition).copied()
+    }
+
     /// All logs, in no particular order.
     pub fn logs(&self) -> Vec<Arc<Log>> {
         self.logs.read().values().cloned().collect()
@@ -256,13 +271,18 @@ impl LogDir {
             };
         }
         self.check_place()?;
+        if let Some(unusable) = self.unusable(&log.topic_partition) {
+            return Err(unusable.clone().into());
+        }
         if self.checkpointed.lock().values().any(|offsets| offsets.contains_key(&log.topic_partition)) {
             // What the checkpoints say is about a log of that name that was deleted.
             self.write_checkpoints()?;
         }
         self.forget_cleaned_offset(&log.topic_partition)?;
-        self.clear_way(&log.topic_partition)?;
-        let created = Log::create(&self.shared, log.topic_partition.clone(), log.topic_id, log.config)?;
+        let created = self
+            .clear_way(&log.topic_partition)
+            .and_then(|()| Log::create(&self.shared, log.topic_partition.clone(), log.topic_id, log.config));
+        let created = created.or_else(|error| Err(OpenError::Unusable(unusable(self.disk().as_ref(), error)?)))?;
         self.logs.write().insert(log.topic_partition, Arc::clone(&created));
         Ok(created)
     }
@@ -379,8 +399,12 @@ impl LogDir {
         let disk = self.disk().as_ref();
         let mut checkpointed = self.checkpointed.lock();
         let mut write = |name: &'static str, offset: &dyn Fn(&Log) -> Option<i64>| {
-            let offsets: Offsets =
+            let mut offsets: Offsets =
                 logs.iter().filter_map(|log| Some((log.topic_partition().clone(), offset(log)?))).collect();
+            // They are put right some day.
+            let known = checkpointed.get(name).into_iter().flatten();
+            let unusable = known.filter(|(log, _)| self.unusable.contains_key(*log));
+            offsets.extend(unusable.map(|(log, offset)| (log.clone(), *offset)));
             if checkpointed.get(name) != Some(&offsets) {
                 checkpoint::write_offsets(disk, &self.path().join(name), &offsets)?;
                 checkpointed.insert(name, offsets);
@@ -521,7 +545,21 @@ pub fn is_set_aside(name: &str) -> bool {
     unique.is_some_and(|(_, unique)| unique.len() == UNIQUE_DIGITS && unique.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
+/// An error in opening or creating a log that concerns that log alone; the others are returned as errors.
+fn unusable(disk: &dyn Disk, error: OpenError) -> Result<Unusable, OpenError> {
+    match error {
+        OpenError::Log { log, dir, source } if is_unusable(&source) => {
+            // Nothing of a log is a directory.
+            let within = disk.list(&dir).unwrap_or_default().into_iter().find(|entry| entry.is_dir);
+            let path = within.map_or_else(|| dir.clone(), |entry| dir.join(entry.name));
+            Ok(Unusable { log, path, reason: source.to_string() })
+        }
+        error => Err(error),
+    }
+}
+
 type Offsets = BTreeMap<TopicPartition, i64>;
+type OpenedLog = Result<(Arc<Log>, LogRecovery), Unusable>;
 type Opened = (HashMap<TopicPartition, Arc<Log>>, RecoveryReport, HashMap<&'static str, Offsets>);
 
 /// Checkpoints only save work: a damaged one costs a full scan, not the start.
@@ -551,7 +589,7 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
         }
     }
     let next = AtomicUsize::new(0);
-    let open_some = || -> Result<Vec<(Arc<Log>, LogRecovery)>, OpenError> {
+    let open_some = || -> Result<Vec<OpenedLog>, OpenError> {
         let mut opened = Vec::new();
         while let Some(topic_partition) = partitions.get(next.fetch_add(1, Ordering::Relaxed)) {
             let checkpoints = Checkpoints {
@@ -561,7 +599,8 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
                 high_watermark: high_watermarks.get(topic_partition).copied(),
                 compacted: cleaned.contains_key(topic_partition),
             };
-            opened.push(Log::open(shared, topic_partition.clone(), config.log.clone(), checkpoints)?);
+            let log = Log::open(shared, topic_partition.clone(), config.log.clone(), checkpoints);
+            opened.push(log.map(Ok).or_else(|error| unusable(disk, error).map(Err))?);
         }
         Ok(opened)
     };
@@ -578,11 +617,19 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
     });
     let mut logs = HashMap::new();
     for opened in opened {
-        for (log, recovery) in opened? {
-            if recovery != LogRecovery::default() {
-                report.logs.push((log.topic_partition().clone(), recovery));
+        for opened in opened? {
+            match opened {
+                Ok((log, recovery)) => {
+                    if recovery != LogRecovery::default() {
+                        report.logs.push((log.topic_partition().clone(), recovery));
+                    }
+                    logs.insert(log.topic_partition().clone(), log);
+                }
+                Err(unusable) => {
+                    tracing::error!("{unusable}");
+                    report.unusable.push(unusable);
+                }
             }
-            logs.insert(log.topic_partition().clone(), log);
         }
     }
     let checkpointed = HashMap::from([

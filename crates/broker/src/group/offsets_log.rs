@@ -43,7 +43,7 @@ impl OffsetsTopic {
             Some((partition.name.partition, failed))
         };
         let mut unreadable: BTreeMap<i32, String> = topic.partitions.iter().flatten().filter_map(read).collect();
-        unreadable.extend(topic.unopened());
+        unreadable.extend(topic.offline.clone());
         unreadable
     }
 }

@@ -66,7 +66,7 @@ fn append(log: &Arc<Log>, n: i64) {
 
 /// The partition in the first directory, with its records.
 fn fill(dirs: &LogDirs) {
-    let log = dirs.create_log(wanted(), Some(A)).unwrap().0;
+    let log = dirs.create_log(wanted(), Some(A), true).unwrap().0;
     (0..RECORDS).for_each(|n| append(&log, n));
     log.flush().unwrap();
 }

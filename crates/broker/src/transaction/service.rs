@@ -156,7 +156,7 @@ impl TransactionService {
     pub fn load(&self) -> BTreeMap<i32, String> {
         let view = self.topics.view();
         let topic = view.by_name(STATE_TOPIC);
-        let mut unreadable: BTreeMap<i32, String> = topic.iter().flat_map(|topic| topic.unopened()).collect();
+        let mut unreadable: BTreeMap<i32, String> = topic.map(|topic| topic.offline.clone()).unwrap_or_default();
         for partition in topic.iter().flat_map(|topic| topic.partitions.iter().flatten()) {
             match read_partition(partition) {
                 Ok(transactions) => {

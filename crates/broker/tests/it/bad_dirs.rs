@@ -126,8 +126,7 @@ fn a_broker_starts_without_one_of_its_directories() {
     };
     let no_properties: fn(&Path) = |dir| std::fs::remove_file(dir.join("meta.properties")).unwrap();
     let damaged: fn(&Path) = |dir| std::fs::write(dir.join("meta.properties"), "nothing").unwrap();
-    let unreadable: fn(&Path) = |dir| std::fs::create_dir_all(dir.join("u-0/00000000000000000000.log")).unwrap();
-    let all = [dropped, missing, empty, file, no_properties, damaged, unreadable];
+    let all = [dropped, missing, empty, file, no_properties, damaged];
     for (round, spoil) in all.into_iter().enumerate() {
         let dir = broker.end(round % 2 == 0);
         let (c, kept) = (dir.path().join("c"), dir.path().join("kept"));
@@ -164,6 +163,80 @@ fn a_broker_starts_without_one_of_its_directories() {
         assert_eq!(produce(&mut client, "t", in_c, batch(1, 10)).base_offset, round as i64 + 1);
         until_told(&broker, 3);
     }
+}
+
+#[test]
+fn a_partition_whose_directory_cannot_be_used_is_offline_alone() {
+    let (mut broker, in_c) = filled();
+    let remove: fn(&Path) = |dir| match dir.is_dir() && !dir.is_symlink() {
+        true => std::fs::remove_dir_all(dir).unwrap(),
+        false => std::fs::remove_file(dir).unwrap(),
+    };
+    let file: fn(&Path) = |dir| std::fs::write(dir, "").unwrap();
+    let dangling: fn(&Path) = |dir| std::os::unix::fs::symlink("nowhere", dir).unwrap();
+    let itself: fn(&Path) = |dir| std::os::unix::fs::symlink(dir, dir).unwrap();
+    let segment: fn(&Path) = |dir| std::fs::create_dir_all(dir.join("00000000000000000000.log")).unwrap();
+    for (round, spoil) in [file, dangling, itself, segment].into_iter().enumerate() {
+        let dir = broker.end(round % 2 == 0);
+        let (place, kept) = (dir.path().join(format!("c/t-{in_c}")), dir.path().join("kept"));
+        std::fs::rename(&place, &kept).unwrap();
+        spoil(&place);
+        let mut broker_without = start(dir);
+        for again in ["", "-again"] {
+            assert_eq!(dir_errors(&mut broker_without.connect()), [ErrorCode::None; 3], "round {round}");
+            serves_the_others(&broker_without, in_c, &format!("new-{round}{again}"));
+            assert_eq!(places(&mut broker_without.connect(), "t", in_c), []);
+            broker_without = start(broker_without.end(round % 2 == 1));
+        }
+        let dir = broker_without.end(true);
+        remove(&place);
+        // A link to where it lies is as good.
+        match round {
+            0 => std::os::unix::fs::symlink(&kept, &place).unwrap(),
+            _ => std::fs::rename(&kept, &place).unwrap(),
+        }
+        broker = start(dir);
+        let mut client = broker.connect();
+        wait_until("all have leaders", || leaderless(&mut client).is_empty());
+        assert_eq!(fetch(&mut client, in_c).1, (0..=round as i64).collect::<Vec<_>>());
+        assert_eq!(produce(&mut client, "t", in_c, batch(1, 10)).base_offset, round as i64 + 1);
+        if round == 0 {
+            let dir = broker.end(true);
+            remove(&place);
+            std::fs::rename(&kept, &place).unwrap();
+            broker = start(dir);
+        }
+    }
+    // What was removed begins anew where it was.
+    let dir = broker.end(true);
+    remove(&dir.path().join(format!("c/t-{in_c}")));
+    let broker = start(dir);
+    let mut client = broker.connect();
+    assert_eq!(produce(&mut client, "t", in_c, batch(1, 10)).base_offset, 0);
+    assert_eq!(places(&mut client, "t", in_c), [("c".to_owned(), false)]);
+}
+
+/// A new partition has nothing to lose.
+#[test]
+fn what_bears_the_name_of_a_new_partition_is_left_alone() {
+    let broker = start(tempfile::tempdir().unwrap());
+    let mut client = broker.connect();
+    for name in ["a", "b"] {
+        std::fs::write(broker.path().join(name).join("t-0"), name).unwrap();
+    }
+    broker.create_topic("t", 1);
+    assert_eq!(produce(&mut client, "t", 0, batch(1, 10)).error_code, 0);
+    until_told(&broker, 1);
+    let broker = start(broker.end(false));
+    let mut client = broker.connect();
+    assert_eq!(produce(&mut client, "t", 0, batch(1, 10)).base_offset, 1);
+    assert_eq!(places(&mut client, "t", 0), [("c".to_owned(), false)]);
+    assert_eq!(std::fs::read(broker.path().join("a/t-0")).unwrap(), b"a");
+    std::fs::write(broker.path().join("c/u-0"), "c").unwrap();
+    ["a", "b"].iter().for_each(|name| std::fs::write(broker.path().join(name).join("u-0"), "").unwrap());
+    broker.create_topic("u", 2);
+    let answers = [0, 1].map(|p| ErrorCode::from_code(produce(&mut client, "u", p, batch(1, 10)).error_code));
+    assert_eq!(answers, [STORAGE, ErrorCode::None]);
 }
 
 /// Killed at once, before anybody could tell the metadata later where they lie.

@@ -110,7 +110,7 @@ fn a_log_whose_topic_id_is_damaged_stays_where_it_is() {
         broker = if clean { broker.restart() } else { broker.crash_and_restart() };
         let response: FetchResponse = broker.connect().ask(&request("t", &[(0, 0), (1, 0)]), 12);
         let answers = &response.responses[0].partitions;
-        assert_eq!(ErrorCode::from_code(answers[0].error_code), ErrorCode::UnknownTopicOrPartition);
+        assert_eq!(ErrorCode::from_code(answers[0].error_code), ErrorCode::KafkaStorageError);
         assert_eq!(offsets(&answers[1]), [0]);
         let names = std::fs::read_dir(broker.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         assert_eq!(names.filter(|name| name.ends_with("-stray")).count(), 0);

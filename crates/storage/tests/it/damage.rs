@@ -5,11 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use caudal_protocol::ErrorCode;
 use caudal_protocol::batch::Batches;
+use caudal_protocol::{ErrorCode, TopicPartition};
 use caudal_storage::crash::CrashDisk;
 use caudal_storage::disk::{Disk, OpenMode};
-use caudal_storage::{AppendOrigin, LogConfig, LogDir, LogDirConfig, RecoveryReport};
+use caudal_storage::{AppendOrigin, LogConfig, LogDir, LogDirConfig, OpenError, RecoveryReport, TopicLog};
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -294,4 +294,48 @@ fn deleted_logs_stay_for_a_while_and_strays_for_good() {
     let (dir, _) = open(temp.path());
     assert_eq!((named("-0"), named("-delete"), named("-stray")), (0, 0, 1));
     assert_eq!(create(&dir, LogConfig::default()).log_end_offset(), 0);
+}
+
+/// What is damaged in form concerns one log; a fault of the disk concerns them all.
+#[test]
+fn a_log_that_cannot_be_used_is_left_out() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    append_records(&create(&dir, LogConfig::default()), 3);
+    dir.close(-1).unwrap();
+    drop(dir);
+    let segment = temp.path().join("other-0/00000000000000000000.log");
+    fs::create_dir_all(&segment).unwrap();
+    fs::write(temp.path().join("third-0"), "").unwrap();
+    std::os::unix::fs::symlink("nowhere", temp.path().join("fourth-0")).unwrap();
+    let (dir, report) = open(temp.path());
+    assert_eq!(read_all(&dir.log(&tp()).unwrap(), 0), expected(0, 3));
+    assert_eq!(report.unusable.iter().map(|found| &found.path).collect::<Vec<_>>(), [&segment]);
+    assert_eq!((dir.known_end(&tp()), dir.known_end(&TopicPartition::new("other", 0))), (Some(3), None));
+    for (name, path) in [("other", "other-0/00000000000000000000.log"), ("third", "third-0"), ("fourth", "fourth-0")] {
+        let log = TopicLog {
+            topic_partition: TopicPartition::new(name, 0),
+            topic_id: Some(TOPIC_ID),
+            config: LogConfig::default(),
+        };
+        let refused = dir.create_log(log).unwrap_err();
+        assert!(matches!(&refused, OpenError::Unusable(found) if found.path == temp.path().join(path)), "{refused}");
+    }
+    // What is known of a log is known when it is put right.
+    dir.log(&tp()).unwrap().delete_records_before(2).unwrap();
+    dir.close(-1).unwrap();
+    drop(dir);
+    let block = file(temp.path(), 0, "log");
+    let kept = temp.path().join("kept");
+    fs::rename(&block, &kept).unwrap();
+    fs::create_dir(&block).unwrap();
+    let (dir, report) = open(temp.path());
+    assert_eq!(report.unusable.len(), 2);
+    dir.close(-1).unwrap();
+    drop(dir);
+    fs::remove_dir(&block).unwrap();
+    fs::rename(&kept, &block).unwrap();
+    let (dir, _) = open(temp.path());
+    let log = dir.log(&tp()).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (2, 3));
 }
