@@ -327,7 +327,7 @@ impl Word {
         self.used += bytes as usize;
     }
 
-    /// A varint of one or two bytes, still zigzag encoded.
+    /// A varint of at most three bytes, still zigzag encoded.
     #[inline(always)]
     fn varint(&mut self) -> Option<u64> {
         let bits = self.bits;
@@ -337,6 +337,9 @@ impl Word {
         } else if bits & 0x8000 == 0 {
             self.skip(2);
             Some(bits & 0x7f | (bits >> 1) & 0x3f80)
+        } else if bits & 0x80_0000 == 0 {
+            self.skip(3);
+            Some(bits & 0x7f | (bits >> 1) & 0x3f80 | (bits >> 2) & 0x1f_c000)
         } else {
             None
         }
@@ -430,30 +433,36 @@ impl<'a> Cursor<'a> {
 
     /// As [`Cursor::sketch`], for what most records are: short lengths and deltas, no headers, nothing wrong. Reads words
     /// instead of bytes. `None` leaves the cursor where it is.
+    ///
+    /// Where the next record begins follows from the length of this one alone: the processor looks into the next while it is
+    /// not yet through with this.
     #[inline(always)]
     fn sketch_plain(&mut self, index: u32, base_timestamp_ms: i64) -> Option<RecordSketch> {
         let data = self.0;
         let mut head = Word::at(data, 0)?;
         let len = head.len()?;
         let body_at = head.used;
-        head.skip(1);
-        let delta = head.varint()?;
-        if head.varint()? != u64::from(index) << 1 {
+        let next = body_at + len;
+        let rest = data.get(next..)?;
+        let mut body = Word::at(data, body_at)?;
+        body.skip(1);
+        let delta = body.varint()?;
+        if body.varint()? != u64::from(index) << 1 {
             return None;
         }
-        let key = head.varint()?;
-        if head.used > Word::BYTES {
+        let key = body.varint()?;
+        if body.used > Word::BYTES {
             return None;
         }
         let key_len = if key & 1 == 0 { key >> 1 } else { 0 };
-        let value_at = head.used + key_len as usize;
+        let value_at = body_at + body.used + key_len as usize;
         let mut value = Word::at(data, value_at)?;
         let value_len = value.len()?;
         let end = value_at + value.used + value_len;
-        if *data.get(end)? != 0 || end + 1 != body_at + len {
+        if end + 1 != next || *data.get(end)? != 0 {
             return None;
         }
-        self.0 = data.get(end + 1..)?;
+        self.0 = rest;
         let delta = (delta >> 1).cast_signed() ^ -((delta & 1).cast_signed());
         Some(RecordSketch { index, timestamp_ms: base_timestamp_ms.wrapping_add(delta), has_key: key & 1 == 0 })
     }
@@ -582,6 +591,35 @@ mod tests {
                             (record.timestamp_ms, record.key.is_some()), (sketch.timestamp_ms, sketch.has_key)
                         );
                     }
+                }
+            }
+        }
+    }
+
+    /// The walk over words knows what the walk over bytes knows, whatever the widths.
+    #[test]
+    fn both_walks_agree_at_all_widths() {
+        let widths = [0, 1, 63, 64, 300, 8191, 8192, 70_000, 1 << 20, 1 << 21, 1 << 28];
+        for (index, delta, len) in
+            widths.iter().flat_map(|i| widths.iter().flat_map(move |d| [0, 1, 100, 9000].map(|l| (*i, *d, l))))
+        {
+            let mut body = vec![0];
+            for value in [delta, index, -1, len] {
+                put_varlong(&mut body, value);
+            }
+            body.resize(body.len() + len as usize + 1, 0);
+            let mut record = Vec::new();
+            put_varlong(&mut record, body.len() as i64);
+            record.extend(&body);
+            let (len, spare) = (record.len(), [7; 8]);
+            record.extend(spare);
+            for expected in [index as u32, index as u32 ^ 1] {
+                let (mut words, mut bytes) = (Cursor(&record), Cursor(&record));
+                let sketch = bytes.sketch(expected, 5);
+                assert_eq!(sketch.is_ok(), i64::from(expected) == index);
+                match words.sketch_plain(expected, 5) {
+                    Some(plain) => assert_eq!((Ok(plain), words.0.len()), (sketch, spare.len())),
+                    None => assert_eq!(words.0.len(), len + spare.len()),
                 }
             }
         }
