@@ -69,6 +69,7 @@ pub struct Coordinator {
     pub(super) groups: HashMap<String, Group>,
     /// Groups of the consumer protocol; none of them is among the classic ones.
     pub(super) consumers: HashMap<String, ConsumerGroup>,
+    /// Also of groups that have none any more: whoever commits makes a group, which stays until [`Coordinator::expire_offsets`].
     pub(super) offsets: HashMap<String, Offsets>,
     /// Offsets of open transactions.
     pub(super) pending: PendingOffsets,
@@ -145,6 +146,7 @@ impl Coordinator {
             }
             GroupRecord::Group { group, value: None } => {
                 self.groups.remove(&group);
+                self.forget_without_offsets(&group);
                 self.reschedule(&group);
             }
             GroupRecord::Consumer { group, record } => self.replay_consumer(&group, &record),
@@ -180,7 +182,15 @@ impl Coordinator {
                     self.groups.remove(&group);
                     self.reschedule(&group);
                 }
+                self.forget_without_offsets(&group);
             }
+        }
+    }
+
+    /// A group is no more, unless it has offsets.
+    pub(super) fn forget_without_offsets(&mut self, group: &str) {
+        if !self.has_group(group) && self.offsets.get(group).is_some_and(BTreeMap::is_empty) {
+            self.offsets.remove(group);
         }
     }
 
@@ -240,9 +250,6 @@ impl Coordinator {
                 partitions.remove(&partition);
                 if partitions.is_empty() {
                     topics.remove(topic);
-                }
-                if topics.is_empty() {
-                    self.offsets.remove(group);
                 }
             }
         }
@@ -491,9 +498,7 @@ impl Coordinator {
             return (ErrorCode::NonEmptyGroup, Vec::new());
         }
         let mut records = self.tombstones(id, |_, _, _| true);
-        if group.is_some() {
-            records.push(GroupRecord::Group { group: id.to_owned(), value: None });
-        }
+        records.push(GroupRecord::Group { group: id.to_owned(), value: None });
         (ErrorCode::None, records)
     }
 
@@ -555,7 +560,7 @@ impl Coordinator {
     }
 
     /// What to store to forget offsets of groups that have had no members for the retention time (KIP-211), and groups that
-    /// have neither members nor offsets, as console consumers leave them.
+    /// have neither members nor offsets, as console consumers leave them and as deletions of offsets do.
     pub fn expire_offsets(&self, wall_ms: i64) -> Vec<GroupRecord> {
         let ids: BTreeSet<&String> =
             self.offsets.keys().chain(self.groups.keys()).chain(self.consumers.keys()).collect();
@@ -565,7 +570,11 @@ impl Coordinator {
             let all = gone.len() == self.offsets(id).map(|(_, partitions)| partitions.len()).sum::<usize>()
                 && !self.pending.contains_group(id);
             records.extend(gone);
-            if all && self.groups.get(id).is_some_and(|g| g.is_empty() && g.pending.is_empty()) {
+            let is_unused = match self.groups.get(id) {
+                Some(group) => group.is_empty() && group.pending.is_empty(),
+                None => !self.consumers.contains_key(id),
+            };
+            if all && is_unused {
                 records.push(GroupRecord::Group { group: id.clone(), value: None });
             }
             if let Some((ErrorCode::None, tombstones)) = self.delete_consumer(id).filter(|_| all) {

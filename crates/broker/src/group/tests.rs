@@ -58,6 +58,16 @@ impl World {
         count
     }
 
+    /// What the next start makes of what was stored.
+    fn fold(&self) -> Coordinator {
+        let mut loaded = Coordinator::new(GroupConfig::default());
+        for record in &self.records {
+            let (key, stored) = record.encode().unwrap();
+            loaded.replay(GroupRecord::decode(key, stored).unwrap().unwrap(), 0);
+        }
+        loaded
+    }
+
     fn expire(&mut self, wall_ms: i64) -> usize {
         let records = self.coordinator.expire_offsets(wall_ms);
         self.apply(records)
@@ -343,11 +353,7 @@ fn state_is_the_fold_of_its_records() {
     let records = w.coordinator.delete_offsets("g", "t", 1);
     assert_eq!(w.coordinator.offset("g", "t", 1), Some(&value), "not before it is stored");
     w.apply(records);
-    let mut loaded = Coordinator::new(GroupConfig::default());
-    for record in &w.records {
-        let (key, stored) = record.encode().unwrap();
-        loaded.replay(GroupRecord::decode(key, stored).unwrap().unwrap(), 0);
-    }
+    let loaded = w.fold();
     assert_eq!(loaded.offset("g", "t", 0), Some(&value));
     assert_eq!(loaded.offset("g", "t", 1), None);
     assert_eq!(loaded.describe("g"), w.coordinator.describe("g"));
@@ -391,8 +397,39 @@ fn offsets_that_an_administrator_committed_are_kept_as_long_as_any() {
     assert_eq!(world.expire(1_000 + retention_ms - 1), 0);
     assert!(world.coordinator.exists("admin"));
     assert_eq!(world.coordinator.list(|_, _| true).len(), 1);
-    assert_eq!(world.expire(1_000 + retention_ms), 1);
+    assert_eq!(world.expire(1_000 + retention_ms), 2);
     assert!(!world.coordinator.exists("admin"));
+    assert_eq!(world.fold().live_records(), []);
+}
+
+#[test]
+fn a_group_that_only_committed_outlives_its_offsets_until_the_next_look() {
+    let mut world = World::new(0);
+    let value = CommittedOffset {
+        offset: 1,
+        leader_epoch: 0,
+        metadata: String::new(),
+        commit_timestamp_ms: 1_000,
+        expire_timestamp_ms: None,
+    };
+    for ends_by_request in [true, false] {
+        let records = world.coordinator.commit("admin", vec![("t".into(), 0, value.clone())]);
+        world.apply(records);
+        let records = world.coordinator.delete_offsets("admin", "t", 0);
+        assert_eq!(world.apply(records), 1);
+        for coordinator in [&world.coordinator, &world.fold()] {
+            assert_eq!(coordinator.describe("admin").unwrap().group_state, "Empty");
+            assert_eq!(coordinator.list(|_, _| true).len(), 1);
+            assert!(coordinator.check_offset_delete("admin") == ErrorCode::None);
+        }
+        if ends_by_request {
+            let (error, records) = world.coordinator.delete("admin");
+            assert_eq!((error, world.apply(records)), (ErrorCode::None, 1));
+        } else {
+            assert_eq!(world.expire(0), 1);
+        }
+        assert!(!world.coordinator.exists("admin") && !world.fold().exists("admin"));
+    }
 }
 
 #[test]
@@ -597,6 +634,6 @@ fn an_offset_with_an_expiry_of_its_own_keeps_and_obeys_it() {
     let (key, stored) = records[0].encode().unwrap();
     assert_eq!(GroupRecord::decode(key, stored).unwrap().as_ref(), Some(&records[0]));
     w.apply(records);
-    assert_eq!((w.expire(499), w.expire(500)), (0, 1));
+    assert_eq!((w.expire(499), w.expire(500)), (0, 2));
     assert_eq!(w.coordinator.offset("g", "t", 0), None);
 }

@@ -134,6 +134,7 @@ impl Coordinator {
     pub(super) fn apply_transaction(&mut self, change: TransactionChange) {
         match change {
             TransactionChange::Offset { producer, group, topic, partition, value } => {
+                self.offsets.entry(group.clone()).or_default();
                 self.pending.put(producer, (group, topic, partition), value);
             }
             TransactionChange::Over { producer, committed } => {

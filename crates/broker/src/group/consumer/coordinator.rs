@@ -91,6 +91,7 @@ impl Coordinator {
     pub(in super::super) fn replay_consumer(&mut self, id: &str, record: &ConsumerRecord) {
         if *record == ConsumerRecord::Group(None) {
             self.consumers.remove(id);
+            self.forget_without_offsets(id);
             return;
         }
         if is_tombstone(record) {
@@ -109,6 +110,7 @@ impl Coordinator {
         // Somebody may have joined meanwhile; that is stored behind the deletion.
         if *record == ConsumerRecord::Group(None) && group.is_empty() {
             self.consumers.remove(id);
+            self.forget_without_offsets(id);
             self.reschedule(id);
         }
     }
