@@ -1,6 +1,6 @@
 //! DescribeConfigs (32), versions 1-4: configs of topics, of groups and of this broker, with where each value comes from.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use caudal_cluster::MetadataImage;
 use caudal_cluster::config::{
@@ -147,26 +147,49 @@ fn broker(ctx: &Context, image: &MetadataImage, extras: Extras) -> Vec<DescribeC
             .iter()
             .any(|resource| image.config(resource, def.name).is_some())
     };
-    listed
-        .chain(config::unlisted_broker_configs().iter().filter(is_set))
-        .map(|def| {
-            let read_only = def.update != Update::Dynamic;
-            entry(ctx.config.properties.resolve_broker(image, ctx.node_id(), def), read_only, extras)
-        })
-        .collect()
+    let known = listed.chain(config::unlisted_broker_configs().iter().filter(is_set)).map(|def| {
+        let read_only = def.update != Update::Dynamic;
+        entry(ctx.config.properties.resolve_broker(image, ctx.node_id(), def), read_only, extras)
+    });
+    let mut unknown: BTreeMap<&str, Vec<ConfigSource>> = BTreeMap::new();
+    for (resource, source) in [
+        (ConfigResource::broker(ctx.node_id()), ConfigSource::DynamicBroker),
+        (ConfigResource::all_brokers(), ConfigSource::DynamicDefaultBroker),
+    ] {
+        let set = image.configs(&resource).into_iter().flatten();
+        for (name, _) in set.filter(|(name, _)| config::broker_config(name).is_none()) {
+            unknown.entry(name).or_default().push(source);
+        }
+    }
+    known.chain(unknown.into_iter().map(|(name, sources)| unknown_entry(name, &sources, extras))).collect()
 }
 
 /// What is set for all brokers; nothing else is listed there.
 fn broker_defaults(image: &MetadataImage, extras: Extras) -> Vec<DescribeConfigsResourceResult> {
     let set = image.configs(&ConfigResource::all_brokers()).into_iter().flatten();
-    set.filter_map(|(name, value)| {
-        let def = config::broker_config(name)?;
+    set.map(|(name, value)| {
         let source = ConfigSource::DynamicDefaultBroker;
+        let Some(def) = config::broker_config(name) else { return unknown_entry(name, &[source], extras) };
         let synonym = config::Synonym { name: name.clone(), value: value.clone(), source };
         let resolved = Resolved { def, value: Some(value.clone()), source, synonyms: vec![synonym] };
-        Some(entry(resolved, def.update != Update::Dynamic, extras))
+        entry(resolved, def.update != Update::Dynamic, extras)
     })
     .collect()
+}
+
+/// Of a name that nobody here knows: its value might be a secret.
+fn unknown_entry(name: &str, sources: &[ConfigSource], extras: Extras) -> DescribeConfigsResourceResult {
+    let synonym =
+        |source: &ConfigSource| DescribeConfigsSynonym { name: name.to_owned(), value: None, source: source.code() };
+    DescribeConfigsResourceResult {
+        name: name.to_owned(),
+        value: None,
+        synonyms: sources.iter().filter(|_| extras.synonyms).map(synonym).collect(),
+        read_only: true,
+        config_source: sources.first().map_or(ConfigSource::Default, |source| *source).code(),
+        is_sensitive: true,
+        ..DescribeConfigsResourceResult::default()
+    }
 }
 
 fn entry(resolved: Resolved, read_only: bool, extras: Extras) -> DescribeConfigsResourceResult {

@@ -230,6 +230,39 @@ fn configs_are_described_and_altered_in_every_version() {
     }
 }
 
+/// As Apache Kafka 4.3.1 does.
+#[test]
+fn configs_are_kept_as_they_were_given_and_shown_as_they_count() {
+    let broker = TestBroker::start();
+    broker.create_topic_with("t", 1, &[("cleanup.policy", "delete, compact,delete")]);
+    broker.create_topic("u", 1);
+    let mut client = broker.connect();
+    assert_eq!(alter(&mut client, 4, "", "log.cleanup.policy", Some("delete,delete"), 1), (0, None));
+    for (topic, expected) in [("t", "delete,compact"), ("u", "delete")] {
+        let configs = describe(&mut client, 2, topic, 4).configs;
+        let policy = configs.into_iter().find(|c| c.name == "cleanup.policy").unwrap();
+        let values: Vec<_> = policy.synonyms.into_iter().map(|s| s.value.unwrap()).collect();
+        let (own, others) = values.split_at(usize::from(topic == "t"));
+        assert_eq!(
+            (policy.value.as_deref(), others),
+            (Some(expected), ["delete,delete", "delete"].map(String::from).as_slice())
+        );
+        assert!(own.iter().all(|own| own == expected));
+    }
+    for (place, source) in [("", 3), ("1", 2)] {
+        assert_eq!(alter(&mut client, 4, place, "plugin.password", Some("secret"), 1), (0, None));
+        let configs = describe(&mut client, 4, place, 4).configs;
+        let unknown = configs.into_iter().find(|c| c.name == "plugin.password").unwrap();
+        assert_eq!((unknown.value, unknown.config_source, unknown.config_type), (None, source, 0));
+        assert!(unknown.is_sensitive && unknown.read_only && unknown.synonyms.iter().all(|s| s.value.is_none()));
+        assert_eq!(unknown.synonyms.len(), if place.is_empty() { 1 } else { 2 });
+    }
+    for place in ["", "1"] {
+        assert_eq!(alter(&mut client, 4, place, "plugin.password", None, 1), (0, None));
+        assert!(describe(&mut client, 4, place, 4).configs.iter().all(|c| c.name != "plugin.password"));
+    }
+}
+
 #[test]
 fn topics_are_described_page_by_page() {
     let broker = TestBroker::start();

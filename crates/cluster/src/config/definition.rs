@@ -1,5 +1,6 @@
 //! What a config is: type, default, allowed values; and the checks with Kafka's own sentences.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Type of a config's value (`ConfigDef.Type`).
@@ -205,7 +206,8 @@ impl ConfigDef {
         Some(self.check(default).unwrap_or_else(|_| default.to_owned()))
     }
 
-    /// Checks a value and gives it the form in which Kafka shows it (trimmed, list items joined by commas).
+    /// Checks a value and gives it the form in which Kafka shows it (trimmed, list items joined by commas, none of the items that
+    /// a list chooses from more than once).
     ///
     /// # Errors
     /// The value is not of the type, or not allowed; in the words of Kafka's `ConfigDef`.
@@ -262,7 +264,7 @@ impl ConfigDef {
     }
 
     fn check_list(&self, text: &str) -> Result<String, InvalidValue> {
-        let items: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(',').map(str::trim).collect() };
+        let mut items: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(',').map(str::trim).collect() };
         let invalid = |value: String, reason: String| InvalidValue { name: self.name.to_owned(), value, reason };
         match self.validator {
             Validator::ListOf(allowed) => {
@@ -270,6 +272,8 @@ impl ConfigDef {
                     let reason = format!("String must be one of: {}", allowed.join(", "));
                     return Err(invalid((*bad).to_owned(), reason));
                 }
+                let mut seen = BTreeSet::new();
+                items.retain(|item| seen.insert(*item));
             }
             Validator::Throttled => {
                 let pair = |item: &&str| {

@@ -283,7 +283,7 @@ impl StaticConfig {
                     (factor, Ok(n)) if factor != 1 => {
                         Some(if n < 0 { -1 } else { n.saturating_mul(factor) }.to_string())
                     }
-                    _ => Some(found.value),
+                    _ => Some(def.check(&found.value).unwrap_or(found.value)),
                 };
             }
         }

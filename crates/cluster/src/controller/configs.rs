@@ -11,8 +11,9 @@ use caudal_protocol::records::metadata::{ClearElrRecord, ConfigRecord};
 
 use super::{ApiError, Decision, Node, outcome};
 use crate::config::{
-    ConfigDef, ConfigType, TOPIC_CONFIGS, Update, broker_config, check_client_metrics_configs, check_group_configs,
-    check_topic_configs, client_metrics_config, connection_overrides, group_config, topic_config,
+    ConfigDef, ConfigType, TOPIC_CONFIGS, Update, broker_config, broker_configs, check_client_metrics_configs,
+    check_group_configs, check_topic_configs, client_metrics_config, connection_overrides, group_config, nearest_name,
+    topic_config,
 };
 use crate::image::{ConfigResource, ConfigResourceType, MetadataImage};
 use crate::record::MetadataRecord;
@@ -382,6 +383,19 @@ fn refused_together(names: &[&str], reason: &str) -> Result<(), ApiError> {
     }
 }
 
+/// Kafka keeps names that it does not know, for the sake of plugins; nobody is told whose name is mistyped.
+fn tell_unknown(name: &str) {
+    match nearest_name(name, broker_configs().map(|def| def.name)) {
+        Some(near) => {
+            tracing::warn!("a broker config was set that has no effect: {name} is unknown; did you mean {near}?")
+        }
+        None => tracing::warn!("a broker config was set that has no effect: {name} is unknown"),
+    }
+}
+
+/// Of what Kafka takes of one listener only.
+const LISTENER_PREFIX: &str = "listener.name.";
+
 const OVERRIDES: &str = "max.connections.per.ip.overrides";
 
 fn check_broker_configs(
@@ -395,7 +409,11 @@ fn check_broker_configs(
     for name in touched {
         let Some(value) = wanted.get(name) else { continue };
         let Some(def) = broker_config(name) else {
-            return Err(invalid(format!("Unknown broker config name: {name}")));
+            if name.starts_with(LISTENER_PREFIX) {
+                return Err(invalid(format!("Listeners have no configs of their own on this broker: {name}")));
+            }
+            tell_unknown(name);
+            continue;
         };
         if def.update != Update::Dynamic {
             fixed.push(name.as_str());

@@ -426,6 +426,13 @@ fn configs_change_one_by_one() {
         (
             4,
             "1",
+            vec![("listener.name.plaintext.max.connections", 0, Some("5"))],
+            InvalidRequest,
+            "Listeners have no configs of their own on this broker: listener.name.plaintext.max.connections",
+        ),
+        (
+            4,
+            "1",
             vec![("max.connections.per.ip.overrides", 0, Some("::1:3,localhost:3"))],
             InvalidRequest,
             "Invalid value ::1:3,localhost:3 for configuration max.connections.per.ip.overrides: 'localhost' is not an \
