@@ -1,6 +1,6 @@
 //! A running broker, by what it tells every client.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use caudal_client::OffsetSpec;
 use caudal_client::admin::ConfigResourceType;
@@ -59,8 +59,8 @@ async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<(),
     let text = format!("cluster {} answers, with {}", described.cluster_id, addresses.join(", "));
     findings.ok(CHECK, text);
     for (node, dirs) in cluster.admin.describe_log_dirs(&[], None).await? {
+        check_moves(node, &dirs, findings);
         for dir in &dirs {
-            check_moves(node, dir, &dirs, findings);
             if let Err(error) = check_code(dir.error_code, None) {
                 findings.problem(
                     CHECK,
@@ -73,33 +73,37 @@ async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<(),
     Ok(())
 }
 
-/// Partitions on their way to a directory, and whether there is room for them.
-fn check_moves(node: i32, to: &DescribeLogDirsResult, dirs: &[DescribeLogDirsResult], findings: &mut Findings) {
-    let all = |dir: &DescribeLogDirsResult| {
-        let topics =
-            dir.topics.iter().flat_map(|topic| topic.partitions.iter().map(|p| (topic.name.clone(), p.clone())));
-        topics.collect::<Vec<_>>()
+/// Partitions on their way to each directory, and whether there is room for them.
+fn check_moves(node: i32, dirs: &[DescribeLogDirsResult], findings: &mut Findings) {
+    let partitions = |dir: &DescribeLogDirsResult| {
+        let topics = dir.topics.iter();
+        let all = topics
+            .flat_map(|topic| topic.partitions.iter().map(|p| ((topic.name.clone(), p.partition_index), p.clone())));
+        all.collect::<Vec<_>>()
     };
-    let here: Vec<_> = dirs.iter().flat_map(all).filter(|(_, p)| !p.is_future_key).collect();
-    let (mut names, mut wanted_bytes) = (Vec::new(), 0);
-    for (topic, coming) in all(to).into_iter().filter(|(_, p)| p.is_future_key) {
-        let whole = here.iter().find(|(name, p)| (name, p.partition_index) == (&topic, coming.partition_index));
-        wanted_bytes += whole.map_or(0, |(_, p)| (p.partition_size - coming.partition_size).max(0));
-        names.push(format!("{topic}-{}", coming.partition_index));
-    }
-    if names.is_empty() {
-        return;
-    }
-    let (count, dir, free_bytes) = (names.len(), &to.log_dir, to.usable_bytes);
-    let text = format!("{count} partitions are on their way to {dir} of broker {node}: {}", briefly(&names));
-    if free_bytes >= 0 && free_bytes < wanted_bytes {
-        findings.problem(
-            CHECK,
-            format!("{text}; they lack {wanted_bytes} bytes, and {free_bytes} are free"),
-            "free space there, or end the moves: ask for the directories that the partitions are in",
-        );
-    } else {
-        findings.note(CHECK, text, "`kafka-log-dirs --describe` tells how far they are");
+    let here = dirs.iter().flat_map(partitions).filter(|(_, p)| !p.is_future_key);
+    let sizes: BTreeMap<(String, i32), i64> = here.map(|(name, p)| (name, p.partition_size)).collect();
+    for to in dirs {
+        let (mut names, mut wanted_bytes) = (Vec::new(), 0);
+        for (name, coming) in partitions(to).into_iter().filter(|(_, p)| p.is_future_key) {
+            wanted_bytes += sizes.get(&name).map_or(0, |size| (size - coming.partition_size).max(0));
+            names.push(format!("{}-{}", name.0, name.1));
+        }
+        if names.is_empty() {
+            continue;
+        }
+        let (count, dir, free_bytes) = (names.len(), &to.log_dir, to.usable_bytes);
+        let what = if count == 1 { "partition is on its" } else { "partitions are on their" };
+        let text = format!("{count} {what} way to {dir} of broker {node}: {}", briefly(&names));
+        if free_bytes >= 0 && free_bytes < wanted_bytes {
+            findings.problem(
+                CHECK,
+                format!("{text}; {wanted_bytes} bytes are wanted, and {free_bytes} are free"),
+                "free space there, or end the moves: ask for the directories that the partitions are in",
+            );
+        } else {
+            findings.note(CHECK, text, "`kafka-log-dirs --describe` tells how far");
+        }
     }
 }
 
@@ -117,23 +121,22 @@ async fn check_partitions(cluster: &Cluster, findings: &mut Findings) -> Result<
         }
     };
     let fix = "the broker that has them is away, or its disk is out of use: see its log";
-    tell(named(&topics, |p| p.leader_id < 0), "have no leader", fix);
-    tell(named(&topics, |p| !p.offline_replicas.is_empty() && p.leader_id >= 0), "have replicas that are away", fix);
+    tell(named(&topics, |p| p.leader_id < 0), "without a leader", fix);
+    tell(named(&topics, |p| !p.offline_replicas.is_empty() && p.leader_id >= 0), "with replicas that are away", fix);
     let short = |p: &Partition| p.isr_nodes.len() < p.replica_nodes.len() && p.leader_id >= 0;
-    tell(named(&topics, short), "have replicas that are not in sync", "see whether all brokers run and keep up");
+    tell(named(&topics, short), "with replicas that are not in sync", "see whether all brokers run and keep up");
     for topic in topics.iter().filter(|topic| topic.partitions.iter().any(short)) {
         let name = topic.name.as_deref().unwrap_or_default();
         let configs = cluster.configs(ConfigResourceType::Topic, name).await?;
         let least = configs.iter().find(|c| c.name == "min.insync.replicas").and_then(|c| c.value.as_deref());
         let least: usize = least.and_then(|value| value.parse().ok()).unwrap_or(1);
         if topic.partitions.iter().any(|p| short(p) && p.isr_nodes.len() < least) {
-            let what =
-                format!("of {name} refuse acks=all: fewer replicas than min.insync.replicas={least} are in sync");
+            let what = format!("topic refuses acks=all: fewer replicas than min.insync.replicas={least} are in sync");
             tell(vec![name.to_owned()], &what, "bring the missing brokers back");
         }
     }
     if !bad {
-        findings.ok(TOPICS, format!("{count} in {} topics have a leader and all their replicas", topics.len()));
+        findings.ok(TOPICS, format!("each of {count} has a leader and all its replicas"));
     }
     Ok(())
 }
@@ -191,7 +194,7 @@ async fn check_groups(cluster: &Cluster, findings: &mut Findings) -> Result<(), 
     if !lagging.is_empty() {
         findings.note(
             GROUPS,
-            format!("{} are behind: {}", lagging.len(), briefly(&lagging)),
+            format!("{} behind: {}", lagging.len(), briefly(&lagging)),
             "`caudal group describe NAME` shows where; more members (up to one per partition) or quicker ones help",
         );
     }
@@ -229,4 +232,41 @@ async fn check_transactions(cluster: &Cluster, findings: &mut Findings) -> Resul
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use caudal_protocol::messages::describe_log_dirs_response::{DescribeLogDirsPartition, DescribeLogDirsTopic};
+
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn moves_are_told_for_each_directory() {
+        let dir = |log_dir: &str, is_future_key, bytes: &[i64]| {
+            let partition = |(at, bytes): (usize, &i64)| DescribeLogDirsPartition {
+                partition_index: i32::try_from(at).unwrap(),
+                partition_size: *bytes,
+                is_future_key,
+                ..Default::default()
+            };
+            let partitions = bytes.iter().enumerate().map(partition).collect();
+            let topics = vec![DescribeLogDirsTopic { name: "t".into(), partitions }];
+            DescribeLogDirsResult { log_dir: log_dir.into(), topics, usable_bytes: 150, ..Default::default() }
+        };
+        let dirs = [dir("a", false, &[100, 100]), dir("b", true, &[20]), dir("c", true, &[20, 20])];
+        let mut findings = Findings::default();
+        check_moves(1, &dirs, &mut findings);
+        let found: Vec<_> = findings.0.iter().map(|found| (found.level, found.text.as_str())).collect();
+        assert_eq!(
+            found,
+            [
+                (Level::Note, "1 partition is on its way to b of broker 1: t-0"),
+                (
+                    Level::Problem,
+                    "2 partitions are on their way to c of broker 1: t-0, t-1; 160 bytes are wanted, and 150 are free"
+                ),
+            ]
+        );
+    }
 }
