@@ -13,12 +13,12 @@ use caudal_protocol::Uuid;
 use caudal_protocol::records::metadata::FeatureLevelRecord;
 use caudal_storage::checkpoint::{CheckpointError, MetaProperties};
 use caudal_storage::{Cleaner, Disk, OpenError, RealDisk, RecoveryReport};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::background::Background;
 use crate::cleaner;
 use crate::config::{AUTHORIZER, BrokerConfig};
-use crate::context::{Context, UNFOLDING_MOST};
+use crate::context::Context;
 use crate::data_dir::DataDirError;
 use crate::descriptors;
 use crate::fetch::session::Sessions;
@@ -37,6 +37,7 @@ use crate::server::{self, BindError, RequestMemory, Serving};
 use crate::topics::Topics;
 use crate::transaction::service::TransactionService;
 use crate::transaction::{STATE_TOPIC, timers};
+use crate::unfolding::Unfolding;
 use crate::wanted_topics::WantedTopics;
 
 /// How often recovery points are written: what lies behind them is scanned after a crash.
@@ -192,7 +193,7 @@ impl Broker {
             request_memory: RequestMemory::new(config.limits.queued_max_bytes),
             producer_ids: ProducerIds::default(),
             wanted_topics: WantedTopics::default(),
-            unfolding: Arc::new(Semaphore::new(UNFOLDING_MOST)),
+            unfolding: Unfolding::default(),
             config,
         });
         load_groups(&ctx.groups, offsets).await?;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use caudal_cluster::config::broker_config;
 use caudal_cluster::controller::{Decision, Node, auto_create_request, create_topics};
 use caudal_protocol::{ErrorCode, Uuid};
-use tokio::sync::Semaphore;
 
 use crate::api::RequestHeader;
 use crate::config::BrokerConfig;
@@ -21,6 +20,7 @@ use crate::replicas::Replicas;
 use crate::server::RequestMemory;
 use crate::topics::Topics;
 use crate::transaction::service::TransactionService;
+use crate::unfolding::{Turn, Unfolding};
 use crate::wanted_topics::WantedTopics;
 
 /// The parts of a running broker that requests work on.
@@ -51,24 +51,18 @@ pub struct Context {
     pub request_memory: RequestMemory,
     pub producer_ids: ProducerIds,
     pub wanted_topics: WantedTopics,
-    /// A permit for each request that may decompress a batch at this moment: that takes up to 256 MiB.
-    pub unfolding: Arc<Semaphore>,
+    pub unfolding: Unfolding,
 }
-
-/// Requests that may decompress batches at a time.
-pub const UNFOLDING_MOST: usize = 4;
 
 /// The name of who did not say who he is: everybody on a PLAINTEXT listener.
 pub const ANONYMOUS: &str = "ANONYMOUS";
 
 impl Context {
-    /// Does work that may block off the threads that carry sockets. `unfolds`: it may decompress batches, and waits until it is
-    /// one of few that do.
-    pub async fn blocking<T: Send + 'static>(&self, unfolds: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
-        // It is never closed.
-        let permit = if unfolds { self.unfolding.clone().acquire_owned().await.ok() } else { None };
+    /// Does work that may block off the threads that carry sockets. `turn`: of [`Context::unfolding`], if it may decompress
+    /// batches.
+    pub async fn blocking<T: Send + 'static>(&self, turn: Turn, work: impl FnOnce() -> T + Send + 'static) -> T {
         let done = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             work()
         });
         match done.await {

@@ -24,6 +24,7 @@ pub mod replicas;
 pub mod server;
 pub mod topics;
 pub mod transaction;
+pub mod unfolding;
 pub mod wanted_topics;
 
 mod broker;

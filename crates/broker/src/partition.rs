@@ -226,7 +226,7 @@ impl Partition {
         let append = || append(Box::new(on_durable));
         let appended = match cost {
             AppendCost::Quick => append(),
-            AppendCost::Syncs | AppendCost::Unfolds => off_the_network(append),
+            AppendCost::Syncs | AppendCost::Unfolds { .. } => off_the_network(append),
         };
         if let Err(error) = appended {
             let code = error.error_code();

@@ -175,7 +175,7 @@ pub fn check_start(codec: Codec, input: &[u8]) -> Result<(), CompressionError> {
     }
     let sound = match codec {
         Codec::None => true,
-        Codec::Gzip => input.starts_with(&[0x1f, 0x8b, 8]),
+        Codec::Gzip => input.starts_with(&GZIP_MAGIC),
         Codec::Snappy => starts_as_snappy(input),
         Codec::Lz4 => input.starts_with(&[0x04, 0x22, 0x4d, 0x18]),
         // A frame, or one to be skipped.
@@ -199,6 +199,27 @@ pub fn check_for_kafka(codec: Codec, input: &[u8]) -> Result<(), CompressionErro
     }
     let corrupt = |reason: &str| CompressionError::Corrupt { codec: codec.name(), reason: reason.to_owned() };
     crate::lz4::check_for_kafka(input).map_err(corrupt)
+}
+
+/// As many bytes as decompressing `input` yields, or more, found out by its outline. What yields more in spite of it is damaged.
+pub fn decompresses_to_at_most(codec: Codec, input: &[u8]) -> usize {
+    match codec {
+        Codec::None => input.len(),
+        Codec::Gzip => {
+            // How much there is stands at the end of each member, modulo 2^32.
+            let trailer = input.last_chunk::<4>().map_or(0, |size| u32::from_le_bytes(*size) as usize);
+            let begins = |at: usize| at > 0 && input.get(at + 3).is_none_or(|flags| flags & GZIP_RESERVED == 0);
+            let may_have_more = memchr::memmem::find_iter(input, &GZIP_MAGIC).any(begins);
+            let most = input.len().saturating_mul(GZIP_MOST_RATIO);
+            if may_have_more || most > u32::MAX as usize { most } else { trailer.min(most) }
+        }
+        Codec::Snappy => snappy_blocks(input).map_or(0, |blocks| {
+            let len = |block: &[u8]| snap::raw::decompress_len(block).unwrap_or(0).min(block.len().saturating_mul(64));
+            blocks.map(|block| block.map_or(0, len)).fold(0, usize::saturating_add)
+        }),
+        Codec::Lz4 => crate::lz4::holds_at_most(input),
+        Codec::Zstd => crate::zstd_frames::hold_at_most(input),
+    }
 }
 
 fn starts_as_snappy(input: &[u8]) -> bool {
@@ -236,6 +257,13 @@ fn read_bounded(
     read.map(|_| ()).map_err(|e| CompressionError::Corrupt { codec: codec.name(), reason: e.to_string() })
 }
 
+/// How each member of a gzip stream begins: two magic bytes, and deflate as the method.
+const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
+/// Flags that no member has.
+const GZIP_RESERVED: u8 = 0xe0;
+/// Deflate yields no more bytes for one.
+const GZIP_MOST_RATIO: usize = 1032;
+
 /// The eight magic bytes of xerial's snappy stream, then its version and the oldest version that can read it.
 const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
 const XERIAL_HEADER: [u8; 16] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1];
@@ -272,19 +300,32 @@ fn decompress_snappy(input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Res
         out.truncate(at + written);
         Ok(())
     };
-    if !input.starts_with(&XERIAL_MAGIC) {
-        return block(input, out);
-    }
     let truncated = || CompressionError::Corrupt { codec: "snappy", reason: "truncated xerial stream".to_owned() };
-    let mut rest = input.get(XERIAL_HEADER.len()..).ok_or_else(truncated)?;
-    while !rest.is_empty() {
-        let (len, tail) = rest.split_first_chunk::<4>().ok_or_else(truncated)?;
-        let len = usize::try_from(u32::from_be_bytes(*len)).map_err(|_| truncated())?;
-        let (body, tail) = tail.split_at_checked(len).ok_or_else(truncated)?;
-        block(body, out)?;
-        rest = tail;
+    for bytes in snappy_blocks(input).ok_or_else(truncated)? {
+        block(bytes.ok_or_else(truncated)?, out)?;
     }
     Ok(())
+}
+
+/// The blocks of xerial's stream, or the one that stands alone; `None`: it is cut.
+fn snappy_blocks(input: &[u8]) -> Option<impl Iterator<Item = Option<&[u8]>>> {
+    let mut alone = !input.starts_with(&XERIAL_MAGIC);
+    let mut rest = if alone { input } else { input.get(XERIAL_HEADER.len()..)? };
+    Some(std::iter::from_fn(move || {
+        if std::mem::take(&mut alone) {
+            return Some(Some(std::mem::take(&mut rest)));
+        }
+        if rest.is_empty() {
+            return None;
+        }
+        let mut next = || {
+            let (len, tail) = std::mem::take(&mut rest).split_first_chunk::<4>()?;
+            let (block, tail) = tail.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)?;
+            rest = tail;
+            Some(block)
+        };
+        Some(next())
+    }))
 }
 
 #[cfg(test)]
@@ -299,6 +340,10 @@ mod tests {
                 let mut out = Vec::new();
                 compress(codec, &data, &mut out).unwrap();
                 prop_assert_eq!(&decompress(codec, &out, data.len()).unwrap(), &data);
+                let most = decompresses_to_at_most(codec, &out);
+                // Within gzip data something may look like a second member.
+                let is_close = codec == Codec::Gzip || most < data.len() + (128 << 10);
+                prop_assert!(most >= data.len() && is_close, "{codec}: {most}");
                 if !data.is_empty() {
                     check_start(codec, &out).unwrap();
                 }
@@ -322,7 +367,9 @@ mod tests {
                     let len = valid.len();
                     if len > 0 { valid[usize::from(*at) % len] ^= mask; }
                 }
-                if let Ok(out) = decompress(codec, &valid, 10_000) { prop_assert!(out.len() <= 10_000); }
+                if let Ok(out) = decompress(codec, &valid, 10_000) {
+                    prop_assert!(out.len() <= 10_000.min(decompresses_to_at_most(codec, &valid)));
+                }
             }
         }
     }
@@ -353,6 +400,20 @@ mod tests {
             let refused = decompress_into(codec, &bomb, 1 << 20, &mut out);
             assert!(matches!(refused, Err(CompressionError::LimitExceeded { .. })), "{codec}: {refused:?}");
             assert!(out.capacity() < 8 << 20, "{codec} held {} bytes", out.capacity());
+        }
+    }
+
+    #[test]
+    fn several_streams_in_a_row_are_counted() {
+        let data = vec![7; 300_000];
+        for codec in [Codec::Gzip, Codec::Zstd] {
+            let mut twice = Vec::new();
+            compress(codec, &data, &mut twice).unwrap();
+            assert!(decompresses_to_at_most(codec, &twice) < data.len() + (128 << 10));
+            // The last is a short one.
+            compress(codec, b"short", &mut twice).unwrap();
+            assert_eq!(decompress(codec, &twice, 1 << 20).unwrap().len(), data.len() + 5);
+            assert!(decompresses_to_at_most(codec, &twice) >= data.len() + 5, "{codec}");
         }
     }
 

@@ -16,6 +16,7 @@ pub mod schema;
 pub mod topic;
 pub mod uuid;
 pub mod wire;
+mod zstd_frames;
 
 pub use api::ApiKey;
 pub use error::ErrorCode;

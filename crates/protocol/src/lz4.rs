@@ -14,6 +14,8 @@ use lz4::block::{CompressionMode, compress_bound, compress_to_buffer, decompress
 /// Magic and descriptor of the frames that Kafka writes, whose reader accepts independent blocks only.
 const FRAME_START: [u8; 7] = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
 const BLOCK_BYTES: usize = 64 << 10;
+/// A byte of a block stands for no more.
+const MOST_RATIO: usize = 255;
 const STORED: u32 = 1 << 31;
 const FLG_INDEPENDENT: u8 = 1 << 5;
 const FLG_BLOCK_CHECKSUMS: u8 = 1 << 4;
@@ -63,9 +65,37 @@ pub(crate) fn decompress_plain(input: &[u8], limit_bytes: usize, out: &mut Vec<u
     }
 }
 
+/// The sizes of a frame's blocks, with the flag; the last is 0. It ends where the frame does, or is cut.
+struct Blocks<'i> {
+    rest: &'i [u8],
+    checksum_bytes: usize,
+}
+
+impl<'i> Blocks<'i> {
+    fn of(input: &'i [u8], flags: u8) -> Blocks<'i> {
+        // The magic number, FLG, BD, where FLG says so the content's size, and a checksum.
+        let start = if flags & FLG_CONTENT_SIZE == 0 { 7 } else { 15 };
+        let checksum_bytes = if flags & FLG_BLOCK_CHECKSUMS == 0 { 0 } else { 4 };
+        Blocks { rest: input.get(start..).unwrap_or_default(), checksum_bytes }
+    }
+}
+
+impl Iterator for Blocks<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let (head, blocks) = self.rest.split_first_chunk::<4>()?;
+        let head = u32::from_le_bytes(*head);
+        self.rest = match head {
+            0 => &[],
+            head => blocks.get((head & !STORED) as usize + self.checksum_bytes..).unwrap_or_default(),
+        };
+        Some(head)
+    }
+}
+
 /// Why Kafka's own reader does not read a frame, though liblz4 may; damage beyond that is not looked for.
 pub(crate) fn check_for_kafka(input: &[u8]) -> Result<(), &'static str> {
-    // The magic number, FLG, BD, where FLG says so the content's size, and a checksum.
     let Some(&flags) = input.get(4) else { return Ok(()) };
     if flags & FLG_INDEPENDENT == 0 {
         return Err("blocks that depend on each other are not read by Kafka's consumers");
@@ -73,16 +103,22 @@ pub(crate) fn check_for_kafka(input: &[u8]) -> Result<(), &'static str> {
     if flags & FLG_DICTIONARY != 0 {
         return Err("dictionaries are not known to Kafka's consumers");
     }
-    let checksum_bytes = if flags & FLG_BLOCK_CHECKSUMS == 0 { 0 } else { 4 };
-    let mut rest = input.get(if flags & FLG_CONTENT_SIZE == 0 { 7 } else { 15 }..).unwrap_or_default();
-    while let Some((head, blocks)) = rest.split_first_chunk::<4>() {
-        match u32::from_le_bytes(*head) {
-            0 => break,
-            STORED => return Err("an empty block is the end for Kafka's consumers"),
-            head => rest = blocks.get((head & !STORED) as usize + checksum_bytes..).unwrap_or_default(),
-        }
+    if Blocks::of(input, flags).any(|head| head == STORED) {
+        return Err("an empty block is the end for Kafka's consumers");
     }
     Ok(())
+}
+
+/// As much as the first frame can hold.
+pub(crate) fn holds_at_most(input: &[u8]) -> usize {
+    let (Some(&flags), Some(&descriptor)) = (input.get(4), input.get(5)) else { return 0 };
+    // 4 to 7: 64 KiB to 4 MiB.
+    let block_bytes = 1usize << (8 + 2 * (descriptor >> 4 & 7));
+    let of_block = |head: u32| match (head & !STORED) as usize {
+        len if head & STORED != 0 => len,
+        len => len.saturating_mul(MOST_RATIO).min(block_bytes),
+    };
+    Blocks::of(input, flags).map(of_block).fold(0, usize::saturating_add)
 }
 
 /// Reads a frame of any kind, which has to be whole.

@@ -43,7 +43,7 @@ async fn unknown_hosts(ctx: &Context, request: &AlterClientQuotasRequest) -> BTr
     if names.is_empty() {
         return names;
     }
-    let looked_up = ctx.blocking(false, move || {
+    let looked_up = ctx.blocking(None, move || {
         let known = |name: &String| (name.as_str(), 0).to_socket_addrs().is_ok_and(|mut found| found.next().is_some());
         let found: Vec<String> = names.iter().take(MAX_LOOKUPS).filter(|name| known(name)).cloned().collect();
         found.iter().for_each(|name| _ = names.remove(name));

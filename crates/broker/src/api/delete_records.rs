@@ -23,7 +23,7 @@ pub async fn handle(
     _version: i16,
 ) -> DeleteRecordsResponse {
     let view = ctx.topics.view();
-    ctx.blocking(false, move || delete_all(&view, request)).await
+    ctx.blocking(None, move || delete_all(&view, request)).await
 }
 
 fn delete_all(view: &TopicsView, request: DeleteRecordsRequest) -> DeleteRecordsResponse {

@@ -34,7 +34,8 @@ pub async fn handle(
     let times = || request.topics.iter().flat_map(|topic| &topic.partitions).map(|wanted| wanted.timestamp);
     // A time is looked for within batches, which may be compressed.
     if times().any(|timestamp| timestamp >= 0 || timestamp == MAX_TIMESTAMP) {
-        return ctx.blocking(true, move || find_all(&view, &request, version)).await;
+        let turn = ctx.unfolding.lookup().await;
+        return ctx.blocking(turn, move || find_all(&view, &request, version)).await;
     }
     find_all(&view, &request, version)
 }

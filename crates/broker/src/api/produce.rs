@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use caudal_protocol::batch::{BatchError, BatchHeader};
@@ -32,7 +32,7 @@ use super::{Refused, RequestHeader, Work, encode, header};
 use crate::context::Context;
 use crate::partition::{Durable, Partition};
 use crate::quota::{Kind, timed};
-use crate::server::Response;
+use crate::server::{Aside, Response};
 use crate::topics::Topic;
 use crate::transaction::participation::{Client, Participant};
 
@@ -70,8 +70,8 @@ pub async fn handle(
 ) -> Result<Option<Response>, Refused> {
     let acks = request.acks;
     let work = append_in_order(ctx, header, request);
-    let ((mut response, waiting), busy) = timed(ctx.quotas.is_set(Kind::Request), work).await;
-    response.throttle_time_ms = throttle(ctx, header, acks, busy);
+    let (Appended { mut response, waiting, unfolded_for }, busy) = timed(ctx.quotas.is_set(Kind::Request), work).await;
+    response.throttle_time_ms = throttle(ctx, header, acks, busy + unfolded_for);
     if acks == 0 {
         return match first_error(&response) {
             None => Ok(None),
@@ -92,21 +92,17 @@ pub async fn handle(
     Ok(Some(Response::new(encode(header, &response)?)))
 }
 
-async fn append_in_order(
-    ctx: &Arc<Context>,
-    header: &RequestHeader,
-    request: ProduceRequest,
-) -> (ProduceResponse, Waiting) {
+async fn append_in_order(ctx: &Arc<Context>, header: &RequestHeader, request: ProduceRequest) -> Appended {
     let version = header.version;
     if request.transactional_id.is_some() {
         let _in_order = header.connection.transactional.lock().await;
         let verdicts = verify(ctx, version, &request).await;
         let cost = cost_of(ctx, version, &request);
-        append_at(cost, ctx, version, request, Some(verdicts)).await
+        append_at(cost, ctx, header, request, Some(verdicts)).await
     } else {
         let cost = cost_of(ctx, version, &request);
         let _others_wait = (cost != AppendCost::Quick).then(|| header.connection.hold());
-        append_at(cost, ctx, version, request, None).await
+        append_at(cost, ctx, header, request, None).await
     }
 }
 
@@ -125,7 +121,15 @@ fn first_error(response: &ProduceResponse) -> Option<ErrorCode> {
     all.find(|p| p.error_code != 0).map(|p| ErrorCode::from_code(p.error_code))
 }
 
+/// The places of answers that wait until the records are durable.
 type Waiting = Vec<(usize, usize, Durable)>;
+
+struct Appended {
+    response: ProduceResponse,
+    waiting: Waiting,
+    /// For how long a thread was busy with batches that it decompressed.
+    unfolded_for: Duration,
+}
 
 /// Whether transactional batches may be appended, by partition; those that are not listed are in the transaction already.
 type Verdicts = BTreeMap<TopicPartition, Result<Verification, ErrorCode>>;
@@ -184,15 +188,30 @@ fn verification_error(error: ErrorCode, client: Client) -> ErrorCode {
 async fn append_at(
     cost: AppendCost,
     ctx: &Arc<Context>,
-    version: i16,
+    header: &RequestHeader,
     request: ProduceRequest,
     verdicts: Option<Verdicts>,
-) -> (ProduceResponse, Waiting) {
+) -> Appended {
+    let version = header.version;
     if cost == AppendCost::Quick {
-        return append_all(ctx, version, request, verdicts.as_ref());
+        let (response, waiting) = append_all(ctx, version, request, verdicts.as_ref());
+        return Appended { response, waiting, unfolded_for: Duration::ZERO };
     }
+    let asked = Instant::now();
+    let (turn, unfolds) = match cost {
+        AppendCost::Unfolds { bytes } => (ctx.unfolding.turn(bytes).await, true),
+        _ => (None, false),
+    };
+    let waited = asked.elapsed();
     let on = ctx.clone();
-    ctx.blocking(cost == AppendCost::Unfolds, move || append_all(&on, version, request, verdicts.as_ref())).await
+    let work = move || {
+        let start = Instant::now();
+        (append_all(&on, version, request, verdicts.as_ref()), start.elapsed())
+    };
+    let ((response, waiting), worked) = ctx.blocking(turn, work).await;
+    let unfolded_for = if unfolds { worked } else { Duration::ZERO };
+    header.connection.note_aside(Aside { waited, worked, unfolded_for });
+    Appended { response, waiting, unfolded_for }
 }
 
 fn append_all(
@@ -233,7 +252,7 @@ fn append_all(
     (ProduceResponse { responses, ..ProduceResponse::default() }, waiting)
 }
 
-/// What the dearest of the appends costs.
+/// What the appends cost together.
 fn cost_of(ctx: &Context, version: i16, request: &ProduceRequest) -> AppendCost {
     let view = ctx.topics.view();
     let costs = request.topic_data.iter().flat_map(|wanted| {
@@ -243,7 +262,7 @@ fn cost_of(ctx: &Context, version: i16, request: &ProduceRequest) -> AppendCost 
             _ => None,
         })
     });
-    costs.max().unwrap_or_default()
+    costs.fold(AppendCost::Quick, AppendCost::and)
 }
 
 /// What is wrong with the request as a whole.

@@ -8,6 +8,7 @@ use caudal_storage::Histogram;
 use tokio::time::Instant;
 
 use crate::api::{SERVED, Served};
+use crate::server::Aside;
 
 /// Parts of a request's time, in the order in which they pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,11 @@ pub enum Phase {
 
 /// All phases with Kafka's name and what they mean here.
 pub const PHASES: [(Phase, &str, &str); 6] = [
-    (Phase::Queue, "requestqueuetimems", "Milliseconds between a request's arrival and the start of its work"),
+    (
+        Phase::Queue,
+        "requestqueuetimems",
+        "Milliseconds between a request's arrival and the start of its work, its turn at decompressing batches included",
+    ),
     (Phase::Local, "localtimems", "Milliseconds of a request's own work: checks, the append, the read"),
     (
         Phase::Remote,
@@ -86,6 +91,8 @@ pub struct Timing {
     arrived: Instant,
     pub queue: Duration,
     pub local: Duration,
+    /// As much of `local` as batches were decompressed and checked.
+    pub unfolding: Duration,
     pub remote: Duration,
     response_queue: Duration,
 }
@@ -98,6 +105,7 @@ impl Timing {
             arrived,
             queue: started - arrived,
             local: now - started,
+            unfolding: Duration::ZERO,
             remote: Duration::ZERO,
             response_queue: Duration::ZERO,
         }
@@ -105,6 +113,13 @@ impl Timing {
 
     fn so_far(&self) -> Duration {
         self.queue + self.local + self.remote + self.response_queue
+    }
+
+    /// Another thread has done a part of its work.
+    pub fn aside(&mut self, aside: Aside) {
+        self.queue += aside.waited;
+        self.local += aside.worked;
+        self.unfolding += aside.unfolded_for;
     }
 
     /// What it waited for has come.
@@ -152,13 +167,15 @@ mod tests {
         assert_eq!(requests.all().count(), 0);
         let at = |ms: u64| Instant::now() + Duration::from_millis(ms);
         let mut timing = Timing::begin(Asked { api: 1, version: 4 }, at(0), at(1), at(3));
-        timing.done(at(7));
-        timing.answered(at(15));
-        requests.record(&timing, at(31));
+        let ms = Duration::from_millis;
+        timing.aside(Aside { waited: ms(32), worked: ms(64), unfolded_for: ms(60) });
+        timing.done(at(103));
+        timing.answered(at(111));
+        requests.record(&timing, at(127));
         let (served, of_api) = requests.all().next().unwrap();
         assert_eq!(served.key, caudal_protocol::ApiKey::Fetch);
         assert_eq!(of_api.versions().collect::<Vec<_>>(), [(4, 1)]);
         let times = PHASES.map(|(phase, _, _)| of_api.times(phase).unwrap().sum().as_millis());
-        assert_eq!(times, [1, 2, 4, 8, 16, 31]);
+        assert_eq!(times, [33, 66, 4, 8, 16, 127]);
     }
 }

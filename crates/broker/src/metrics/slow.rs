@@ -58,6 +58,7 @@ impl SlowRequests {
         let ms = |part: Duration| u64::try_from(part.as_millis()).unwrap_or(u64::MAX);
         let (topics, partitions) = if is(ApiKey::Fetch) { (None, notes.named) } else { (notes.named, None) };
         let remote = Some(ms(timing.remote));
+        let check_ms = Some(ms(timing.unfolding)).filter(|_| !timing.unfolding.is_zero());
         let (flush_ms, waited_ms) = if is(ApiKey::Produce) { (remote, None) } else { (None, remote) };
         tracing::warn!(
             api = timing.asked.name(),
@@ -68,7 +69,8 @@ impl SlowRequests {
             topics,
             partitions,
             queue_ms = ms(timing.queue),
-            local_ms = ms(timing.local),
+            local_ms = ms(timing.local - timing.unfolding),
+            check_ms,
             flush_ms,
             waited_ms,
             "slow request: {} ms are more than caudal.slow.request.ms={}",

@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -46,6 +47,8 @@ pub struct ConnectionInfo {
     /// What is noted of the request that is being started.
     wait_ms: AtomicU64,
     named: AtomicU64,
+    /// What is noted of the request that is being worked on.
+    aside: Mutex<Option<Aside>>,
 }
 
 impl ConnectionInfo {
@@ -60,6 +63,7 @@ impl ConnectionInfo {
             client_id: OnceLock::new(),
             wait_ms: AtomicU64::new(0),
             named: AtomicU64::new(0),
+            aside: Mutex::default(),
         }
     }
 
@@ -81,6 +85,11 @@ impl ConnectionInfo {
     /// How many topics (a fetch: partitions) the request that is being started is about.
     pub fn note_named(&self, count: usize) {
         self.named.store(count as u64 + 1, Ordering::Relaxed);
+    }
+
+    /// What another thread did for the request that is being polled.
+    pub fn note_aside(&self, aside: Aside) {
+        *self.aside.lock() = Some(aside);
     }
 
     /// What was noted of the request that was started last. `open_ended`: it waits for others as long as they take, if it did not
@@ -138,6 +147,16 @@ pub struct Notes {
     pub wait: Duration,
     /// Topics, or partitions of a fetch.
     pub named: Option<u64>,
+}
+
+/// What a thread that may block did for a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Aside {
+    /// Until it was its turn.
+    pub waited: Duration,
+    pub worked: Duration,
+    /// As much of that as batches were decompressed and checked.
+    pub unfolded_for: Duration,
 }
 
 /// See [`ConnectionInfo::hold`].
@@ -357,7 +376,11 @@ impl Connection {
             let arrived = unmuted.map_or(self.last_read, |unmuted| self.last_read.max(unmuted)).min(begun);
             let (mut work, asked) = api::dispatch(&self.ctx, &self.info, frame)?;
             let polled = work.as_mut().poll(cx);
-            let timing = Timing::begin(asked, arrived, begun, Instant::now());
+            let mut timing = Timing::begin(asked, arrived, begun, Instant::now());
+            if let Some(aside) = self.info.aside.lock().take() {
+                // It was done before anybody looked for it.
+                timing.unfolding = aside.unfolded_for.min(timing.local);
+            }
             let notes = self.info.take_notes(open_ended);
             match polled {
                 Poll::Ready(done) => {
@@ -383,7 +406,11 @@ impl Connection {
         }
         for slot in &mut self.queue {
             let Slot::Waiting { work, bytes, timing, notes, .. } = slot else { continue };
-            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            let polled = work.as_mut().poll(cx);
+            if let Some(aside) = self.info.aside.lock().take() {
+                timing.aside(aside);
+            }
+            if let Poll::Ready(done) = polled {
                 self.waiting -= 1;
                 self.waiting_bytes -= *bytes;
                 timing.done(Instant::now());

@@ -6,7 +6,7 @@ mod listener;
 mod memory;
 mod outgoing;
 
-pub use connection::{ConnectionInfo, Notes};
+pub use connection::{Aside, ConnectionInfo, Notes};
 pub use frame::{FrameError, FrameReader};
 pub use listener::{BindError, Listener, Serving, bind, bind_all};
 pub use memory::RequestMemory;

@@ -17,9 +17,6 @@ use crate::error::AppendError;
 
 /// Bounds the memory that checking a compressed batch may take.
 pub(super) const DECOMPRESSED_LIMIT: usize = 256 << 20;
-/// What is larger decompressed is decompressed by one thread at a time.
-const EASY_LIMIT: usize = 16 << 20;
-static DECOMPRESSES_MUCH: Mutex<()> = Mutex::new(());
 /// Buffers for what is decompressed, no longer than [`KEPT_BYTES`] and no more than [`KEPT_BUFFERS`]: the first touch of new
 /// memory costs more than a fast codec.
 static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
@@ -166,16 +163,14 @@ impl Log {
         // What is stored decompressed must not be larger than a batch may be.
         let most = if target == Codec::None { config.max_message_bytes } else { usize::MAX };
         let limit = DECOMPRESSED_LIMIT.min(most);
+        // Who let it in went by this.
+        let told = compression::decompresses_to_at_most(codec, section);
         let mut unfolded = Unfolded(BUFFERS.lock().pop().unwrap_or_default());
-        let done = match compression::decompress_into(codec, section, limit.min(EASY_LIMIT), &mut unfolded.0) {
-            Err(CompressionError::LimitExceeded { .. }) if limit > EASY_LIMIT => {
-                let _alone = DECOMPRESSES_MUCH.lock();
-                unfolded.0.clear();
-                compression::decompress_into(codec, section, limit, &mut unfolded.0)
-            }
-            done => done,
-        };
+        let done = compression::decompress_into(codec, section, limit.min(told), &mut unfolded.0);
         done.map(|()| unfolded).map_err(|error| match error {
+            CompressionError::LimitExceeded { .. } if told < limit => {
+                self.invalid(format!("the {codec} data holds more than the {told} bytes that it says"))
+            }
             CompressionError::LimitExceeded { .. } => {
                 AppendError::UnfoldsTooLarge { log: self.topic_partition.clone(), limit_bytes: limit }
             }

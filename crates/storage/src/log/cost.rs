@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use caudal_protocol::batch::BatchHeader;
-use caudal_protocol::compression::Codec;
+use caudal_protocol::batch::{BatchHeader, HEADER_LEN};
+use caudal_protocol::compression::{self, Codec};
 
 use super::append::must_roll;
+use super::check::DECOMPRESSED_LIMIT;
 use super::{AppendOrigin, Log, wall_clock_ms};
 
 /// How long an append takes.
@@ -17,8 +18,23 @@ pub enum AppendCost {
     /// It has to sync files first (the first batch of a segment or of a leader epoch), or to wait for somebody who holds
     /// the log for long.
     Syncs,
-    /// It decompresses or compresses a batch: much time, and much memory.
-    Unfolds,
+    /// It decompresses or compresses batches, which takes time and memory.
+    Unfolds {
+        /// As large as they are decompressed, or larger.
+        bytes: usize,
+    },
+}
+
+impl AppendCost {
+    /// Of both appends.
+    pub fn and(self, other: AppendCost) -> AppendCost {
+        match (self, other) {
+            (AppendCost::Unfolds { bytes }, AppendCost::Unfolds { bytes: more }) => {
+                AppendCost::Unfolds { bytes: bytes.saturating_add(more) }
+            }
+            (one, other) => one.max(other),
+        }
+    }
 }
 
 /// While it lives, appends are told that they may have to wait.
@@ -40,7 +56,10 @@ impl Log {
         let config = self.config();
         let folds = config.compression.is_some_and(|codec| codec != Codec::None);
         if origin == AppendOrigin::Client && (folds || header.codec() != Some(Codec::None)) {
-            return AppendCost::Unfolds;
+            let records = batches.get(HEADER_LEN..).filter(|_| batches.len() <= config.max_message_bytes);
+            let bytes = |records| Some(compression::decompresses_to_at_most(header.codec()?, records));
+            // What is refused before that is not decompressed, and no more than the limit is.
+            return AppendCost::Unfolds { bytes: records.and_then(bytes).unwrap_or(0).min(DECOMPRESSED_LIMIT) };
         }
         if self.is_busy() || self.epochs.lock().latest() != Some(leader_epoch) {
             return AppendCost::Syncs;

@@ -238,7 +238,11 @@ fn what_an_append_would_block_for_is_told_beforehand() {
     let mut builder = BatchBuilder::new(Codec::Lz4);
     builder.append(BASE_TIME_MS, Some(b"key"), Some(b"value"), &[]);
     let compressed = builder.build().unwrap();
-    assert_eq!(cost(&compressed, 0), AppendCost::Unfolds, "its records are looked at");
+    let looked_at = cost(&compressed, 0);
+    assert!(matches!(looked_at, AppendCost::Unfolds { bytes: 10..100_000 }), "its records are: {looked_at:?}");
+    assert_eq!(looked_at.and(AppendCost::Syncs), looked_at);
+    let AppendCost::Unfolds { bytes } = looked_at else { return };
+    assert_eq!(looked_at.and(looked_at), AppendCost::Unfolds { bytes: 2 * bytes });
     assert_eq!(cost(&[1; 8], 0), AppendCost::Quick, "it is refused");
 }
 
