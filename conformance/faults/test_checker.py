@@ -1,9 +1,10 @@
 """Does the checker find what it should? Plants each anomaly in a history that was recorded (data/recorded.jsonl), and reads the small
 ones in data/, whose first line names what is in them."""
-import copy, itertools, sys
+import copy, itertools, json, sys, time
 from pathlib import Path
 
 import checker
+from workload import ASSERTION, Apart
 
 DATA = Path(__file__).with_name("data")
 COMMITTED, UNCOMMITTED = checker.COMMITTED, checker.UNCOMMITTED
@@ -260,6 +261,64 @@ PLANTED = [
 ]
 
 
+# A process apart that tells of a transaction that ended and of one that has begun, and then dies: of the assertion before and after
+# its commit was asked for, and then of something else, or, where it is asked to, ends when its standard input does.
+DYING = """
+import json, os, sys
+last, assertion, name, address, seed, first, keys = sys.argv[1:]
+deaths = int(first) % 10**9 // 10**6
+event = {"process": name, "f": "txn", "began": 1, "log": "__transaction_state-0", "time": 2}
+for kind, committing, value in [("ok", 1, int(first)), ("begun", [None, 3, None][deaths], int(first) + 1)]:
+    print(json.dumps({**event, "type": kind, "committing": committing, "value": [["send", "t-0", [None, value]], seed]}), flush=True)
+if deaths == 2 and last == "ends":
+    sys.stdin.read()
+    sys.exit()
+sys.stderr.write(assertion if deaths < 2 else "another fault")
+sys.stderr.flush()
+os.abort()
+"""
+
+
+class Written:
+    """A Recorder in memory."""
+
+    def __init__(self):
+        self.events, self.committed = [], 0
+
+    def write(self, **event):
+        self.events.append(event)
+
+
+def apart(last):
+    """What is wrong with what an Apart makes of the deaths of its process."""
+    recorder = Written()
+    client = Apart("transactor-0", "nowhere", recorder, 7, [["t", 0]])
+    client.PROGRAM = [sys.executable, "-c", DYING, last, f"x: {ASSERTION}\n"]
+    client.start()
+    deadline = time.monotonic() + 60
+    while recorder.committed < 3 and client.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if last == "ends":
+        client.stop()
+    client.join(60)
+    # What the last process was in when it ended was told by nobody.
+    expected, at = [], 10**9
+    for deaths, ended in enumerate(["fail", "info", None]):
+        seed = f"7 {deaths}" if deaths else "7"
+        for kind, value in [("ok", at), (ended, at + 1)]:
+            expected += [(kind, [["send", "t-0", [None, value]], seed])] if kind else []
+        at += 10**6
+    found = [(event["type"], event["value"]) for event in recorder.events]
+    if found != expected:
+        return f"found {json.dumps(found)}, expected {json.dumps(expected)}"
+    if client.is_alive() or client.deaths != 2 or recorder.committed != 3:
+        return f"alive: {client.is_alive()}, deaths: {client.deaths}, committed: {recorder.committed}"
+    if any(event["time"] <= 2 for event in recorder.events if event["type"] != "ok"):
+        return "what became of a transaction is said to have been known before the process died"
+    is_told = "another fault" in (client.error or "")
+    return None if is_told == (last == "dies") else f"its error is {client.error}"
+
+
 def main():
     recorded = checker.read(DATA / "recorded.jsonl")
     failed = []
@@ -278,9 +337,11 @@ def main():
         found = checker.anomalies(checker.read(path))
         if set(found) != expected:
             failed.append(f"{path.name}: expected {sorted(expected)}, found {found}")
+    ways = ["ends", "dies"]
+    failed += [f"a process apart that {last}: {wrong}" for last in ways if (wrong := apart(last))]
     for text in failed:
         print(f"FAILED {text}")
-    print(f"checker: {1 + len(PLANTED) + len(small) - len(failed)} passed, {len(failed)} failed")
+    print(f"checker: {1 + len(PLANTED) + len(small) + len(ways) - len(failed)} passed, {len(failed)} failed")
     sys.exit(1 if failed else 0)
 
 

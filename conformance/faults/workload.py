@@ -208,6 +208,7 @@ ASSERTION = "rd_kafka_txn_handle_AddPartitionsToTxn: Assertion `rk->rk_eos.txn_r
 
 class Apart(Client):
     """A Transactor in a process of its own, and another one where librdkafka ended it."""
+    PROGRAM = [sys.executable, __file__]
 
     def __init__(self, name, address, recorder, seed, keys):
         super().__init__(name, address, recorder, seed)
@@ -223,8 +224,8 @@ class Apart(Client):
             # Its values are nobody else's.
             first = (int(self.name.rsplit("-", 1)[1]) + 1) * 10**9 + self.deaths * 10**6
             seed = f"{self.seed} {self.deaths}" if self.deaths else str(self.seed)
-            command = [sys.executable, __file__, self.name, self.address, seed, str(first), json.dumps(self.keys)]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            arguments = [self.name, self.address, seed, str(first), json.dumps(self.keys)]
+            self.process = subprocess.Popen([*self.PROGRAM, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             if not self.going:
                 self.process.stdin.close()
             said = []
