@@ -486,7 +486,7 @@ impl Coordinator {
     /// DeleteGroups for one id: the error, and the tombstones to store.
     pub fn delete(&self, id: &str) -> (ErrorCode, Vec<GroupRecord>) {
         if let Some((error, of_group)) = self.delete_consumer(id) {
-            let mut records = if error.is_error() { Vec::new() } else { self.tombstones(id, |_, _, _| true) };
+            let mut records = if error.is_error() { Vec::new() } else { self.all_tombstones(id) };
             records.extend(of_group);
             return (error, records);
         }
@@ -497,7 +497,7 @@ impl Coordinator {
         if group.is_some_and(|g| !g.is_empty() || !g.pending.is_empty() || g.state != State::Empty) {
             return (ErrorCode::NonEmptyGroup, Vec::new());
         }
-        let mut records = self.tombstones(id, |_, _, _| true);
+        let mut records = self.all_tombstones(id);
         records.push(GroupRecord::Group { group: id.to_owned(), value: None });
         (ErrorCode::None, records)
     }
@@ -509,6 +509,15 @@ impl Coordinator {
             let gone = partitions.iter().filter(|(p, v)| which(topic, **p, v));
             records.extend(gone.map(|(partition, _)| tombstone(group, topic, *partition)));
         }
+        records
+    }
+
+    /// Tombstones for all offsets of a group, those of open transactions too.
+    fn all_tombstones(&self, group: &str) -> Vec<GroupRecord> {
+        let mut records = self.tombstones(group, |_, _, _| true);
+        let pending = self.pending.of_group(group);
+        let alone = pending.filter(|(topic, partition)| self.offset(group, topic, *partition).is_none());
+        records.extend(alone.map(|(topic, partition)| tombstone(group, topic, partition)));
         records
     }
 
@@ -546,8 +555,8 @@ impl Coordinator {
 
     /// OffsetDelete: what to store to forget a single offset.
     pub fn delete_offsets(&self, group: &str, topic: &str, partition: i32) -> Vec<GroupRecord> {
-        let committed = self.offset(group, topic, partition);
-        committed.map(|_| tombstone(group, topic, partition)).into_iter().collect()
+        let is_there = self.offset(group, topic, partition).is_some() || self.pending.contains(group, topic, partition);
+        is_there.then(|| tombstone(group, topic, partition)).into_iter().collect()
     }
 
     /// What to store to forget the offsets of a topic that is gone.
@@ -556,7 +565,11 @@ impl Coordinator {
             let partitions = topics.get(topic).into_iter().flat_map(BTreeMap::keys);
             partitions.map(|partition| tombstone(group, topic, *partition)).collect()
         };
-        self.offsets.iter().flat_map(of_group).collect()
+        let mut records: Vec<GroupRecord> = self.offsets.iter().flat_map(of_group).collect();
+        let pending = self.pending.of_topic(topic);
+        let alone = pending.filter(|(group, partition)| self.offset(group, topic, *partition).is_none());
+        records.extend(alone.map(|(group, partition)| tombstone(group, topic, partition)));
+        records
     }
 
     /// What to store to forget offsets of groups that have had no members for the retention time (KIP-211), and groups that

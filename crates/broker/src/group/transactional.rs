@@ -100,8 +100,20 @@ impl PendingOffsets {
 
     /// Whether an open transaction has an offset of a group.
     pub fn contains_group(&self, group: &str) -> bool {
+        self.of_group(group).next().is_some()
+    }
+
+    /// The topics and partitions for which open transactions have an offset of a group.
+    pub fn of_group(&self, group: &str) -> impl Iterator<Item = (&str, i32)> {
         let first = (group.to_owned(), String::new(), i32::MIN);
-        self.open.range(first..).next().is_some_and(|(place, _)| place.0 == group)
+        let places = self.open.range(first..).take_while(move |(place, _)| place.0 == group);
+        places.map(|(place, _)| (place.1.as_str(), place.2))
+    }
+
+    /// The groups and partitions for which open transactions have an offset of a topic.
+    pub fn of_topic(&self, topic: &str) -> impl Iterator<Item = (&str, i32)> {
+        let places = self.open.keys().filter(move |place| place.1 == topic);
+        places.map(|place| (place.0.as_str(), place.2))
     }
 
     /// What was committed (`deleted`: removed) outside of transactions later than within counts.
@@ -304,5 +316,27 @@ mod tests {
         assert!(!coordinator.pending.contains("g", "t", 0));
         coordinator.apply_stored(end(ONE));
         assert!(coordinator.offset("g", "t", 0).is_none());
+    }
+
+    /// By OffsetDelete, DeleteGroups, or with the topic.
+    #[test]
+    fn what_is_deleted_meanwhile_does_not_come_with_the_marker() {
+        let delete_offsets: fn(&Coordinator) -> Vec<GroupRecord> = |c| c.delete_offsets("g", "t", 0);
+        let delete_group: fn(&Coordinator) -> Vec<GroupRecord> = |c| c.delete("g").1;
+        let topic_deleted: fn(&Coordinator) -> Vec<GroupRecord> = |c| c.topic_deleted("t");
+        for delete in [delete_offsets, delete_group, topic_deleted] {
+            for committed_before in [false, true] {
+                let mut coordinator = Coordinator::new(GroupConfig::default());
+                if committed_before {
+                    coordinator.apply_stored(plain(Some(4)));
+                }
+                coordinator.apply_stored(ONE.pending(plain(Some(5))));
+                let records = delete(&coordinator);
+                assert_eq!(records.iter().filter(|record| **record == plain(None)).count(), 1);
+                records.into_iter().for_each(|record| coordinator.apply_stored(record));
+                coordinator.apply_stored(GroupRecord::Transaction(ONE.end(TransactionMarker::Commit)));
+                assert!(coordinator.offset("g", "t", 0).is_none());
+            }
+        }
     }
 }

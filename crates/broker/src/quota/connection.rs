@@ -45,7 +45,11 @@ pub(super) fn limits_of(quotas: &BTreeMap<QuotaKey, f64>) -> Limits {
             Some(Some(name)) if key == KEY => {
                 let found = match name.parse::<IpAddr>() {
                     Ok(ip) => Some(ip),
-                    Err(_) => (name.as_str(), 0).to_socket_addrs().ok().and_then(|mut all| all.next()).map(|a| a.ip()),
+                    // As Java does, the first of the fourth version where there is one.
+                    Err(_) => (name.as_str(), 0)
+                        .to_socket_addrs()
+                        .ok()
+                        .and_then(|all| all.map(|address| address.ip()).min_by_key(IpAddr::is_ipv6)),
                 };
                 match found {
                     Some(ip) => _ = limits.insert(Some(ip.to_canonical()), *value),
