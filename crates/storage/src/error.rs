@@ -22,7 +22,7 @@ pub struct Offline {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "failed to open the log of {log}: {path} cannot be used ({reason}). It is left alone. Put it right, or restore what was there \
-     from a backup; or move it away, and the log begins anew, empty. Then restart"
+     from a backup; or move it away, and the log goes on without it, empty if that was all. Then restart"
 )]
 pub struct Unusable {
     pub log: TopicPartition,

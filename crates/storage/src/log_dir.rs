@@ -626,7 +626,8 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
                     logs.insert(log.topic_partition().clone(), log);
                 }
                 Err(unusable) => {
-                    tracing::error!("{unusable}");
+                    // Whoever wants to use it tells more loudly.
+                    tracing::debug!("{unusable}");
                     report.unusable.push(unusable);
                 }
             }
