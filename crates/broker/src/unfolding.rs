@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Up to how many bytes the batches of a request are decompressed, and how many such requests at a time.
-const LANES: [(usize, usize); 3] = [(2 << 20, 4), (16 << 20, 2), (usize::MAX, 1)];
+/// Up to how many bytes the batches of a request are decompressed, and how few and how many such requests at a time; between
+/// the two as many as there are processors.
+const LANES: [(usize, usize, usize); 3] = [(2 << 20, 4, 64), (16 << 20, 2, 8), (usize::MAX, 1, 1)];
 /// Lookups that may decompress stored batches at a time.
-const LOOKUPS: usize = 2;
+const LOOKUPS: usize = 4;
 
 /// The turns; of each kind in the order in which they were asked for.
 #[derive(Debug)]
@@ -21,7 +22,9 @@ pub type Turn = Option<OwnedSemaphorePermit>;
 
 impl Default for Unfolding {
     fn default() -> Unfolding {
-        let lanes = LANES.map(|(most_bytes, at_a_time)| (most_bytes, Arc::new(Semaphore::new(at_a_time))));
+        let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let lanes =
+            LANES.map(|(most_bytes, few, many)| (most_bytes, Arc::new(Semaphore::new(processors.clamp(few, many)))));
         Unfolding { lanes, lookups: Arc::new(Semaphore::new(LOOKUPS)) }
     }
 }
