@@ -127,6 +127,11 @@ impl Attempts {
         if !error.is_retriable() {
             return Err(error);
         }
+        self.wait(error).await
+    }
+
+    /// As [`Attempts::pause`], whatever the error is.
+    pub(crate) async fn wait(&mut self, error: Error) -> Result<()> {
         self.failures += 1;
         if self.failures > self.retries {
             return Err(error);
@@ -351,17 +356,31 @@ impl Client {
             let response = self.describe_controllers(&connection).await?;
             return Ok(self.inner.cluster.write().update(response, Instant::now()));
         }
-        let request = MetadataRequest {
-            topics: topics.map(|names| {
-                let topic = |name| MetadataRequestTopic { name: Some(name), ..Default::default() };
-                names.into_iter().map(topic).collect()
-            }),
-            allow_auto_topic_creation,
-            ..Default::default()
-        };
+        let topics = topics.map(|names| {
+            let topic = |name| MetadataRequestTopic { name: Some(name), ..Default::default() };
+            names.into_iter().map(topic).collect()
+        });
+        self.ask_metadata(&connection, topics, allow_auto_topic_creation).await
+    }
+
+    /// Asks the cluster once for topics by their ids.
+    pub(crate) async fn refresh_topics(&self, ids: &[Uuid]) -> Result<()> {
+        let _one_at_a_time = self.inner.refreshing.lock().await;
+        let connection = self.any_connection().await?;
+        let topic = |id: &Uuid| MetadataRequestTopic { topic_id: *id, name: None };
+        self.ask_metadata(&connection, Some(ids.iter().map(topic).collect()), false).await.map(drop)
+    }
+
+    async fn ask_metadata(
+        &self,
+        connection: &Connection,
+        topics: Option<Vec<MetadataRequestTopic>>,
+        allow_auto_topic_creation: bool,
+    ) -> Result<Vec<(String, i16)>> {
+        let request = MetadataRequest { topics, allow_auto_topic_creation, ..Default::default() };
         // Version 4 is the first that can forbid the creation of topics; no broker since 0.11 lacks it.
         let answer = connection.submit(&request, ANY_VERSION)?.answer(self.request_timeout()).await;
-        let response = self.note(&connection, answer)?;
+        let response = self.note(connection, answer)?;
         check(response.error_code, None, || "read the cluster's metadata".to_owned())?;
         Ok(self.inner.cluster.write().update(response, Instant::now()))
     }
@@ -460,6 +479,12 @@ impl Client {
     /// The cached id of a topic; zero when not known.
     pub(crate) fn topic_id(&self, name: &str) -> Uuid {
         self.inner.cluster.read().topic(name).map(|(topic, _)| topic.id).unwrap_or_default()
+    }
+
+    /// The cached names of topics by their ids; without those that are not known.
+    pub(crate) fn topic_names(&self, ids: &[Uuid]) -> HashMap<Uuid, String> {
+        let cluster = self.inner.cluster.read();
+        cluster.topics().filter(|topic| ids.contains(&topic.id)).map(|t| (t.id, t.name.clone())).collect()
     }
 
     /// The cached leader of a partition and its epoch.

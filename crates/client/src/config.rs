@@ -14,6 +14,11 @@ pub enum ConfigError {
         "failed to configure the client: security.protocol={0} is not served; this client speaks PLAINTEXT only, without TLS and SASL"
     )]
     Security(String),
+    #[error(
+        "failed to configure the client: {names} cannot be set when group.protocol={protocol}{}",
+        if *protocol == "consumer" { "; the broker decides (group.consumer.*)" } else { "; set group.protocol=consumer" }
+    )]
+    OtherProtocol { names: String, protocol: &'static str },
     #[error("failed to configure the client: {name} is not set; {hint}")]
     Missing { name: &'static str, hint: &'static str },
 }
@@ -108,7 +113,8 @@ const PROPERTIES: &[Property] = &[
     int("fetch.min.bytes", 0, I32, "1"),
     text("group.id", ""),
     text("group.instance.id", ""),
-    choice("group.protocol", &["classic"], "classic"),
+    choice("group.protocol", &["classic", "consumer"], "classic"),
+    text("group.remote.assignor", ""),
     int("heartbeat.interval.ms", 1, I32, "3000"),
     choice("isolation.level", &["read_uncommitted", "read_committed"], "read_uncommitted"),
     int("max.partition.fetch.bytes", 0, I32, "1048576"),

@@ -52,6 +52,7 @@ requests! {
     ListTransactionsRequest => ListTransactionsResponse,
     ListConfigResourcesRequest => ListConfigResourcesResponse,
     DescribeAclsRequest => DescribeAclsResponse,
+    ConsumerGroupHeartbeatRequest => ConsumerGroupHeartbeatResponse,
     ConsumerGroupDescribeRequest => ConsumerGroupDescribeResponse,
     WriteTxnMarkersRequest => WriteTxnMarkersResponse,
     DescribeTransactionsRequest => DescribeTransactionsResponse,

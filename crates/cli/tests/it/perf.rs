@@ -152,8 +152,13 @@ fn what_is_written_is_told_and_so_is_what_is_read() {
         r#""name":"records_consumed","count":3,"partitions":[{"topic":"t","partition":0,"count":2,"minOffset":0,"maxOffset":1}]}"#
     ));
     assert!(read.contains(r#""offsets":[{"topic":"t","partition":0,"offset":2}],"success":true}"#), "{read}");
-    let consumer = ["--topic", "t", "--group-id", "g", "--group-protocol", "consumer"];
-    broker.tool("kafka-verifiable-consumer", &consumer).fails(1, "classic protocol only");
+    let consumer = ["--topic", "t", "--group-id", "next", "--group-protocol", "consumer", "--max-messages", "3"];
+    let read =
+        broker.tool("kafka-verifiable-consumer", &[&consumer[..], &["--group-remote-assignor", "range"]].concat());
+    assert!(names(&events(&read.ok())).contains(&"offsets_committed"));
+    let mixed = [&consumer[..], &["--session-timeout", "6000"]].concat();
+    let refused = "session.timeout.ms cannot be set when group.protocol=consumer";
+    broker.tool("kafka-verifiable-consumer", &mixed).fails(1, refused);
     broker.tool("kafka-verifiable-producer", &["--topic", "t", "--acks", "2"]).fails(1, "choose from 0, 1, -1");
 }
 

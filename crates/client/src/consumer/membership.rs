@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use caudal_protocol::{ErrorCode, TopicPartition};
+use caudal_protocol::{ErrorCode, TopicPartition, Uuid};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::group::{GroupMember, HeartbeatEnd, JoinPlan, Joined, PollClock, heartbeats, join, leave, topic_sizes};
+use super::classic::{JoinPlan, Joined, heartbeats, join};
+use super::group::{GroupConfig, GroupMember, HeartbeatEnd, Identity, PollClock, leave, topic_sizes};
+use super::heartbeat::{Assignment, Statement, converse};
 use super::{Consumer, Event, Subscription};
 use crate::error::{Error, Result};
 use crate::subscription::Topics;
@@ -29,9 +32,7 @@ enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Membership {
     phase: Phase,
-    member: GroupMember,
-    /// The id that a first join was given and has not come back with yet.
-    given_id: Arc<Mutex<String>>,
+    identity: Identity,
     /// Tells answers of an abandoned task from those of the present one.
     round: u64,
     clock: Arc<PollClock>,
@@ -46,14 +47,33 @@ pub(super) struct Membership {
     look_at: Option<Instant>,
     /// Join again, although the generation is in force.
     rejoin: bool,
+    next_generation: Reconciliation,
+}
+
+/// Where a member by the consumer protocol is on the way from what it has to what it is to have.
+#[derive(Debug, Default)]
+struct Reconciliation {
+    /// What the conversation says of this member; `None` outside of one.
+    statement: Option<watch::Sender<Statement>>,
+    /// The assignment that the group told last.
+    told: Option<Assignment>,
+    /// It is still to be taken.
+    is_due: bool,
+    /// Offsets of partitions that were given up are being committed: others must not read them yet.
+    is_releasing: bool,
 }
 
 impl Membership {
     pub(super) fn member(&self) -> GroupMember {
         match self.phase {
-            Phase::Stable(_) => self.member.clone(),
-            _ => GroupMember { generation: -1, ..self.member.clone() },
+            Phase::Stable(_) => self.identity.lock().clone(),
+            _ => GroupMember { generation: -1, ..self.identity.lock().clone() },
         }
+    }
+
+    /// Who this consumer is, also of later: an epoch may change while a commit is under way.
+    pub(super) fn identity(&self) -> Identity {
+        Arc::clone(&self.identity)
     }
 
     pub(super) fn clock(&self) -> &PollClock {
@@ -93,7 +113,18 @@ impl Membership {
             Phase::Joining(task) | Phase::Stable(task) => task.abort(),
             Phase::Outside => {}
         }
+        self.next_generation = Reconciliation::default();
         self.round += 1;
+    }
+
+    /// The group does not know this member any more.
+    fn forget(&mut self, config: Option<&GroupConfig>) {
+        let mut member = self.identity.lock();
+        member.generation = -1;
+        // By the consumer protocol an id is for life.
+        if !config.is_some_and(|config| config.is_next_generation) {
+            member.member_id.clear();
+        }
     }
 }
 
@@ -113,6 +144,7 @@ impl Consumer {
         if joins && self.membership.seen.is_some() {
             self.begin_join();
         }
+        self.reconcile();
     }
 
     fn look_at_topics(&mut self, topics: Topics) {
@@ -169,7 +201,7 @@ impl Consumer {
         }
     }
 
-    /// Gives up what has to be given up before a join, and starts it.
+    /// Joins, or tells a group that this is a member of already what has changed.
     fn begin_join(&mut self) {
         let (Some(config), Some(seen)) = (self.group_config.clone(), self.membership.seen.clone()) else { return };
         let Subscription::Topics(topics) = &self.subscription else { return };
@@ -177,6 +209,92 @@ impl Consumer {
             Topics::Names(names) => names.clone(),
             Topics::Pattern(_) => seen.into_keys().collect(),
         };
+        if config.is_next_generation {
+            self.begin_conversation(config, names);
+        } else {
+            self.begin_classic_join(config, names);
+        }
+    }
+
+    /// Enters the group by the consumer protocol; a member in force only says what it wants now.
+    fn begin_conversation(&mut self, config: Arc<GroupConfig>, topics: Vec<String>) {
+        self.membership.rejoin = false;
+        if !self.membership.lost
+            && let Some(statement) = &self.membership.next_generation.statement
+        {
+            statement.send_if_modified(|s| std::mem::replace(&mut s.topics, topics) != s.topics);
+            return;
+        }
+        self.lose_partitions();
+        self.stop_auto_commit();
+        self.membership.forget(Some(&config));
+        self.membership.stop();
+        self.membership.lost = false;
+        let mut member = self.membership.member();
+        if member.member_id.is_empty() {
+            member.member_id = Uuid::random().to_string();
+        }
+        let identity = Arc::new(Mutex::new(member));
+        self.membership.identity = Arc::clone(&identity);
+        let (sender, statement) = watch::channel(Statement { topics, ..Default::default() });
+        self.membership.next_generation.statement = Some(sender);
+        let (client, round, clock) = (self.client.clone(), self.membership.round, Arc::clone(&self.membership.clock));
+        let events = self.events.clone();
+        let task = self.tasks.spawn(async move {
+            let told = |assignment| drop(events.send(Event::Told(round, assignment)));
+            let ended = converse(&client, &config, &identity, statement, &clock, told).await;
+            Event::HeartbeatsEnded(round, ended)
+        });
+        self.membership.phase = Phase::Joining(task);
+    }
+
+    /// The coordinator answered a heartbeat.
+    pub(super) fn on_told(&mut self, round: u64, assignment: Option<Assignment>) {
+        if round != self.membership.round {
+            return;
+        }
+        if let Phase::Joining(task) | Phase::Stable(task) = std::mem::take(&mut self.membership.phase) {
+            self.membership.phase = Phase::Stable(task);
+        }
+        let state = &mut self.membership.next_generation;
+        if assignment.is_some() && assignment != state.told {
+            state.told = assignment;
+            state.is_due = true;
+        }
+    }
+
+    /// Takes what the group assigned: gives up and commits first, says so with what is new.
+    fn reconcile(&mut self) {
+        let state = &self.membership.next_generation;
+        if !state.is_due || state.is_releasing {
+            return;
+        }
+        let Some(target) = state.told.clone() else { return };
+        let held = self.assignment();
+        let gone: Vec<TopicPartition> = held.iter().filter(|tp| !target.contains_key(tp)).cloned().collect();
+        if self.release(&gone) {
+            self.membership.next_generation.is_releasing = true;
+            return;
+        }
+        let new: Vec<TopicPartition> = target.keys().filter(|tp| !held.contains(tp)).cloned().collect();
+        for tp in &new {
+            self.add_partition(tp);
+        }
+        if let Some(listener) = self.listener.as_mut() {
+            listener.on_assigned(&new);
+        }
+        let state = &mut self.membership.next_generation;
+        state.is_due = false;
+        if let Some(statement) = &state.statement {
+            statement.send_modify(|s| {
+                s.owned = target;
+                s.taken += 1;
+            });
+        }
+    }
+
+    /// Gives up what is to be given up before a join, and starts it.
+    fn begin_classic_join(&mut self, config: Arc<GroupConfig>, names: Vec<String>) {
         let member = self.membership.member();
         let mut commit = Vec::new();
         if self.membership.lost {
@@ -193,9 +311,9 @@ impl Consumer {
         self.membership.stop();
         self.membership.lost = false;
         self.membership.rejoin = false;
-        let given_id = Arc::new(Mutex::new(member.member_id.clone()));
-        self.membership.given_id = Arc::clone(&given_id);
-        let plan = JoinPlan { member, topics: names, owned: self.assignment(), commit, given_id };
+        let identity = Arc::new(Mutex::new(member.clone()));
+        self.membership.identity = Arc::clone(&identity);
+        let plan = JoinPlan { member, topics: names, owned: self.assignment(), commit, identity };
         let (client, round, clock) = (self.client.clone(), self.membership.round, Arc::clone(&self.membership.clock));
         let events = self.events.clone();
         // One task for both, so that heartbeats begin even when the next poll is long in coming. The receiver lives as
@@ -241,7 +359,7 @@ impl Consumer {
             Ok(joined) => joined,
             Err(error) => {
                 self.membership.phase = Phase::Outside;
-                self.membership.member = GroupMember::default();
+                self.membership.forget(self.group_config.as_deref());
                 self.membership.seen = None;
                 self.membership.look_at = None;
                 self.lose_partitions();
@@ -249,7 +367,7 @@ impl Consumer {
                 return;
             }
         };
-        self.membership.member = joined.member.clone();
+        self.membership.identity = Arc::new(Mutex::new(joined.member.clone()));
         self.membership.is_leader = joined.is_leader;
         if !joined.is_leader {
             self.membership.adopt = true;
@@ -267,12 +385,7 @@ impl Consumer {
         let gone: Vec<TopicPartition> = held.iter().filter(|tp| !joined.assignment.contains(tp)).cloned().collect();
         if !gone.is_empty() {
             // Only cooperative members still hold any. Others wait for these: join again at once.
-            let read = self.positions().into_iter().filter(|(tp, _)| gone.contains(tp));
-            let mut commit: Vec<_> = read.filter(|_| self.settings.auto_commit.is_some()).collect();
-            commit.extend(self.revoke(&gone));
-            if !commit.is_empty() {
-                self.spawn_commit(commit);
-            }
+            self.release(&gone);
             self.membership.rejoin = joined.assignor.is_cooperative();
         }
         let new: Vec<TopicPartition> = joined.assignment.iter().filter(|tp| !held.contains(tp)).cloned().collect();
@@ -296,11 +409,30 @@ impl Consumer {
         }
     }
 
-    fn spawn_commit(&mut self, offsets: Vec<(TopicPartition, crate::admin::OffsetAndMetadata)>) {
-        let Some(config) = self.group_config.clone() else { return };
-        let (client, member) = (self.client.clone(), self.membership.member());
-        self.tasks
-            .spawn(async move { Event::Committed(super::offsets::commit(&client, &config, &member, &offsets).await) });
+    /// Gives partitions up. Returns whether a commit of what was read of them is under way.
+    fn release(&mut self, partitions: &[TopicPartition]) -> bool {
+        let Some(config) = self.group_config.clone() else { return false };
+        let read = self.positions().into_iter().filter(|(tp, _)| partitions.contains(tp));
+        let mut offsets: Vec<_> = read.filter(|_| self.settings.auto_commit.is_some()).collect();
+        offsets.extend(self.revoke(partitions));
+        if offsets.is_empty() {
+            return false;
+        }
+        self.stop_auto_commit();
+        let (client, identity, round) = (self.client.clone(), self.membership.identity(), self.membership.round);
+        let commit = async move { super::offsets::commit(&client, &config, &identity, &offsets).await };
+        self.tasks.spawn(async move { Event::Released(round, commit.await) });
+        true
+    }
+
+    /// The offsets of partitions that were given up are committed, or never will be.
+    pub(super) fn on_released(&mut self, round: u64, committed: Result<()>) {
+        if let Err(error) = committed {
+            tracing::warn!(%error, "offsets of partitions that were given up were not committed");
+        }
+        if round == self.membership.round {
+            self.membership.next_generation.is_releasing = false;
+        }
     }
 
     pub(super) fn on_rebalances(&mut self, round: u64) {
@@ -318,11 +450,11 @@ impl Consumer {
             HeartbeatEnd::Lost(error) => {
                 tracing::warn!(%error, "this member was given up by its group; joining anew");
                 self.membership.lost = true;
-                self.membership.member = GroupMember::default();
+                self.membership.forget(self.group_config.as_deref());
             }
             HeartbeatEnd::Idle => {
                 self.membership.lost = true;
-                self.membership.member = GroupMember::default();
+                self.membership.forget(self.group_config.as_deref());
             }
             HeartbeatEnd::Fatal(error) => {
                 self.membership.stop();
@@ -334,24 +466,21 @@ impl Consumer {
 
     /// Says goodbye to the group, if there is one.
     pub(super) async fn leave_group(&mut self) {
-        let mut member = self.membership.member.clone();
         let in_group = !matches!(self.membership.phase, Phase::Outside);
-        if matches!(self.membership.phase, Phase::Joining(_)) {
-            // A member that has an id holds up the others' rebalance until its session ends.
-            member.member_id.clone_from(&self.membership.given_id.lock());
-        }
         self.stop_auto_commit();
         self.membership.stop();
         self.membership.seen = None;
         if let Some(config) = self.group_config.clone().filter(|_| in_group) {
-            let commit = self.revoke(&self.assignment());
+            let (commit, identity) = (self.revoke(&self.assignment()), self.membership.identity());
             if !commit.is_empty()
-                && let Err(error) = super::offsets::commit(&self.client, &config, &member, &commit).await
+                && let Err(error) = super::offsets::commit(&self.client, &config, &identity, &commit).await
             {
                 tracing::warn!(%error, "offsets were not committed on leaving the group");
             }
+            // Also while a join is under way: a member that has an id holds up the others until its session ends.
+            let member = identity.lock().clone();
             leave(&self.client, &config, &member).await;
         }
-        self.membership.member = GroupMember::default();
+        self.membership.forget(self.group_config.as_deref());
     }
 }

@@ -1,11 +1,14 @@
-//! The consumer: reads assigned partitions, or those that its group gives it (the classic group protocol).
+//! The consumer: reads assigned partitions, or those that its group gives it, by the classic group protocol or by that of
+//! KIP-848 (`group.protocol`).
 //!
 //! One owner, the caller of [`Consumer::poll`], holds all state; whatever waits for a broker runs as a task and comes
 //! back as an [`Event`].
 
 mod assignor;
+mod classic;
 mod fetching;
 mod group;
+mod heartbeat;
 mod membership;
 mod offsets;
 mod partition;
@@ -19,8 +22,10 @@ use caudal_protocol::{ErrorCode, TopicPartition};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
+use self::classic::Joined;
 use self::fetching::{Fetched, Fetching};
-use self::group::{GroupConfig, HeartbeatEnd, Joined};
+use self::group::{GroupConfig, HeartbeatEnd};
+use self::heartbeat::Assignment;
 use self::membership::Membership;
 use self::offsets::{Found, ResetPolicy, commit, commit_once, fetch_committed, find_positions};
 use self::partition::{PartitionState, Wanted};
@@ -32,7 +37,8 @@ use crate::offsets::{Isolation, ListedOffset, OffsetSpec};
 use crate::subscription::Topics;
 
 pub use self::assignor::Assignor;
-pub use self::group::{GroupMember, decode_assignment};
+pub use self::classic::decode_assignment;
+pub use self::group::GroupMember;
 pub use self::partition::ConsumerRecord;
 
 /// Told when the group gives or takes partitions, from within [`Consumer::poll`].
@@ -76,9 +82,11 @@ enum Event {
     Joined(u64, Result<Joined>),
     Rebalances(u64),
     HeartbeatsEnded(u64, HeartbeatEnd),
+    /// An answer to a heartbeat of the consumer protocol.
+    Told(u64, Option<Assignment>),
     AutoCommitted(Result<()>),
-    /// Of partitions that were given up.
-    Committed(Result<()>),
+    /// What was read of partitions that were given up is committed.
+    Released(u64, Result<()>),
     Topics(Result<BTreeMap<String, usize>>),
 }
 
@@ -125,7 +133,7 @@ impl Consumer {
     pub fn new(client: Client) -> Result<Consumer> {
         let config = client.config();
         let interval = config.duration("auto.commit.interval.ms");
-        let group_config = group_config(config)?.map(Arc::new);
+        let group_config = GroupConfig::from_config(config)?.map(Arc::new);
         let settings = Settings {
             isolation: Isolation::from_name(config.get("isolation.level")),
             reset: ResetPolicy::from_name(config.get("auto.offset.reset")),
@@ -283,6 +291,8 @@ impl Consumer {
             Event::Positions(found) => self.on_positions(found),
             Event::Joined(round, result) => self.on_joined(round, result),
             Event::Rebalances(round) => self.on_rebalances(round),
+            Event::Told(round, assignment) => self.on_told(round, assignment),
+            Event::Released(round, committed) => self.on_released(round, committed),
             Event::HeartbeatsEnded(round, end) => self.on_heartbeats_ended(round, end),
             Event::Topics(result) => self.on_topics(result),
             Event::AutoCommitted(result) => {
@@ -294,10 +304,6 @@ impl Consumer {
                     }
                     tracing::warn!(%error, "offsets were not committed automatically");
                 }
-            }
-            Event::Committed(Ok(())) => {}
-            Event::Committed(Err(error)) => {
-                tracing::warn!(%error, "offsets of partitions that were given up were not committed");
             }
         }
     }
@@ -335,7 +341,7 @@ impl Consumer {
         if lookups.is_empty() {
             return;
         }
-        let group = self.group_config.as_ref().map(|g| g.group_id.clone());
+        let group = self.group_config.clone().map(|config| (config, self.membership.identity()));
         let (client, policy, isolation) = (self.client.clone(), self.settings.reset, self.settings.isolation);
         self.tasks
             .spawn(async move { Event::Positions(find_positions(client, group, lookups, policy, isolation).await) });
@@ -346,7 +352,7 @@ impl Consumer {
             let Some(partition) = self.partitions.get_mut(&tp).filter(|p| p.epoch == epoch) else { continue };
             match result {
                 Ok(offset) => partition.seek(offset),
-                Err(error) if error.is_retriable() || matches!(error, Error::Timeout { .. }) => {
+                Err(error) if error.is_retriable() || is_passing(&error) => {
                     tracing::warn!(%error, "cannot tell yet where to begin to read {tp}");
                     partition.looking_up = false;
                     partition.retry_at = Some(Instant::now() + Duration::from_secs(1));
@@ -421,7 +427,7 @@ impl Consumer {
             return Err(Error::server(what, ErrorCode::RebalanceInProgress.code(), Some(hint)));
         }
         self.stop_auto_commit();
-        let result = commit(&self.client, &config, &self.membership.member(), offsets).await;
+        let result = commit(&self.client, &config, &self.membership.identity(), offsets).await;
         if let Err(error) = &result {
             self.membership.on_commit_error(error);
         }
@@ -431,7 +437,7 @@ impl Consumer {
     /// What the group has committed for these partitions.
     pub async fn committed(&self, partitions: &[TopicPartition]) -> Result<Vec<CommittedOffset>> {
         let config = self.needs_group("read committed offsets")?;
-        fetch_committed(&self.client, &config.group_id, Some(partitions)).await
+        fetch_committed(&self.client, &config, &self.membership.identity(), Some(partitions)).await
     }
 
     /// The offset of the next record that poll returns for the partition, if that is known already.
@@ -511,15 +517,9 @@ impl Consumer {
     }
 }
 
-fn group_config(config: &ClientConfig) -> Result<Option<GroupConfig>> {
-    let Some(group_id) = config.non_empty("group.id") else { return Ok(None) };
-    Ok(Some(GroupConfig {
-        group_id: group_id.to_owned(),
-        instance_id: config.non_empty("group.instance.id").map(str::to_owned),
-        session_timeout_ms: config.int32("session.timeout.ms"),
-        rebalance_timeout_ms: config.int32("max.poll.interval.ms"),
-        heartbeat_interval: config.duration("heartbeat.interval.ms"),
-        assignors: Assignor::parse_list(config.get("partition.assignment.strategy"))?,
-        rack_id: config.get("client.rack").to_owned(),
-    }))
+/// Whether what failed now may be well in a moment: a member that has heard of its new epoch, or has joined anew, asks
+/// again.
+fn is_passing(error: &Error) -> bool {
+    let of_membership = [ErrorCode::UnknownMemberId, ErrorCode::StaleMemberEpoch];
+    matches!(error, Error::Timeout { .. }) || error.code().is_some_and(|code| of_membership.contains(&code))
 }

@@ -1,14 +1,15 @@
 //! Where to read from: committed offsets, resets, commits. Tasks without state of their own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use caudal_protocol::messages as m;
 use caudal_protocol::{ErrorCode, TopicPartition};
 
-use super::group::{GroupConfig, GroupMember};
+use super::group::{GroupConfig, GroupMember, Identity};
 use crate::admin::{CommittedOffset, is_coordinator_error};
 use crate::admin::{OFFSET_NAMES_VERSION, OffsetAndMetadata, commit_results, commit_topics, committed, offset_fetch};
-use crate::client::{Client, Lane};
+use crate::client::{Attempts, Client, Lane};
 use crate::error::{Error, Result, check};
 use crate::offsets::{Isolation, OffsetSpec};
 
@@ -54,7 +55,7 @@ pub(super) type Found = Vec<(TopicPartition, u64, Result<i64>)>;
 /// Finds the place to begin for each partition.
 pub(super) async fn find_positions(
     client: Client,
-    group: Option<String>,
+    group: Option<(Arc<GroupConfig>, Identity)>,
     lookups: Vec<Lookup>,
     policy: ResetPolicy,
     isolation: Isolation,
@@ -63,9 +64,9 @@ pub(super) async fn find_positions(
     let mut open: BTreeMap<TopicPartition, (u64, OffsetSpec)> = BTreeMap::new();
     let (by_group, direct): (Vec<Lookup>, Vec<Lookup>) = lookups.into_iter().partition(|l| l.spec.is_none());
     open.extend(direct.into_iter().filter_map(|l| l.spec.map(|spec| (l.partition, (l.epoch, spec)))));
-    if let (Some(group), false) = (&group, by_group.is_empty()) {
+    if let (Some((config, identity)), false) = (&group, by_group.is_empty()) {
         let partitions: Vec<TopicPartition> = by_group.iter().map(|l| l.partition.clone()).collect();
-        let offsets = fetch_committed(&client, group, Some(&partitions)).await;
+        let offsets = fetch_committed(&client, config, identity, Some(&partitions)).await;
         for lookup in by_group {
             let answer = match &offsets {
                 Ok(offsets) => offsets.iter().find(|o| o.partition == lookup.partition).map(|o| o.committed.clone()),
@@ -76,7 +77,7 @@ pub(super) async fn find_positions(
                 (Some(Err(error)), _) => found.push((lookup.partition, lookup.epoch, Err(error))),
                 (_, Some(spec)) => drop(open.insert(lookup.partition, (lookup.epoch, spec))),
                 (_, None) => {
-                    let error = Error::NoOffset { partition: lookup.partition.clone(), group: group.clone() };
+                    let error = Error::NoOffset { partition: lookup.partition.clone(), group: config.group_id.clone() };
                     found.push((lookup.partition, lookup.epoch, Err(error)));
                 }
             }
@@ -111,9 +112,11 @@ pub(super) async fn find_positions(
 /// Committed offsets, asked of the coordinator until it answers; open transactions are waited for (KIP-447).
 pub(super) async fn fetch_committed(
     client: &Client,
-    group: &str,
+    config: &GroupConfig,
+    identity: &Identity,
     partitions: Option<&[TopicPartition]>,
 ) -> Result<Vec<CommittedOffset>> {
+    let group = &config.group_id;
     let what = format!("read the committed offsets of group '{group}'");
     let mut attempts = client.api_attempts(&what);
     loop {
@@ -123,6 +126,13 @@ pub(super) async fn fetch_committed(
             let batched = connection.version_of::<m::OffsetFetchRequest>(OFFSET_NAMES_VERSION)? >= 8;
             let mut request = offset_fetch(group, partitions, batched);
             request.require_stable = true;
+            let member = identity.lock().clone();
+            if let Some(group) =
+                request.groups.first_mut().filter(|_| config.is_next_generation && member.generation > 0)
+            {
+                group.member_id = Some(member.member_id);
+                group.member_epoch = member.generation;
+            }
             let answer = connection.submit(&request, OFFSET_NAMES_VERSION)?.answer(client.request_timeout()).await;
             let response = client.note(&connection, answer)?;
             let code = response.groups.first().map_or(response.error_code, |g| g.error_code);
@@ -144,8 +154,17 @@ pub(super) async fn fetch_committed(
                 error
             }
         };
-        attempts.pause(error).await?;
+        pause(&mut attempts, error, identity).await?;
     }
+}
+
+/// Waits for another try. The epoch of a member by the consumer protocol may have changed on the way: as long as it is in
+/// the group, the next try goes by the new one.
+async fn pause(attempts: &mut Attempts, error: Error, identity: &Identity) -> Result<()> {
+    if error.code() == Some(ErrorCode::StaleMemberEpoch) && identity.lock().generation > 0 {
+        return attempts.wait(error).await;
+    }
+    attempts.pause(error).await
 }
 
 /// Commits as a member of the group's present generation, or as nobody in particular outside of one. The first error of
@@ -153,12 +172,19 @@ pub(super) async fn fetch_committed(
 pub(super) async fn commit(
     client: &Client,
     config: &GroupConfig,
-    member: &GroupMember,
+    identity: &Identity,
     offsets: &[(TopicPartition, OffsetAndMetadata)],
 ) -> Result<()> {
     let mut attempts = client.api_attempts(format!("commit offsets of group '{}'", config.group_id));
-    while let Err(error) = commit_once(client, config, member, offsets).await {
-        attempts.pause(error).await?;
+    let mut member = identity.lock().clone();
+    let is_member = member.generation >= 0;
+    while let Err(error) = commit_once(client, config, &member, offsets).await {
+        pause(&mut attempts, error.clone(), identity).await?;
+        member = identity.lock().clone();
+        if is_member && member.generation < 0 {
+            // Given up by its group meanwhile: these offsets are for others to commit now.
+            return Err(error);
+        }
     }
     Ok(())
 }

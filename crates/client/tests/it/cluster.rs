@@ -38,6 +38,10 @@ async fn serve(dir: &tempfile::TempDir, port: u16) -> Broker {
         ("offsets.topic.num.partitions", "5".to_owned()),
         ("group.initial.rebalance.delay.ms", "0".to_owned()),
         ("group.min.session.timeout.ms", "1000".to_owned()),
+        ("group.consumer.min.heartbeat.interval.ms", "100".to_owned()),
+        ("group.consumer.heartbeat.interval.ms", "200".to_owned()),
+        ("group.consumer.min.session.timeout.ms", "1000".to_owned()),
+        ("group.consumer.session.timeout.ms", "5000".to_owned()),
     ] {
         properties.set(key, value, "the test");
     }

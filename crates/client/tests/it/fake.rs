@@ -15,6 +15,7 @@ use caudal_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use caudal_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
+use caudal_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use caudal_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use caudal_protocol::messages::{RequestHeader, ResponseHeader};
 use caudal_protocol::wire::{Message, Reader, Records, Writer};
@@ -25,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 pub const TOPIC: &str = "t";
-const TOPIC_ID: Uuid = Uuid([5; 16]);
+pub const TOPIC_ID: Uuid = Uuid([5; 16]);
 
 /// What happens to one produce request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,13 @@ pub struct State {
     pub fetch_faults: VecDeque<Fault>,
     /// As `faults`, for commits of offsets.
     pub commit_faults: VecDeque<Fault>,
+    /// The answers to come to heartbeats of the consumer group protocol; when there are none more, all is well.
+    pub heartbeat_answers: VecDeque<m::ConsumerGroupHeartbeatResponse>,
+    pub heartbeats: Vec<m::ConsumerGroupHeartbeatRequest>,
+    /// Answers to come to fetches of committed offsets, of which there are none: an error for the group.
+    pub offset_fetch_faults: VecDeque<ErrorCode>,
+    /// By which epoch of their member offsets were asked for and committed.
+    pub epochs: Vec<(ApiKey, i32)>,
     /// What was committed for partition 0, in the order of the commits.
     pub commits: Vec<i64>,
     /// Metadata is asked for in vain.
@@ -224,8 +232,26 @@ fn answer(frame: Bytes, port: u16, state: &mut State) -> Reply {
                 &m::FindCoordinatorResponse { coordinators: vec![coordinator], ..Default::default() },
             )
         }
+        ApiKey::ConsumerGroupHeartbeat => {
+            let request = m::ConsumerGroupHeartbeatRequest::decode(&mut r, version).unwrap();
+            let well = || m::ConsumerGroupHeartbeatResponse {
+                member_epoch: request.member_epoch.max(1),
+                ..Default::default()
+            };
+            let answer = state.heartbeat_answers.pop_front().unwrap_or_else(well);
+            state.heartbeats.push(request);
+            reply(api, version, id, &m::ConsumerGroupHeartbeatResponse { heartbeat_interval_ms: 20, ..answer })
+        }
+        ApiKey::OffsetFetch => {
+            let request = m::OffsetFetchRequest::decode(&mut r, version).unwrap();
+            state.epochs.push((api, request.groups[0].member_epoch));
+            let error_code = state.offset_fetch_faults.pop_front().unwrap_or(ErrorCode::None).code();
+            let group = OffsetFetchResponseGroup { group_id: "g".into(), error_code, ..Default::default() };
+            reply(api, version, id, &m::OffsetFetchResponse { groups: vec![group], ..Default::default() })
+        }
         ApiKey::OffsetCommit => {
             let request = m::OffsetCommitRequest::decode(&mut r, version).unwrap();
+            state.epochs.push((api, request.generation_id_or_member_epoch));
             reply(api, version, id, &commit(&request, state))
         }
         other => panic!("the fake broker does not serve {other:?}"),

@@ -5,8 +5,10 @@
 mod cluster;
 mod delivery;
 mod fake;
+mod heartbeats;
 mod numbering;
 mod offsets;
 mod peer;
 mod peer_consumer;
+mod peer_consumer_protocol;
 mod peer_producer;

@@ -14,13 +14,13 @@ use crate::cluster::{Cluster, OwnBroker};
 use crate::peer::{admin, new_topic};
 use crate::peer_producer::{config, producer};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
-async fn consumer(servers: &str, properties: &[(&str, &str)]) -> Consumer {
+pub async fn consumer(servers: &str, properties: &[(&str, &str)]) -> Consumer {
     Consumer::connect(config(servers, properties)).await.unwrap()
 }
 
-async fn send(servers: &str, topic: &str, partition: i32, values: std::ops::Range<u32>) {
+pub async fn send(servers: &str, topic: &str, partition: i32, values: std::ops::Range<u32>) {
     let producer = producer(servers, &[]).await;
     for i in values {
         let value = i.to_be_bytes();
@@ -34,12 +34,12 @@ async fn send(servers: &str, topic: &str, partition: i32, values: std::ops::Rang
     producer.close().await;
 }
 
-fn number(record: &ConsumerRecord) -> u32 {
+pub fn number(record: &ConsumerRecord) -> u32 {
     u32::from_be_bytes(record.value.as_deref().unwrap().try_into().unwrap())
 }
 
 /// Polls until `count` records have come.
-async fn take(consumer: &mut Consumer, count: usize) -> Vec<ConsumerRecord> {
+pub async fn take(consumer: &mut Consumer, count: usize) -> Vec<ConsumerRecord> {
     let mut all = Vec::new();
     let deadline = Instant::now() + DEADLINE;
     while all.len() < count {
@@ -108,7 +108,7 @@ impl RebalanceListener for Log {
 }
 
 /// Polls all until their assignments cover `partitions` and nobody has none.
-async fn settle(consumers: &mut [Consumer], partitions: usize) {
+pub async fn settle(consumers: &mut [Consumer], partitions: usize) {
     let deadline = Instant::now() + DEADLINE;
     loop {
         for consumer in consumers.iter_mut() {

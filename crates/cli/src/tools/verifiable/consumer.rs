@@ -22,11 +22,11 @@ const OPTIONS: &[Opt] = &[
         "REQUIRED: The server(s) to connect to. Comma-separated list of Kafka brokers in the form HOST1:PORT1,HOST2:PORT2,...",
     ),
     value("topic", "TOPIC", "REQUIRED: Consumes messages from this topic."),
-    value("group-protocol", "GROUP-PROTOCOL", "Group protocol; the consumer here speaks classic only").default("classic"),
+    value("group-protocol", "GROUP-PROTOCOL", "Group protocol (must be one of CLASSIC, CONSUMER)").default("classic"),
     value(
         "group-remote-assignor",
         "GROUP-REMOTE-ASSIGNOR",
-        "Group remote assignor; only used if the group protocol is CONSUMER, and refused here",
+        "Group remote assignor; only used if the group protocol is CONSUMER",
     ),
     value("group-id", "GROUP-ID", "REQUIRED: The group id of the consumer group"),
     value("group-instance-id", "GROUP-INSTANCE-ID", "A unique identifier of the consumer instance"),
@@ -37,7 +37,12 @@ const OPTIONS: &[Opt] = &[
     )
     .int()
     .default("-1"),
-    value("session-timeout", "TIMEOUT-MS", "Set the consumer's session timeout").int(),
+    value(
+        "session-timeout",
+        "TIMEOUT-MS",
+        "Set the consumer's session timeout, note that this configuration is not supported when group protocol is consumer",
+    )
+    .int(),
     flag("verbose", "Enable to log individual consumed records"),
     flag("enable-autocommit", "Enable offset auto-commit on consumer"),
     value("reset-policy", "RESET-POLICY", "Set reset policy (must be either 'earliest', 'latest', or 'none')")
@@ -45,7 +50,7 @@ const OPTIONS: &[Opt] = &[
     value(
         "assignment-strategy",
         "ASSIGNMENT-STRATEGY",
-        "Set assignment strategy (e.g. org.apache.kafka.clients.consumer.RoundRobinAssignor)",
+        "Set assignment strategy (e.g. org.apache.kafka.clients.consumer.RoundRobinAssignor); only used if the group protocol is CLASSIC",
     )
     .default("org.apache.kafka.clients.consumer.RangeAssignor"),
     value(
@@ -125,21 +130,19 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
 fn options(parsed: &Parsed) -> Result<Options, Stop> {
     require(parsed, &["topic", "group-id", "bootstrap-server"])?;
     let protocol = parsed.text("group-protocol")?.unwrap_or_default();
-    if !protocol.eq_ignore_ascii_case("classic") || parsed.has("group-remote-assignor") {
-        return Err(Stop::Failed(
-            "the consumer of this tool is a member by the classic protocol only: leave out --group-protocol and \
-             --group-remote-assignor, or use Apache Kafka's kafka-verifiable-consumer"
-                .to_owned(),
-        ));
-    }
     let mut consumer = file(parsed, "consumer.config")?;
     let mut set = |name: &str, value: Option<&str>| {
         if let Some(value) = value {
             consumer.insert(name.to_owned(), value.to_owned());
         }
     };
-    set("group.protocol", Some("classic"));
-    set("partition.assignment.strategy", parsed.text("assignment-strategy")?);
+    set("group.protocol", Some(protocol));
+    // Each protocol has a choice of its own, and takes no notice of the other's.
+    if protocol.eq_ignore_ascii_case("consumer") {
+        set("group.remote.assignor", parsed.text("group-remote-assignor")?);
+    } else {
+        set("partition.assignment.strategy", parsed.text("assignment-strategy")?);
+    }
     set("session.timeout.ms", parsed.text("session-timeout")?);
     set("group.id", parsed.text("group-id")?);
     set("group.instance.id", parsed.text("group-instance-id")?);
