@@ -481,10 +481,10 @@ impl Client {
         self.inner.cluster.read().topic(name).map(|(topic, _)| topic.id).unwrap_or_default()
     }
 
-    /// The cached names of topics by their ids; without those that are not known.
+    /// The cached names of topics by their ids, which ascend; without those that are not known.
     pub(crate) fn topic_names(&self, ids: &[Uuid]) -> HashMap<Uuid, String> {
         let cluster = self.inner.cluster.read();
-        cluster.topics().filter(|topic| ids.contains(&topic.id)).map(|t| (t.id, t.name.clone())).collect()
+        cluster.topics().filter(|topic| ids.binary_search(&topic.id).is_ok()).map(|t| (t.id, t.name.clone())).collect()
     }
 
     /// The cached leader of a partition and its epoch.

@@ -270,13 +270,12 @@ impl Consumer {
             return;
         }
         let Some(target) = state.told.clone() else { return };
-        let held = self.assignment();
-        let gone: Vec<TopicPartition> = held.iter().filter(|tp| !target.contains_key(tp)).cloned().collect();
+        let gone: Vec<TopicPartition> = self.partitions.keys().filter(|tp| !target.contains_key(tp)).cloned().collect();
         if self.release(&gone) {
             self.membership.next_generation.is_releasing = true;
             return;
         }
-        let new: Vec<TopicPartition> = target.keys().filter(|tp| !held.contains(tp)).cloned().collect();
+        let new: Vec<TopicPartition> = target.keys().filter(|tp| !self.partitions.contains_key(tp)).cloned().collect();
         for tp in &new {
             self.add_partition(tp);
         }
@@ -409,10 +408,10 @@ impl Consumer {
         }
     }
 
-    /// Gives partitions up. Returns whether a commit of what was read of them is under way.
+    /// Gives partitions up, in ascending order. Returns whether a commit of what was read of them is under way.
     fn release(&mut self, partitions: &[TopicPartition]) -> bool {
         let Some(config) = self.group_config.clone() else { return false };
-        let read = self.positions().into_iter().filter(|(tp, _)| partitions.contains(tp));
+        let read = self.positions().into_iter().filter(|(tp, _)| partitions.binary_search(tp).is_ok());
         let mut offsets: Vec<_> = read.filter(|_| self.settings.auto_commit.is_some()).collect();
         offsets.extend(self.revoke(partitions));
         if offsets.is_empty() {

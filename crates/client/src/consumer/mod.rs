@@ -298,7 +298,7 @@ impl Consumer {
             Event::AutoCommitted(result) => {
                 self.auto_committing = None;
                 if let Err(error) = result {
-                    if error.is_retriable() {
+                    if error.is_retriable() || is_passing(&error) {
                         self.auto_commit_at =
                             self.auto_commit_at.min(Instant::now() + self.client.retry_backoff().wait(1));
                     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use caudal_client::{Consumer, Topics};
 use caudal_protocol::ErrorCode;
-use caudal_protocol::api::ApiKey;
+use caudal_protocol::api::{APIS, ApiKey, ApiSchema};
 use caudal_protocol::messages::consumer_group_heartbeat_response::{Assignment, TopicPartitions};
 use caudal_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
 
@@ -120,4 +120,21 @@ async fn offsets_are_asked_for_and_committed_by_the_epoch_in_force() {
     assert_eq!(committed, [(ApiKey::OffsetCommit, 6), (ApiKey::OffsetCommit, 7)]);
     member.close().await.unwrap();
     assert_eq!(broker.state.lock().heartbeats.last().unwrap().member_epoch, -2, "a static member comes back");
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_not_serve_the_protocol_is_told_of() {
+    let broker = FakeBroker::start(1).await;
+    let old = |api: &&ApiSchema| api.max_version >= 0 && api.key != ApiKey::ConsumerGroupHeartbeat;
+    let served = APIS.iter().filter(old).map(|a| (a.key, a.min_version, a.max_version)).collect();
+    broker.state.lock().versions = Some(served);
+    let mut member = member(&broker, &[]).await;
+    let error = loop {
+        if let Err(error) = member.poll(Duration::from_secs(10)).await {
+            break error.to_string();
+        }
+    };
+    let expected = "failed to join group 'g': the cluster does not serve the consumer group protocol; \
+                    set group.protocol=classic until it does (UNSUPPORTED_VERSION)";
+    assert_eq!(error, expected);
 }

@@ -288,12 +288,18 @@ async fn send_numbers(servers: String, topic: String, enough: Arc<AtomicBool>) -
 /// The broker stops and starts again between a producer and a member of a group: nothing is lost, doubled or reordered.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_pass_through_restarts_in_order_and_once() {
+    for protocol in [("heartbeat.interval.ms", "500"), ("group.protocol", "consumer")] {
+        pass_through_restarts(protocol).await;
+    }
+}
+
+async fn pass_through_restarts(protocol: (&str, &str)) {
     let mut broker = OwnBroker::start().await;
     let servers = broker.addr().to_string();
     let topic = new_topic(&admin(&servers).await, "restart", 1).await;
     let enough = Arc::new(AtomicBool::new(false));
     let sender = tokio::spawn(send_numbers(servers.clone(), topic.clone(), enough.clone()));
-    let properties = [("group.id", "g"), ("auto.offset.reset", "earliest"), ("heartbeat.interval.ms", "500")];
+    let properties = [("group.id", "g"), ("auto.offset.reset", "earliest"), protocol];
     let mut consumer = consumer(&servers, &properties).await;
     consumer.subscribe(Topics::names([&*topic])).unwrap();
     let mut seen = Vec::new();

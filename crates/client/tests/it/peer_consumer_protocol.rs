@@ -76,8 +76,9 @@ async fn members_share_partitions_as_they_come_go_and_die() {
             members.push(member);
             settle(&mut members, 6).await;
         }
+        // The first assignment may still be without partitions.
         let told = log.0.lock().join(" ");
-        assert!(told.starts_with("+6 -3 +0 -"), "{told}");
+        assert!(told.trim_start_matches("+0 ").starts_with("+6 -3 +0 -"), "{told}");
         let now = described(&admin, &group).await;
         assert_eq!((&*now.group_state, &*now.assignor_name, now.members.len()), ("Stable", assignor, 3));
         let first = members[0].group_member();
@@ -243,7 +244,8 @@ async fn subscriptions_follow_topics_and_change() {
     let admin = admin(&servers).await;
     let first = new_topic(&admin, "pattern", 2).await;
     let pattern = Topics::pattern(&format!("{first}.*")).unwrap();
-    let mut members = vec![member(&servers, &new_group(), pattern, &[("metadata.max.age.ms", "200")]).await];
+    let properties = [("metadata.max.age.ms", "200"), ("allow.auto.create.topics", "false")];
+    let mut members = vec![member(&servers, &new_group(), pattern, &properties).await];
     settle(&mut members, 2).await;
     // Another topic that matches comes into being.
     let second = format!("{first}-2");
