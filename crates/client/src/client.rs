@@ -138,15 +138,20 @@ impl Attempts {
         }
         let wait = self.backoff.wait(self.failures);
         if Instant::now() + wait >= self.deadline {
-            return Err(Error::Timeout {
-                what: self.what.clone(),
-                timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
-                cause: Some(Box::new(error)),
-            });
+            return Err(self.gave_up(error));
         }
         tracing::debug!(%error, attempt = self.failures, "trying again to {}", self.what);
         tokio::time::sleep(wait).await;
         Ok(())
+    }
+
+    /// What a call fails with that has no time left.
+    pub(crate) fn gave_up(&self, cause: Error) -> Error {
+        Error::Timeout {
+            what: self.what.clone(),
+            timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
+            cause: Some(Box::new(cause)),
+        }
     }
 }
 

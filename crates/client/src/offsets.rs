@@ -86,34 +86,42 @@ impl Client {
         isolation: Isolation,
     ) -> Result<ListedOffsets> {
         let mut found: HashMap<TopicPartition, Result<ListedOffset>> = HashMap::new();
-        let mut open: Vec<(TopicPartition, OffsetSpec)> = wanted.to_vec();
-        let mut attempts = self.api_attempts("list offsets");
-        while !open.is_empty() {
-            let failure = self.list_offsets_once(&mut open, isolation, &mut found).await;
-            if let Some(failure) = failure
-                && let Err(error) = attempts.pause(failure).await
-            {
-                for (tp, _) in open.drain(..) {
-                    found.entry(tp).or_insert_with(|| Err(error.clone()));
-                }
-            }
-        }
+        self.list_offsets_in_turn(wanted, isolation, |tp, answer| drop(found.insert(tp, answer))).await;
         let answer =
             |tp: &TopicPartition| found.get(tp).cloned().unwrap_or(Err(Error::Closed { what: "list offsets" }));
         Ok(wanted.iter().map(|(tp, _)| (tp.clone(), answer(tp))).collect())
     }
 
-    /// One round over the leaders. Leaves in `open` what is worth another round, with the reason as the result.
+    /// As [`Client::list_offsets`], each answer as soon as it is there: those of partitions without a leader are long in coming.
+    pub(crate) async fn list_offsets_in_turn(
+        &self,
+        wanted: &[(TopicPartition, OffsetSpec)],
+        isolation: Isolation,
+        mut found: impl FnMut(TopicPartition, Result<ListedOffset>),
+    ) {
+        let mut open: Vec<(TopicPartition, OffsetSpec)> = wanted.to_vec();
+        let mut attempts = self.api_attempts("list offsets");
+        while !open.is_empty() {
+            let again = self.list_offsets_once(open, isolation, &mut found).await;
+            let Some((_, _, failure)) = again.first() else { return };
+            if attempts.pause(failure.clone()).await.is_err() {
+                again.into_iter().for_each(|(tp, _, failure)| found(tp, Err(attempts.gave_up(failure))));
+                return;
+            }
+            open = again.into_iter().map(|(tp, spec, _)| (tp, spec)).collect();
+        }
+    }
+
+    /// One round over the leaders. Returns what is worth another round, and why.
     async fn list_offsets_once(
         &self,
-        open: &mut Vec<(TopicPartition, OffsetSpec)>,
+        open: Vec<(TopicPartition, OffsetSpec)>,
         isolation: Isolation,
-        found: &mut HashMap<TopicPartition, Result<ListedOffset>>,
-    ) -> Option<Error> {
-        let mut failure = None;
+        found: &mut impl FnMut(TopicPartition, Result<ListedOffset>),
+    ) -> Vec<(TopicPartition, OffsetSpec, Error)> {
         let mut requests: HashMap<i32, Vec<(TopicPartition, OffsetSpec)>> = HashMap::new();
         let mut again = Vec::new();
-        for (tp, spec) in open.drain(..) {
+        for (tp, spec) in open {
             match self.by_leader([&tp]).await {
                 Ok(leader) => {
                     for id in leader.into_keys() {
@@ -122,61 +130,51 @@ impl Client {
                 }
                 // A topic that does not exist is an answer, not a hiccup.
                 Err(error) if error.is_retriable() && error.code() != Some(ErrorCode::UnknownTopicOrPartition) => {
-                    again.push((tp, spec));
-                    failure = Some(error);
+                    again.push((tp, spec, error));
                 }
-                Err(error) => drop(found.insert(tp, Err(error))),
+                Err(error) => found(tp, Err(error)),
             }
         }
         for (node, asked) in requests {
             let request = list_request(self, &asked, isolation);
             let timeout = self.request_timeout();
             match self.send_on(node, Lane::General, &request, ANY_VERSION, timeout).await {
-                Ok(response) => {
-                    if let Some(error) = self.take_offsets(&response, asked, found, &mut again) {
-                        failure = Some(error);
-                    }
-                }
+                Ok(response) => self.take_offsets(&response, asked, found, &mut again),
                 Err(error) => {
-                    for (tp, _) in &asked {
+                    for (tp, spec) in asked {
                         self.forget_topic(&tp.topic);
+                        again.push((tp, spec, error.clone()));
                     }
-                    again.extend(asked);
-                    failure = Some(error);
                 }
             }
         }
-        *open = again;
-        failure
+        again
     }
 
     fn take_offsets(
         &self,
         response: &ListOffsetsResponse,
         asked: Vec<(TopicPartition, OffsetSpec)>,
-        found: &mut HashMap<TopicPartition, Result<ListedOffset>>,
-        again: &mut Vec<(TopicPartition, OffsetSpec)>,
-    ) -> Option<Error> {
-        let mut failure = None;
+        found: &mut impl FnMut(TopicPartition, Result<ListedOffset>),
+        again: &mut Vec<(TopicPartition, OffsetSpec, Error)>,
+    ) {
         for (tp, spec) in asked {
             let topic = response.topics.iter().find(|t| t.name == tp.topic);
             let answer = topic.and_then(|t| t.partitions.iter().find(|p| p.partition_index == tp.partition));
             let code = answer.map_or(ErrorCode::UnknownServerError.code(), |a| a.error_code);
             if let (0, Some(a)) = (code, answer) {
                 let listed = ListedOffset { offset: a.offset, timestamp_ms: a.timestamp, leader_epoch: a.leader_epoch };
-                found.insert(tp, Ok(listed));
+                found(tp, Ok(listed));
                 continue;
             }
             let error = Error::server(format!("list the offsets of {tp}"), code, None);
             if error.is_retriable() {
                 self.forget_topic(&tp.topic);
-                again.push((tp, spec));
-                failure = Some(error);
+                again.push((tp, spec, error));
             } else {
-                found.insert(tp, Err(error));
+                found(tp, Err(error));
             }
         }
-        failure
     }
 
     /// One offset per partition; the first failure fails the call.

@@ -552,7 +552,11 @@ fn unusable(disk: &dyn Disk, error: OpenError) -> Result<Unusable, OpenError> {
             // Nothing of a log is a directory.
             let within = disk.list(&dir).unwrap_or_default().into_iter().find(|entry| entry.is_dir);
             let path = within.map_or_else(|| dir.clone(), |entry| dir.join(entry.name));
-            Ok(Unusable { log, path, reason: source.to_string() })
+            let reason = match std::fs::read_link(&path) {
+                Ok(target) => format!("a link to {}: {source}", target.display()),
+                Err(_) => source.to_string(),
+            };
+            Ok(Unusable { log, path, reason })
         }
         error => Err(error),
     }

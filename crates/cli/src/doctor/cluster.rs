@@ -120,7 +120,7 @@ async fn check_partitions(cluster: &Cluster, findings: &mut Findings) -> Result<
             findings.problem(TOPICS, format!("{} {what}: {}", names.len(), briefly(&names)), fix);
         }
     };
-    let fix = "the broker that has them is away, or its disk is out of use: see its log";
+    let fix = "the broker that has them is away, or its disk or their own directories cannot be used: see its log";
     tell(named(&topics, |p| p.leader_id < 0), "without a leader", fix);
     tell(named(&topics, |p| !p.offline_replicas.is_empty() && p.leader_id >= 0), "with replicas that are away", fix);
     let short = |p: &Partition| p.isr_nodes.len() < p.replica_nodes.len() && p.leader_id >= 0;

@@ -71,6 +71,7 @@ pub fn check(dirs: &[PathBuf], findings: &mut Findings) {
             Ok(None) => findings.ok(CHECK, format!("{} is yet to be made", dir.display())),
             Err(error) => findings.problem(CHECK, error.to_string(), "see to its disk, its owner and permissions"),
         }
+        check_logs(dir, findings);
         // Of a directory that is yet to be made, that in which it will be.
         let Some(existing) = absolute(dir).ancestors().find(|dir| dir.is_dir()).map(Path::to_owned) else { continue };
         check_file_system(&existing, findings);
@@ -106,11 +107,31 @@ fn absolute(dir: &Path) -> PathBuf {
     std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())
 }
 
-/// How many partitions a data directory has.
-pub fn partitions(dir: &Path) -> usize {
+/// What bears the name of a partition.
+fn named_as_partitions(dir: &Path) -> impl Iterator<Item = PathBuf> {
     let is_partition = |name: &str| name.rsplit_once('-').is_some_and(|(_, number)| number.parse::<u32>().is_ok());
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|entry| is_partition(&entry.file_name().to_string_lossy())).count()
+    entries.filter(move |entry| is_partition(&entry.file_name().to_string_lossy())).map(|entry| entry.path())
+}
+
+/// How many partitions a data directory has.
+pub fn partitions(dir: &Path) -> usize {
+    named_as_partitions(dir).count()
+}
+
+/// What is in the place of a partition's directory.
+fn check_logs(dir: &Path, findings: &mut Findings) {
+    for path in named_as_partitions(dir).filter(|path| !path.is_dir()) {
+        let what = match fs::read_link(&path) {
+            Ok(target) => format!("a link to {}, which is no directory", target.display()),
+            Err(_) => "no directory".to_owned(),
+        };
+        findings.problem(
+            CHECK,
+            format!("{} bears the name of a partition and is {what}: that partition is offline", path.display()),
+            "restore what was there from a backup, or move it away, and the partition begins anew, empty; then restart",
+        );
+    }
 }
 
 fn check_file_system(dir: &Path, findings: &mut Findings) {

@@ -92,6 +92,12 @@ fn the_doctor_looks_at_settings() {
     for said in ["caudal.flush.before.ack=false", "num.io.threads"] {
         assert!(notes.iter().any(|t| t.contains(said)), "{said}: {notes:#?}");
     }
+    let log_dir = dir.path().join("data");
+    std::fs::create_dir_all(log_dir.join("t-1")).unwrap();
+    std::fs::write(log_dir.join("t-0"), "").unwrap();
+    let (_, found) = doctor(&[file, "--offline", "--set", &format!("log.dirs={}", log_dir.display())]);
+    let bearing: Vec<String> = texts(&found, "problem").into_iter().filter(|t| t.contains("bears the name")).collect();
+    assert!(bearing.len() == 1 && bearing[0].contains("/t-0"), "{found:#}");
     let (code, found) = doctor(&[file, "--offline", "--set", "num.partitions=many"]);
     assert_eq!(code, Some(1));
     assert!(texts(&found, "problem").iter().any(|t| t.contains("num.partitions=many")), "{found:#}");

@@ -78,7 +78,10 @@ struct Settings {
 #[derive(Debug)]
 enum Event {
     Fetched(Fetched),
-    Positions(Found),
+    /// Where to begin to read a partition.
+    Position(Found),
+    /// A task has told all that it had to tell.
+    Done,
     Joined(u64, Result<Joined>),
     Rebalances(u64),
     HeartbeatsEnded(u64, HeartbeatEnd),
@@ -288,7 +291,8 @@ impl Consumer {
     fn on(&mut self, event: Event) {
         match event {
             Event::Fetched(fetched) => self.on_fetched(fetched),
-            Event::Positions(found) => self.on_positions(found),
+            Event::Position(found) => self.on_position(found),
+            Event::Done => {}
             Event::Joined(round, result) => self.on_joined(round, result),
             Event::Rebalances(round) => self.on_rebalances(round),
             Event::Told(round, assignment) => self.on_told(round, assignment),
@@ -343,24 +347,26 @@ impl Consumer {
         }
         let group = self.group_config.clone().map(|config| (config, self.membership.identity()));
         let (client, policy, isolation) = (self.client.clone(), self.settings.reset, self.settings.isolation);
-        self.tasks
-            .spawn(async move { Event::Positions(find_positions(client, group, lookups, policy, isolation).await) });
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
+            let found = |found| drop(events.send(Event::Position(found)));
+            find_positions(client, group, lookups, policy, isolation, found).await;
+            Event::Done
+        });
     }
 
-    fn on_positions(&mut self, found: Found) {
-        for (tp, epoch, result) in found {
-            let Some(partition) = self.partitions.get_mut(&tp).filter(|p| p.epoch == epoch) else { continue };
-            match result {
-                Ok(offset) => partition.seek(offset),
-                Err(error) if error.is_retriable() || is_passing(&error) => {
-                    tracing::warn!(%error, "cannot tell yet where to begin to read {tp}");
-                    partition.looking_up = false;
-                    partition.retry_at = Some(Instant::now() + Duration::from_secs(1));
-                }
-                Err(error) => {
-                    partition.looking_up = false;
-                    self.failure = Some(error);
-                }
+    fn on_position(&mut self, (tp, epoch, result): Found) {
+        let Some(partition) = self.partitions.get_mut(&tp).filter(|p| p.epoch == epoch) else { return };
+        match result {
+            Ok(offset) => partition.seek(offset),
+            Err(error) if error.is_retriable() || is_passing(&error) => {
+                tracing::warn!(%error, "cannot tell yet where to begin to read {tp}");
+                partition.looking_up = false;
+                partition.retry_at = Some(Instant::now() + Duration::from_secs(1));
+            }
+            Err(error) => {
+                partition.looking_up = false;
+                self.failure = Some(error);
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::admin::{CommittedOffset, is_coordinator_error};
 use crate::admin::{OFFSET_NAMES_VERSION, OffsetAndMetadata, commit_results, commit_topics, committed, offset_fetch};
 use crate::client::{Attempts, Client, Lane};
 use crate::error::{Error, Result, check};
-use crate::offsets::{Isolation, OffsetSpec};
+use crate::offsets::{Isolation, ListedOffset, OffsetSpec};
 
 /// `auto.offset.reset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,18 +49,18 @@ pub(super) struct Lookup {
     pub spec: Option<OffsetSpec>,
 }
 
-/// Answers per partition, each with the epoch of its question.
-pub(super) type Found = Vec<(TopicPartition, u64, Result<i64>)>;
+/// The answer for a partition, with the epoch of its question.
+pub(super) type Found = (TopicPartition, u64, Result<i64>);
 
-/// Finds the place to begin for each partition.
+/// Finds the place to begin for each partition; `found` hears of each as soon as it is known.
 pub(super) async fn find_positions(
     client: Client,
     group: Option<(Arc<GroupConfig>, Identity)>,
     lookups: Vec<Lookup>,
     policy: ResetPolicy,
     isolation: Isolation,
-) -> Found {
-    let mut found = Found::new();
+    mut found: impl FnMut(Found),
+) {
     let mut open: BTreeMap<TopicPartition, (u64, OffsetSpec)> = BTreeMap::new();
     let (by_group, direct): (Vec<Lookup>, Vec<Lookup>) = lookups.into_iter().partition(|l| l.spec.is_none());
     open.extend(direct.into_iter().filter_map(|l| l.spec.map(|spec| (l.partition, (l.epoch, spec)))));
@@ -73,12 +73,12 @@ pub(super) async fn find_positions(
                 Err(error) => Some(Err(error.clone())),
             };
             match (answer, policy.spec()) {
-                (Some(Ok(Some(offset))), _) => found.push((lookup.partition, lookup.epoch, Ok(offset.offset))),
-                (Some(Err(error)), _) => found.push((lookup.partition, lookup.epoch, Err(error))),
+                (Some(Ok(Some(offset))), _) => found((lookup.partition, lookup.epoch, Ok(offset.offset))),
+                (Some(Err(error)), _) => found((lookup.partition, lookup.epoch, Err(error))),
                 (_, Some(spec)) => drop(open.insert(lookup.partition, (lookup.epoch, spec))),
                 (_, None) => {
                     let error = Error::NoOffset { partition: lookup.partition.clone(), group: config.group_id.clone() };
-                    found.push((lookup.partition, lookup.epoch, Err(error)));
+                    found((lookup.partition, lookup.epoch, Err(error)));
                 }
             }
         }
@@ -88,25 +88,17 @@ pub(super) async fn find_positions(
                 Some(spec) => drop(open.insert(lookup.partition, (lookup.epoch, spec))),
                 None => {
                     let error = Error::NoOffset { partition: lookup.partition.clone(), group: String::new() };
-                    found.push((lookup.partition, lookup.epoch, Err(error)));
+                    found((lookup.partition, lookup.epoch, Err(error)));
                 }
             }
         }
     }
-    if open.is_empty() {
-        return found;
-    }
     let wanted: Vec<(TopicPartition, OffsetSpec)> = open.iter().map(|(tp, (_, spec))| (tp.clone(), *spec)).collect();
-    match client.list_offsets(&wanted, isolation).await {
-        Ok(listed) => {
-            for (tp, offset) in listed {
-                let epoch = open.get(&tp).map_or(0, |(epoch, _)| *epoch);
-                found.push((tp, epoch, offset.map(|o| o.offset)));
-            }
-        }
-        Err(error) => found.extend(open.into_iter().map(|(tp, (epoch, _))| (tp, epoch, Err(error.clone())))),
-    }
-    found
+    let listed = |tp: TopicPartition, offset: Result<ListedOffset>| {
+        let epoch = open.get(&tp).map_or(0, |(epoch, _)| *epoch);
+        found((tp, epoch, offset.map(|listed| listed.offset)));
+    };
+    client.list_offsets_in_turn(&wanted, isolation, listed).await;
 }
 
 /// Committed offsets, asked of the coordinator until it answers; open transactions are waited for (KIP-447).

@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use super::Record;
 use super::batch::{Batch, BatchState, Delivery};
 use super::partitioner::partition_of_key;
+use crate::metadata::TopicMetadata;
 
 /// Settings that matter while records gather.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +58,9 @@ pub(super) struct Accumulator {
 struct TopicQueue {
     name: Arc<str>,
     partitions: Vec<VecDeque<Batch>>,
-    /// Where records without a key go at present.
+    /// Where records without a key may go: the partitions that have a leader, or all if none has.
+    keyless: Vec<i32>,
+    /// Where they go at present.
     sticky: i32,
     /// Compressed bytes per byte, as far as known: `batch.size` counts what is sent, not what was handed over.
     ratio: f64,
@@ -101,18 +104,27 @@ impl Accumulator {
         }
     }
 
-    /// Takes a topic in, or notes that it has more partitions now.
-    pub(super) fn set_topic(&mut self, name: &str, partitions: usize) {
-        if let Some(topic) = self.by_name.get(name).and_then(|at| self.topics.get_mut(*at)) {
-            if topic.partitions.len() < partitions {
-                topic.partitions.resize_with(partitions, VecDeque::new);
-            }
-            return;
+    /// Takes a topic in, or notes that it has more partitions or other leaders now.
+    pub(super) fn set_topic(&mut self, found: &TopicMetadata) {
+        let (name, count) = (found.name.as_str(), found.partitions.len());
+        let led = found.partitions.iter().filter(|p| p.leader.is_some());
+        let mut keyless: Vec<i32> = led.map(|p| p.partition).collect();
+        if keyless.is_empty() {
+            keyless.extend(found.partitions.iter().map(|p| p.partition));
         }
-        self.by_name.insert(name.to_owned(), self.topics.len());
-        let sticky = pick_sticky(partitions, -1);
-        let partitions = std::iter::repeat_with(VecDeque::new).take(partitions).collect();
-        self.topics.push(TopicQueue { name: name.into(), partitions, sticky, ratio: 1.0 });
+        let at = *self.by_name.entry(name.to_owned()).or_insert(self.topics.len());
+        if at == self.topics.len() {
+            let (partitions, sticky) = (Vec::new(), pick_sticky(&keyless, -1));
+            self.topics.push(TopicQueue { name: name.into(), partitions, keyless: Vec::new(), sticky, ratio: 1.0 });
+        }
+        let Some(topic) = self.topics.get_mut(at) else { return };
+        if topic.partitions.len() < count {
+            topic.partitions.resize_with(count, VecDeque::new);
+        }
+        topic.keyless = keyless;
+        if !topic.keyless.contains(&topic.sticky) {
+            topic.sticky = pick_sticky(&topic.keyless, -1);
+        }
     }
 
     pub(super) fn topic_names(&self) -> Vec<String> {
@@ -160,7 +172,7 @@ impl Accumulator {
             if let Some(full) = queue.back_mut() {
                 full.full = true;
                 if sticky {
-                    topic.sticky = pick_sticky(count, partition);
+                    topic.sticky = pick_sticky(&topic.keyless, partition);
                 }
             } else {
                 self.active.push((at, partition));
@@ -213,8 +225,8 @@ impl Accumulator {
             self.active.retain(|active| *active != (topic, partition));
         }
         let topic = self.topics.get_mut(topic)?;
-        if topic.sticky == partition && topic.partitions.len() > 1 {
-            topic.sticky = pick_sticky(topic.partitions.len(), partition);
+        if topic.sticky == partition {
+            topic.sticky = pick_sticky(&topic.keyless, partition);
         }
         batch
     }
@@ -283,12 +295,12 @@ fn new_batch(id: u64, state: Arc<BatchState>, topic: usize, partition: i32, code
     }
 }
 
-/// Any partition but the last one.
-fn pick_sticky(partitions: usize, last: i32) -> i32 {
-    let count = i32::try_from(partitions).unwrap_or(i32::MAX);
-    if count <= 1 {
-        return 0;
+/// Any of the partitions, but not the last one if there are others.
+fn pick_sticky(partitions: &[i32], last: i32) -> i32 {
+    if partitions.len() <= 1 {
+        return partitions.first().copied().unwrap_or(0);
     }
-    let pick = rand::random_range(0..count);
-    if pick == last { (pick + 1) % count } else { pick }
+    let pick = rand::random_range(0..partitions.len());
+    let picked = |at: usize| partitions.get(at % partitions.len()).copied().unwrap_or(0);
+    if picked(pick) == last { picked(pick + 1) } else { picked(pick) }
 }

@@ -238,7 +238,7 @@ impl Producer {
         loop {
             match self.shared.client.fresh_topic(topic, true).await {
                 Ok(found) if !found.partitions.is_empty() => {
-                    self.shared.accumulator.lock().set_topic(topic, found.partitions.len());
+                    self.shared.accumulator.lock().set_topic(&found);
                     return Ok(());
                 }
                 Ok(_) => attempts.pause(Error::server(format!("describe topic '{topic}'"), 5, None)).await?,

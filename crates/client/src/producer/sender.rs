@@ -502,7 +502,7 @@ impl Sender {
             let result = shared.client.refresh_metadata(Some(names.clone()), true).await.map(drop);
             for name in names {
                 if let Some(topic) = shared.client.cached_topic(&name) {
-                    shared.accumulator.lock().set_topic(&name, topic.partitions.len());
+                    shared.accumulator.lock().set_topic(&topic);
                 }
             }
             Event::Refreshed(result)

@@ -2,6 +2,7 @@
 //! `conformance/run client`), otherwise a broker of ours in this process.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use caudal_broker::{Broker, BrokerConfig};
 use caudal_cluster::config::Properties;
@@ -24,8 +25,14 @@ impl OwnBroker {
 
     /// Stops and starts again: same data, same port.
     pub async fn restart(self) -> OwnBroker {
+        self.restart_after(|_| {}).await
+    }
+
+    /// As [`OwnBroker::restart`], with something done to its directory while it is down.
+    pub async fn restart_after(self, change: impl FnOnce(&Path)) -> OwnBroker {
         let (port, dir) = (self.addr().port(), self.dir);
         self.broker.shutdown().await;
+        change(dir.path());
         OwnBroker { broker: serve(&dir, port).await, dir }
     }
 }

@@ -1,6 +1,7 @@
 //! The consumer against a real cluster, see [`crate::cluster`].
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -327,5 +328,35 @@ async fn pass_through_restarts(protocol: (&str, &str)) {
     }
     assert_eq!(seen, (0..seen.len() as u32).collect::<Vec<_>>());
     consumer.close().await.unwrap();
+    drop(broker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_offline_keeps_nobody_from_the_others() {
+    let broker = OwnBroker::start().await;
+    let servers = broker.addr().to_string();
+    let topic = new_topic(&admin(&servers).await, "offline", 3).await;
+    for partition in 0..3 {
+        send(&servers, &topic, partition, 0..10).await;
+    }
+    let file_in_its_place = |dir: &Path| {
+        let place = dir.join(format!("{topic}-0"));
+        std::fs::rename(&place, dir.join("away")).unwrap();
+        std::fs::write(&place, "").unwrap();
+    };
+    let broker = broker.restart_after(file_in_its_place).await;
+    for protocol in ["classic", "consumer"] {
+        let properties = [("group.id", protocol), ("group.protocol", protocol), ("auto.offset.reset", "earliest")];
+        let mut consumer = consumer(&servers, &properties).await;
+        consumer.subscribe(Topics::names([&*topic])).unwrap();
+        let read = take(&mut consumer, 20).await;
+        assert!(read.iter().all(|record| record.partition != 0));
+    }
+    // Without a key a record goes where it can.
+    let producer = producer(&servers, &[]).await;
+    for _ in 0..30 {
+        let sent = producer.send(Record::new(&topic, None, Some(b"x"))).await.unwrap();
+        tokio::time::timeout(DEADLINE, sent).await.unwrap().unwrap();
+    }
     drop(broker);
 }
