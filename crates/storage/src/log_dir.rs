@@ -101,6 +101,8 @@ pub struct LogDir {
     producer_id_expiration_ms: AtomicI64,
     /// What the checkpoint files hold, as far as this process read or wrote them.
     checkpointed: Mutex<HashMap<&'static str, Offsets>>,
+    /// Where logs ended that the checkpoints know and that were not there.
+    missing: Offsets,
     /// Up to where logs were compacted; what `cleaner-offset-checkpoint` holds.
     cleaned: Mutex<Offsets>,
     /// The last run ended in an orderly way.
@@ -143,6 +145,8 @@ impl LogDir {
             disk,
         };
         let (logs, mut report, checkpointed) = open_logs(&shared, path, &config)?;
+        let mut missing = checkpointed.get(HIGH_WATERMARKS).cloned().unwrap_or_default();
+        missing.retain(|log, _| !logs.contains_key(log));
         checkpoint::remove_clean_shutdown(shared.disk.as_ref(), path)?;
         report.elapsed = begin.elapsed();
         let cleaned = read_offsets_or_none(shared.disk.as_ref(), &path.join(CLEANED_OFFSETS));
@@ -172,6 +176,7 @@ impl LogDir {
             doomed: Mutex::default(),
             clock: Mutex::new(clock),
             checkpointed: Mutex::new(checkpointed),
+            missing,
             cleaned: Mutex::new(cleaned),
             was_closed: report.clean_shutdown,
             lock,
@@ -238,9 +243,9 @@ impl LogDir {
         self.unusable.get(topic_partition)
     }
 
-    /// The end of the log of a partition as the last checkpoint before it was lost, deleted or closed knew it.
+    /// The end of a log that was not there when the directory was opened, as the last checkpoint before knew it.
     pub fn known_end(&self, topic_partition: &TopicPartition) -> Option<i64> {
-        self.checkpointed.lock().get(HIGH_WATERMARKS)?.get(topic_partition).copied()
+        self.missing.get(topic_partition).copied()
     }
 
     /// All logs, in no particular order.

@@ -302,8 +302,17 @@ fn a_log_that_cannot_be_used_is_left_out() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, _) = open(temp.path());
     append_records(&create(&dir, LogConfig::default()), 3);
+    let named = |name: &str| TopicLog {
+        topic_partition: TopicPartition::new(name, 0),
+        topic_id: Some(TOPIC_ID),
+        config: LogConfig::default(),
+    };
+    for name in ["third", "lost"] {
+        append_records(&dir.create_log(named(name)).unwrap(), 3);
+    }
     dir.close(-1).unwrap();
     drop(dir);
+    ["third-0", "lost-0"].iter().for_each(|name| fs::remove_dir_all(temp.path().join(name)).unwrap());
     let segment = temp.path().join("other-0/00000000000000000000.log");
     fs::create_dir_all(&segment).unwrap();
     fs::write(temp.path().join("third-0"), "").unwrap();
@@ -311,16 +320,12 @@ fn a_log_that_cannot_be_used_is_left_out() {
     let (dir, report) = open(temp.path());
     assert_eq!(read_all(&dir.log(&tp()).unwrap(), 0), expected(0, 3));
     assert_eq!(report.unusable.iter().map(|found| &found.path).collect::<Vec<_>>(), [&segment]);
-    assert_eq!((dir.known_end(&tp()), dir.known_end(&TopicPartition::new("other", 0))), (Some(3), None));
     for (name, path) in [("other", "other-0/00000000000000000000.log"), ("third", "third-0"), ("fourth", "fourth-0")] {
-        let log = TopicLog {
-            topic_partition: TopicPartition::new(name, 0),
-            topic_id: Some(TOPIC_ID),
-            config: LogConfig::default(),
-        };
-        let refused = dir.create_log(log).unwrap_err();
+        let refused = dir.create_log(named(name)).unwrap_err();
         assert!(matches!(&refused, OpenError::Unusable(found) if found.path == temp.path().join(path)), "{refused}");
     }
+    let known_end = |name: &str| dir.known_end(&TopicPartition::new(name, 0));
+    assert_eq!((known_end("lost"), known_end("third"), known_end("other")), (Some(3), Some(3), None));
     // What is known of a log is known when it is put right.
     dir.log(&tp()).unwrap().delete_records_before(2).unwrap();
     dir.close(-1).unwrap();
