@@ -133,11 +133,8 @@ impl Attempts {
     /// As [`Attempts::pause`], whatever the error is.
     pub(crate) async fn wait(&mut self, error: Error) -> Result<()> {
         self.failures += 1;
-        if self.failures > self.retries {
-            return Err(error);
-        }
         let wait = self.backoff.wait(self.failures);
-        if Instant::now() + wait >= self.deadline {
+        if self.failures > self.retries || Instant::now() + wait >= self.deadline {
             return Err(self.gave_up(error));
         }
         tracing::debug!(%error, attempt = self.failures, "trying again to {}", self.what);
@@ -145,8 +142,11 @@ impl Attempts {
         Ok(())
     }
 
-    /// What a call fails with that has no time left.
+    /// What a call fails with that has no tries or no time left.
     pub(crate) fn gave_up(&self, cause: Error) -> Error {
+        if self.failures > self.retries {
+            return cause;
+        }
         Error::Timeout {
             what: self.what.clone(),
             timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),

@@ -114,8 +114,8 @@ impl Accumulator {
         }
         let at = *self.by_name.entry(name.to_owned()).or_insert(self.topics.len());
         if at == self.topics.len() {
-            let (partitions, sticky) = (Vec::new(), pick_sticky(&keyless, -1));
-            self.topics.push(TopicQueue { name: name.into(), partitions, keyless: Vec::new(), sticky, ratio: 1.0 });
+            let (partitions, keyless) = (Vec::new(), Vec::new());
+            self.topics.push(TopicQueue { name: name.into(), partitions, keyless, sticky: -1, ratio: 1.0 });
         }
         let Some(topic) = self.topics.get_mut(at) else { return };
         if topic.partitions.len() < count {
