@@ -251,12 +251,12 @@ config_table! {
     "socket.connection.setup.timeout.max.ms" Long "30000" Any Medium fixed idle "";
     "socket.connection.setup.timeout.ms" Long "10000" Any Medium fixed idle "";
     "socket.listen.backlog.size" Int "50" AtLeast(1) Medium fixed idle "";
-    "socket.receive.buffer.bytes" Int "102400" Any High fixed acts
-        "Receive buffer of a connection's socket, in bytes; -1: what the system gives.";
+    "socket.receive.buffer.bytes" Int "524288" Any High fixed acts
+        "Receive buffer of a connection's socket, in bytes; -1: what the system gives. Kafka's default is 102400.";
     "socket.request.max.bytes" Int "104857600" AtLeast(1) High fixed acts
         "Largest request that is read, in bytes.";
-    "socket.send.buffer.bytes" Int "102400" Any High fixed acts
-        "Send buffer of a connection's socket, in bytes; -1: what the system gives.";
+    "socket.send.buffer.bytes" Int "204800" Any High fixed acts
+        "Send buffer of a connection's socket, in bytes; -1: what the system gives. Kafka's default is 102400.";
     "transaction.abort.timed.out.transaction.cleanup.interval.ms" Int "10000" AtLeast(1) Low fixed acts
         "How often transactions are looked for that take longer than their timeout.";
     "transaction.max.timeout.ms" Int "900000" AtLeast(1) High fixed acts
