@@ -19,7 +19,7 @@ use crate::config::ClientConfig;
 use crate::connection::{ConnectOptions, Connection};
 use crate::error::{Error, Result, check};
 use crate::metadata::{Cluster, Node, TopicMetadata};
-use crate::outage::Outage;
+use crate::outage::{Outage, Stall};
 use crate::request::Request;
 
 /// The endpoint type of brokers, and that of controllers (KIP-919).
@@ -114,6 +114,7 @@ pub(crate) struct Attempts {
     timeout: Duration,
     deadline: Instant,
     failures: u32,
+    stall: Stall,
 }
 
 impl Attempts {
@@ -138,6 +139,7 @@ impl Attempts {
             return Err(self.gave_up(error));
         }
         tracing::debug!(%error, attempt = self.failures, "trying again to {}", self.what);
+        self.stall.failed(&error);
         tokio::time::sleep(wait).await;
         Ok(())
     }
@@ -216,6 +218,7 @@ impl Client {
             timeout,
             deadline: Instant::now() + timeout,
             failures: 0,
+            stall: Stall::default(),
         }
     }
 
@@ -294,7 +297,8 @@ impl Client {
         if let Some(at) = failures.retry_at {
             tokio::time::sleep_until(at.into()).await;
         }
-        match Connection::open(&host, port, &self.inner.options).await {
+        let opening = Connection::open(&host, port, &self.inner.options);
+        match self.inner.outage.watch(format!("{host}:{port}"), opening).await {
             Ok(connection) => {
                 *failures = Failures::default();
                 self.inner.outage.is_over();

@@ -33,7 +33,10 @@ pub enum Error {
     Encode { request: &'static str, source: EncodeError },
     #[error("failed to find broker {node_id} in the cluster's metadata: it has left, or is still starting")]
     UnknownNode { node_id: i32 },
-    #[error("failed to find a leader for {partition}: its broker is down; the partition is offline until it is back")]
+    #[error(
+        "failed to find a leader for {partition}: its broker, or the log directory it lies in, is away; the partition is \
+         offline until that is back"
+    )]
     NoLeader { partition: TopicPartition },
     #[error("failed to read {partition}: {source}")]
     Batch { partition: TopicPartition, source: BatchError },

@@ -96,25 +96,19 @@ fn asked_format() -> Format {
     })
 }
 
-/// Logs if somebody asks for it: for tools and commands, which otherwise print what they have to say.
-pub fn start_if_asked() {
-    if let Some(levels) = asked_levels() {
-        tracing_subscriber::registry().with(lines(&levels)).try_init().unwrap_or_default();
-    }
-}
-
 /// Logs to standard error, as asked or else at `level`.
 pub fn start(level: &str) {
     let levels = asked_levels().unwrap_or_else(|| level.to_owned());
     tracing_subscriber::registry().with(lines(&levels)).try_init().unwrap_or_default();
 }
 
-/// As [`start`]; also tells when a broker has been away for a while, and with `interrupt` what Ctrl-C does then.
+/// As [`start`]; also tells what has been waited for for a while, a broker or what it does not have yet, and with
+/// `interrupt` what Ctrl-C does then.
 pub fn start_waiting(level: &str, interrupt: &'static str) {
     let levels = asked_levels().unwrap_or_else(|| level.to_owned());
     let quiet = Targets::new().with_default(LevelFilter::TRACE).with_target(OUTAGE_TARGET, LevelFilter::OFF);
     let waiting = Targets::new().with_target(OUTAGE_TARGET, Level::INFO);
-    let waiting = Waiting { interrupt, told: parking_lot::Mutex::new(false) }.with_filter(waiting);
+    let waiting = Waiting { interrupt, told: parking_lot::Mutex::default() }.with_filter(waiting);
     tracing_subscriber::registry().with(lines(&levels).with_filter(quiet)).with(waiting).try_init().unwrap_or_default();
 }
 
@@ -131,32 +125,48 @@ where
     text.with_filter(filter).boxed()
 }
 
-/// Prints the client's outages, one at a time however many connections notice.
+/// Prints the client's outages, one at a time however many connections notice, and what else it waits for.
 struct Waiting {
     interrupt: &'static str,
-    told: parking_lot::Mutex<bool>,
+    told: parking_lot::Mutex<Told>,
+}
+
+/// What was told and is not over.
+#[derive(Default)]
+struct Told {
+    outage: bool,
+    /// What brokers that answer do not have yet. Each call finds it out by itself, and a later one may say the same.
+    reason: Option<String>,
+}
+
+impl Told {
+    /// Takes an event in; whether it is news.
+    fn is_news(&mut self, starts: bool, target: &str, message: &str) -> bool {
+        match (target == WAITING_TARGET, starts) {
+            (false, _) => std::mem::replace(&mut self.outage, starts) != starts,
+            (true, true) => self.reason.replace(message.to_owned()).is_none_or(|told| told != message),
+            (true, false) => self.reason.take().is_some(),
+        }
+    }
 }
 
 impl<S: Subscriber> Layer<S> for Waiting {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let is_outage = *event.metadata().level() == Level::WARN;
-        if std::mem::replace(&mut *self.told.lock(), is_outage) == is_outage {
-            return;
-        }
+        let (starts, target) = (*event.metadata().level() == Level::WARN, event.metadata().target());
         let mut message = Message(String::new());
         event.record(&mut message);
-        match (is_outage, event.metadata().target() == WAITING_TARGET) {
+        if !self.told.lock().is_news(starts, target, &message.0) {
+            return;
+        }
+        match (starts, target == WAITING_TARGET) {
             (true, false) => {
                 tell!("Waiting for a broker: {}\n`caudal up` starts one; {}.", message.0, self.interrupt);
             }
             (true, true) => {
                 tell!("Still trying: {}\n{}.", message.0, capitalized(self.interrupt));
             }
-            (false, false) => {
-                tell!("The broker answers again.");
-            }
-            (false, true) => {
-                tell!("Records are written again.");
+            (false, _) => {
+                tell!("{}.", capitalized(&message.0));
             }
         }
     }
@@ -180,6 +190,22 @@ impl Visit for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_wait_is_told_once() {
+        let mut told = Told::default();
+        let mut is_news = |starts, target, message| told.is_news(starts, target, message);
+        assert!(is_news(true, OUTAGE_TARGET, "broker 1 is away"));
+        assert!(!is_news(true, OUTAGE_TARGET, "broker 2 is away"), "one outage at a time");
+        assert!(is_news(true, WAITING_TARGET, "t-0 has no leader"));
+        assert!(!is_news(true, WAITING_TARGET, "t-0 has no leader"));
+        assert!(is_news(true, WAITING_TARGET, "group g has no coordinator"));
+        assert!(
+            is_news(false, OUTAGE_TARGET, "a broker answers") && !is_news(false, OUTAGE_TARGET, "a broker answers")
+        );
+        assert!(is_news(false, WAITING_TARGET, "all is well") && !is_news(false, WAITING_TARGET, "all is well"));
+        assert!(is_news(true, WAITING_TARGET, "group g has no coordinator"), "it is so anew");
+    }
 
     #[test]
     fn mistyped_levels_are_refused() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use caudal_client::admin::{ConfigResourceType, OffsetAndMetadata};
-use caudal_client::{Admin, ClientConfig, Error, Isolation, ListedOffset, OffsetSpec};
+use caudal_client::{Admin, ClientConfig, Error, Isolation, ListedOffset, OUTAGE_TARGET, OffsetSpec};
 use caudal_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use caudal_protocol::messages::create_topics_request::CreatableTopic;
 use caudal_protocol::messages::create_topics_response::CreatableTopicResult;
@@ -80,7 +80,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Connects by Kafka's client properties. While no broker answers it tries again for `patience`, so that a tool may be
-    /// started together with the broker; when that lasts, it says so once on standard error.
+    /// started together with the broker; when that lasts, it tells so as the client tells of outages.
     pub async fn connect(config: ClientConfig, patience: Duration) -> Result<Cluster, CallError> {
         let start = Instant::now();
         let deadline = start + patience;
@@ -88,14 +88,15 @@ impl Cluster {
         let mut is_told = patience < SILENCE * 2;
         loop {
             match Admin::connect(config.clone()).await {
-                Ok(admin) => return Ok(Cluster { admin }),
+                Ok(admin) => {
+                    tracing::info!(target: OUTAGE_TARGET, "the broker answers");
+                    return Ok(Cluster { admin });
+                }
                 // A name that nobody knows is more likely a typo than a host to come.
                 Err(error) if error.is_retriable() && !is_lookup(&error) && Instant::now() < deadline => {
                     if !is_told && start.elapsed() >= SILENCE {
-                        super::tell!(
-                            "Waiting for a broker, {} seconds at most: {error}\n`caudal up` starts one; Ctrl-C gives up.",
-                            patience.as_secs()
-                        );
+                        let seconds = patience.as_secs();
+                        tracing::warn!(target: OUTAGE_TARGET, "{error} ({seconds} seconds at most)");
                         is_told = true;
                     }
                     tokio::time::sleep(Duration::from_millis(200)).await;

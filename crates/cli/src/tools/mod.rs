@@ -41,6 +41,9 @@ use caudal_cluster::config::Properties;
 use cluster::Cluster;
 use options::{Opt, OptionError, Parsed};
 
+/// What Ctrl-C does while a tool waits for a broker.
+const INTERRUPT: &str = "Ctrl-C gives up";
+
 /// How long the end of a tool may be held up by a broker that is gone.
 const GOODBYE: std::time::Duration = std::time::Duration::from_secs(3);
 
@@ -138,7 +141,10 @@ pub fn find(program: &str) -> Option<&'static Tool> {
 impl Tool {
     /// Runs the tool with the arguments after its name.
     pub fn run(&self, args: Vec<String>) -> ExitCode {
-        crate::logging::start_if_asked();
+        // The server has a log, which it starts itself.
+        if self.name != server_start::TOOL.name {
+            crate::logging::start_waiting("off", INTERRUPT);
+        }
         match (self.run)(self, args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(stop) => self.stop(stop),

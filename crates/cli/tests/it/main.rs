@@ -16,3 +16,4 @@ mod server;
 #[cfg(feature = "engine")]
 mod sql;
 mod topics;
+mod waiting;

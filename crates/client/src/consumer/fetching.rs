@@ -15,6 +15,7 @@ use crate::client::{ANY_VERSION, Lane};
 use crate::config::ClientConfig;
 use crate::error::{Error, Result};
 use crate::fetch::request::{Limits, Position, batches, flatten, position};
+use crate::outage::Stall;
 
 /// The state of fetching.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) struct Fetching {
     nodes: HashMap<i32, NodeState>,
     refreshing: bool,
     refresh_at: Option<Instant>,
+    /// Partitions to read have no leader.
+    leaderless: Stall,
 }
 
 #[derive(Debug, Default)]
@@ -34,10 +37,10 @@ struct NodeState {
     retry_at: Option<Instant>,
 }
 
-/// The answer of a broker, or of a look for leaders (`node` is `None`).
+/// The answer of a broker.
 #[derive(Debug)]
 pub(super) struct Fetched {
-    node: Option<i32>,
+    node: i32,
     /// What was asked: partition, epoch of its state, offset.
     asked: HashMap<TopicPartition, (u64, i64)>,
     result: Result<FetchResponse>,
@@ -57,6 +60,7 @@ impl Fetching {
             nodes: HashMap::new(),
             refreshing: false,
             refresh_at: None,
+            leaderless: Stall::default(),
         }
     }
 
@@ -95,6 +99,8 @@ impl Consumer {
         }
         if leaderless {
             self.refresh_leaders(now);
+        } else {
+            self.fetching.leaderless.is_over("every partition has a leader again");
         }
         for (node, positions) in wanted {
             let state = self.fetching.nodes.entry(node).or_default();
@@ -116,7 +122,7 @@ impl Consumer {
         self.tasks.spawn(async move {
             let timeout = client.request_timeout() + wait;
             let result = client.send_on(node, Lane::Fetch, &request, ANY_VERSION, timeout).await;
-            Event::Fetched(Fetched { node: Some(node), asked, result })
+            Event::Fetched(Fetched { node, asked, result })
         });
     }
 
@@ -130,24 +136,37 @@ impl Consumer {
         topics.dedup();
         let client = self.client.clone();
         let create = client.config().flag("allow.auto.create.topics");
-        self.tasks.spawn(async move {
-            let result = client.refresh_metadata(Some(topics), create).await.map(|_| FetchResponse::default());
-            Event::Fetched(Fetched { node: None, asked: HashMap::new(), result })
-        });
+        self.tasks.spawn(async move { Event::Leaders(client.refresh_metadata(Some(topics), create).await) });
+    }
+
+    /// What came of a look for leaders: the topics that could not be described.
+    pub(super) fn on_leaders(&mut self, described: Result<Vec<(String, i16)>>) {
+        self.fetching.refreshing = false;
+        self.fetching.refresh_at = Some(Instant::now() + self.client.retry_backoff().wait(1));
+        match described {
+            Ok(failed) => {
+                if let Some(error) = self.leaderless(&failed) {
+                    self.fetching.leaderless.failed(&error);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot find the leaders of the partitions to read"),
+        }
+    }
+
+    /// Why the first of the partitions to read that have no leader has none.
+    fn leaderless(&self, failed: &[(String, i16)]) -> Option<Error> {
+        let mut wanted = self.partitions.iter().filter(|(_, state)| state.is_fetchable());
+        wanted.find_map(|(tp, _)| {
+            let error = self.client.leader(&tp.topic, tp.partition).err()?;
+            let topic = failed.iter().find(|(name, _)| *name == tp.topic);
+            Some(topic.map_or(error, |(name, code)| Error::server(format!("find topic '{name}'"), *code, None)))
+        })
     }
 
     pub(super) fn on_fetched(&mut self, fetched: Fetched) {
         let now = Instant::now();
         let backoff = self.client.retry_backoff();
-        let Some(node) = fetched.node else {
-            self.fetching.refreshing = false;
-            self.fetching.refresh_at = Some(now + backoff.wait(1));
-            if let Err(error) = fetched.result {
-                tracing::warn!(%error, "cannot find the leaders of the partitions to read");
-            }
-            return;
-        };
-        let state = self.fetching.nodes.entry(node).or_default();
+        let state = self.fetching.nodes.entry(fetched.node).or_default();
         state.in_flight = false;
         state.retry_at = None;
         let response = match fetched.result {

@@ -78,6 +78,7 @@ struct Settings {
 #[derive(Debug)]
 enum Event {
     Fetched(Fetched),
+    Leaders(Result<Vec<(String, i16)>>),
     /// Where to begin to read a partition.
     Position(Found),
     /// A task has told all that it had to tell.
@@ -291,6 +292,7 @@ impl Consumer {
     fn on(&mut self, event: Event) {
         match event {
             Event::Fetched(fetched) => self.on_fetched(fetched),
+            Event::Leaders(described) => self.on_leaders(described),
             Event::Position(found) => self.on_position(found),
             Event::Done => {}
             Event::Joined(round, result) => self.on_joined(round, result),

@@ -17,7 +17,7 @@ use crate::outage::WAITING_TARGET;
 /// Decompressed size up to which a batch that the broker found too large is taken apart.
 const SPLIT_LIMIT_BYTES: usize = 1 << 30;
 /// How long a batch may be on its way before anything is said.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Sender {
     /// With `acks=0` nobody answers: what has gone to the socket counts as sent.
