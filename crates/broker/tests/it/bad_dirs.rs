@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use caudal_broker::StartError;
-use caudal_protocol::ErrorCode;
 use caudal_protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;
 use caudal_protocol::messages::describe_log_dirs_response::DescribeLogDirsResponse;
 use caudal_protocol::messages::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
@@ -15,6 +14,8 @@ use caudal_protocol::messages::list_offsets_request::{ListOffsetsPartition, List
 use caudal_protocol::messages::list_offsets_response::ListOffsetsResponse;
 use caudal_protocol::messages::metadata_request::MetadataRequest;
 use caudal_protocol::messages::metadata_response::MetadataResponse;
+use caudal_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
+use caudal_protocol::{ErrorCode, TopicPartition};
 use caudal_storage::crash::CrashDisk;
 use caudal_storage::{Disk, RealDisk};
 
@@ -214,6 +215,33 @@ fn a_partition_whose_directory_cannot_be_used_is_offline_alone() {
     let mut client = broker.connect();
     assert_eq!(produce(&mut client, "t", in_c, batch(1, 10)).base_offset, 0);
     assert_eq!(places(&mut client, "t", in_c), [("c".to_owned(), false)]);
+}
+
+/// The log was lost while the directory of others was not there, so that it does not begin anew.
+#[test]
+fn what_was_known_of_a_lost_log_is_known_until_its_topic_is_gone() {
+    let (broker, in_c) = filled();
+    let log = TopicPartition::new("t", in_c);
+    let known_end = |broker: &TestBroker| {
+        let path = broker.path().join("c");
+        let dir = broker.context().replicas.log_dirs.iter().find(|dir| dir.path == path).unwrap();
+        dir.log_dir.known_end(&log)
+    };
+    let dir = broker.end(true);
+    let (b, b_kept) = (dir.path().join("b"), dir.path().join("b-kept"));
+    std::fs::rename(&b, &b_kept).unwrap();
+    std::fs::remove_dir_all(dir.path().join("c").join(log.to_string())).unwrap();
+    let mut broker = start(dir);
+    for round in 0..3 {
+        broker.create_topic(&format!("new-{round}"), 2);
+        assert_eq!(known_end(&broker), Some(1), "round {round}");
+        let refused = produce(&mut broker.connect(), "t", in_c, batch(1, 10));
+        assert_eq!(refused.error_code, STORAGE.code());
+        broker = start(broker.end(round % 2 == 0));
+    }
+    let request = DeleteTopicsRequest { topic_names: vec!["t".into()], timeout_ms: 10_000, ..Default::default() };
+    let deleted: DeleteTopicsResponse = broker.connect().ask(&request, 5);
+    assert_eq!((deleted.responses[0].error_code, known_end(&broker)), (0, None));
 }
 
 /// A new partition has nothing to lose.
