@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use caudal_broker::StartError;
+use caudal_broker::{BrokerConfig, StartError};
 use caudal_protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;
 use caudal_protocol::messages::describe_log_dirs_response::DescribeLogDirsResponse;
 use caudal_protocol::messages::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
@@ -423,6 +423,46 @@ fn a_directory_that_vanishes_is_not_made_again() {
 
 fn health(broker: &TestBroker) -> String {
     ask(broker, "GET /health HTTP/1.1\r\n\r\n")
+}
+
+#[test]
+fn health_tells_of_a_partition_that_is_offline_alone() {
+    let (broker, in_c) = filled();
+    let dir = broker.end(true);
+    let (place, kept) = (dir.path().join(format!("c/t-{in_c}")), dir.path().join("kept"));
+    let start_with_http = |dir: tempfile::TempDir| {
+        let paths: Vec<PathBuf> = DIRS.iter().map(|name| dir.path().join(name)).collect();
+        let change = |config: &mut BrokerConfig| {
+            config.http_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+            config.log_dir = paths[0].clone();
+            config.log_dirs = paths;
+        };
+        TestBroker::start_in(dir, change).unwrap()
+    };
+    let segment = place.join("00000000000000000000.log");
+    std::fs::rename(&place, &kept).unwrap();
+    let file: fn(&Path) = |place| std::fs::write(place, "").unwrap();
+    let dangling: fn(&Path) = |place| std::os::unix::fs::symlink("nowhere", place).unwrap();
+    let damaged: fn(&Path) = |place| std::fs::create_dir_all(place.join("00000000000000000000.log")).unwrap();
+    let mut dir = dir;
+    for (spoil, path) in [(file, &place), (dangling, &place), (damaged, &segment)] {
+        spoil(&place);
+        let broker = start_with_http(dir);
+        let told = health(&broker);
+        assert!(told.starts_with("HTTP/1.1 200") && told.contains("\"status\":\"degraded\""), "{told}");
+        assert!(told.contains("\"log_dir\":\"ok\"") && told.contains(&format!("t-{in_c} is offline: ")), "{told}");
+        assert!(told.contains(&path.display().to_string()) && told.contains("Then restart"), "{told}");
+        let live = ask(&broker, "GET /health/live HTTP/1.1\r\n\r\n");
+        assert!(live.starts_with("HTTP/1.1 200") && live.contains("\"status\":\"ok\""), "{live}");
+        dir = broker.end(true);
+        match place.is_dir() {
+            true => std::fs::remove_dir_all(&place).unwrap(),
+            false => std::fs::remove_file(&place).unwrap(),
+        }
+    }
+    std::fs::rename(&kept, &place).unwrap();
+    let told = health(&start_with_http(dir));
+    assert!(told.contains("\"status\":\"ok\"") && told.contains("\"partitions\":\"ok\""), "{told}");
 }
 
 #[test]
