@@ -120,7 +120,7 @@ impl LogDirs {
     }
 
     /// Why the log of a partition that is not new cannot be opened, where it is the one that the metadata means.
-    pub fn unusable(&self, partition: &TopicPartition, directory: Option<Uuid>) -> Option<&Unusable> {
+    pub fn unusable(&self, partition: &TopicPartition, directory: Option<Uuid>) -> Option<Unusable> {
         let (id, found) = self.iter().find_map(|dir| Some((dir.id, dir.log_dir.unusable(partition)?)))?;
         let is_held = self.iter().any(|dir| dir.log_dir.log(partition).is_some());
         (!is_held || directory == Some(id)).then_some(found)

@@ -89,8 +89,9 @@ pub struct LogDir {
     shared: Shared,
     config: LogDirConfig,
     logs: RwLock<HashMap<TopicPartition, Arc<Log>>>,
-    /// Those that could not be opened.
-    unusable: HashMap<TopicPartition, Unusable>,
+    /// Those that could not be opened, or created for what is in their place. They stay so until the next start: what an operator puts
+    /// there meanwhile is not touched half done.
+    unusable: RwLock<HashMap<TopicPartition, Unusable>>,
     /// Logs on their way here from another directory.
     futures: RwLock<HashMap<TopicPartition, Arc<Log>>>,
     /// Held while logs are created or deleted.
@@ -161,7 +162,7 @@ impl LogDir {
             shared,
             config,
             logs: RwLock::new(logs),
-            unusable: report.unusable.iter().map(|found| (found.log.clone(), found.clone())).collect(),
+            unusable: RwLock::new(report.unusable.iter().map(|found| (found.log.clone(), found.clone())).collect()),
             futures: RwLock::default(),
             changing: Mutex::new(()),
             flusher,
@@ -220,8 +221,8 @@ impl LogDir {
     }
 
     /// Why the log of a partition that is here could not be opened.
-    pub fn unusable(&self, topic_partition: &TopicPartition) -> Option<&Unusable> {
-        self.unusable.get(topic_partition)
+    pub fn unusable(&self, topic_partition: &TopicPartition) -> Option<Unusable> {
+        self.unusable.read().get(topic_partition).cloned()
     }
 
     /// All logs, in no particular order.
@@ -253,7 +254,7 @@ impl LogDir {
         }
         self.check_place()?;
         if let Some(unusable) = self.unusable(&log.topic_partition) {
-            return Err(unusable.clone().into());
+            return Err(unusable.into());
         }
         // First of all the way: where something is in it, what is known of the log is still of use.
         let cleared = self.clear_way(&log.topic_partition);
@@ -261,7 +262,14 @@ impl LogDir {
             self.clear_checkpoints(&log.topic_partition)?;
             Log::create(&self.shared, log.topic_partition.clone(), log.topic_id, log.config)
         });
-        let created = created.or_else(|error| Err(OpenError::Unusable(unusable(self.disk().as_ref(), error)?)))?;
+        let created = created.or_else(|error| {
+            let unusable = unusable(self.disk().as_ref(), error)?;
+            // Where nothing is, only the directory around it does not allow it yet.
+            if std::fs::symlink_metadata(self.path().join(unusable.log.to_string())).is_ok() {
+                self.unusable.write().insert(unusable.log.clone(), unusable.clone());
+            }
+            Err(OpenError::Unusable(unusable))
+        })?;
         self.has_begun(&log.topic_partition);
         self.logs.write().insert(log.topic_partition, Arc::clone(&created));
         Ok(created)

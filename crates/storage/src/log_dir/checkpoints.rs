@@ -67,7 +67,7 @@ impl LogDir {
     /// it is kept. The files follow with the next checkpoint.
     pub fn forget_absent(&self, belongs: impl Fn(&TopicPartition) -> bool) {
         let _changing = self.changing.lock();
-        let is_kept = |log: &TopicPartition| self.unusable.contains_key(log) || belongs(log);
+        let is_kept = |log: &TopicPartition| self.unusable(log).is_some() || belongs(log);
         let mut gone = Vec::new();
         self.files.lock().absent.retain(|log, _| {
             let is_kept = is_kept(log);

@@ -89,10 +89,15 @@ fn what_is_in_the_way_of_a_log_does_not_cost_what_is_known_of_it() {
         dir.checkpoint().unwrap();
         assert_eq!(known(&dir), [KNOWN, KNOWN, (None, Some(4))]);
     }
+    let (dir, _) = open(temp.path());
+    ["a", "b"].iter().for_each(|topic| _ = dir.create_log(wanted(topic)).unwrap_err());
     for (place, name) in place.iter().zip(["a-0", "b-0"]) {
         fs::remove_file(place).unwrap();
         fs::rename(away.path().join(name), place).unwrap();
     }
+    // What was put back is not taken for what a deletion left.
+    ["a", "b"].iter().for_each(|topic| _ = dir.create_log(wanted(topic)).unwrap_err());
+    drop(dir);
     let (dir, _) = open(temp.path());
     for topic in ["a", "b"] {
         let log = dir.log(&named(topic)).unwrap();
