@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use caudal_cluster::MetadataImage;
 use caudal_cluster::log::METADATA_TOPIC;
 use caudal_protocol::{TopicPartition, Uuid};
 use caudal_storage::{Log, LogDir, Offline, OpenError, TopicLog, Unusable};
@@ -119,7 +120,7 @@ impl LogDirs {
     }
 
     /// Why the log of a partition that is not new cannot be opened, where it is the one that the metadata means.
-    pub fn unusable(&self, partition: &TopicPartition, directory: Option<Uuid>) -> Option<&Unusable> {
+    pub fn unusable(&self, partition: &TopicPartition, directory: Option<Uuid>) -> Option<Unusable> {
         let (id, found) = self.iter().find_map(|dir| Some((dir.id, dir.log_dir.unusable(partition)?)))?;
         let is_held = self.iter().any(|dir| dir.log_dir.log(partition).is_some());
         (!is_held || directory == Some(id)).then_some(found)
@@ -202,6 +203,19 @@ impl LogDirs {
     /// Whether a partition was created or moved since this was last asked.
     pub fn take_moved(&self) -> bool {
         self.moved.swap(false, Ordering::AcqRel)
+    }
+
+    /// Lets go of what the checkpoints of directories know of logs that are not there, except where the metadata says that they
+    /// belong there, or does not say where.
+    pub fn forget_absent(&self, image: &MetadataImage, node_id: i32) {
+        for dir in self.all() {
+            let id = self.id_of(dir);
+            dir.forget_absent(|name| {
+                let partition = image.partition(&name.topic, name.partition);
+                let partition = partition.filter(|partition| id.is_some() && partition.replicas.contains(&node_id));
+                partition.is_some_and(|partition| partition.directory_of(node_id).is_none_or(|at| Some(at) == id))
+            });
+        }
     }
 
     /// The directories that are out of use, and why.

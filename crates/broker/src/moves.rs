@@ -68,6 +68,8 @@ enum Tried {
     Ended,
     /// There is no space.
     Waits,
+    /// It failed, and had been asked for again meanwhile.
+    Again,
 }
 
 /// Keeps a log from being compacted while it is copied.
@@ -101,6 +103,8 @@ struct Move {
     topic_id: Uuid,
     to: Arc<LogDir>,
     given_up: AtomicBool,
+    /// Since the last try began. Whoever asked was answered that the move is under way, and is owed a try.
+    asked_again: AtomicBool,
     /// Held while the exchange is made, so that a move is given up before it or finds the partition moved.
     replacement: Mutex<Option<Replacement>>,
 }
@@ -108,7 +112,8 @@ struct Move {
 impl Move {
     fn new(topic_id: Uuid, to: &Arc<LogDir>, replacement: Option<Replacement>) -> Arc<Move> {
         let replacement = Mutex::new(replacement);
-        Arc::new(Move { topic_id, to: to.clone(), given_up: AtomicBool::new(false), replacement })
+        let [given_up, asked_again] = [false; 2].map(AtomicBool::new);
+        Arc::new(Move { topic_id, to: to.clone(), given_up, asked_again, replacement })
     }
 
     fn is_given_up(&self) -> bool {
@@ -215,6 +220,7 @@ impl Moves {
         let mut running = self.running.lock();
         if let Some(other) = running.get(name) {
             if Arc::ptr_eq(&other.to, to) && other.topic_id == wanted.topic_id {
+                other.asked_again.store(true, Ordering::Release);
                 return Ok(());
             }
             other.give_up();
@@ -239,6 +245,7 @@ impl Moves {
     }
 
     fn run(&self, ctx: &Context, wanted: &Partition, moving: &Arc<Move>) -> Tried {
+        moving.asked_again.store(false, Ordering::Release);
         let result = carry_out(ctx, wanted, moving);
         let source = current(ctx, wanted).map(|partition| partition.log.clone());
         if let (Err(error), Some(source)) = (&result, &source)
@@ -257,17 +264,21 @@ impl Moves {
             return Tried::Waits;
         }
         let was_given_up = moving.is_given_up();
-        // What stays is gone on with by the next start.
-        if !self.is_stopping() && source.is_none_or(|source| source.check_online().is_ok()) {
-            moving.give_up();
+        let (partition, to) = (&wanted.name, moving.to.path().display());
+        let is_over = result.is_ok() || source.is_none();
+        let is_kept = source.as_ref().is_some_and(|source| source.check_online().is_err());
+        if !self.end(partition, moving, is_over, is_kept) {
+            if let (Err(error), Some(source)) = (result, source) {
+                tracing::warn!(%partition, %to, "failed to move: {error}. It was asked for again meanwhile, and begins anew");
+                if let Err(error) = moving.start_anew(&source) {
+                    tracing::debug!(%partition, %error, "nothing stands for a move");
+                }
+            }
+            return Tried::Again;
+        }
+        if moving.is_given_up() {
             moving.to.remove_doomed();
         }
-        let mut running = self.running.lock();
-        if running.get(&wanted.name).is_some_and(|current| Arc::ptr_eq(current, moving)) {
-            running.remove(&wanted.name);
-        }
-        drop(running);
-        let (partition, to) = (&wanted.name, moving.to.path().display());
         match result {
             Ok(true) => tracing::info!(%partition, %to, "moved"),
             _ if was_given_up => tracing::info!(%partition, %to, "not moved: something else was asked for"),
@@ -278,6 +289,24 @@ impl Moves {
             }
         }
         Tried::Ended
+    }
+
+    /// Takes a move off the list. Not where it was asked for again before it failed: then it is to be tried again, and the answer
+    /// is `false`. Under one lock with [`Moves::begin`], so that who asks later finds it gone. `is_kept`: what was copied stays for
+    /// the next start to go on with, as it does when the broker stops.
+    fn end(&self, name: &TopicPartition, moving: &Arc<Move>, is_over: bool, is_kept: bool) -> bool {
+        let mut running = self.running.lock();
+        let is_listed = running.get(name).is_some_and(|current| Arc::ptr_eq(current, moving));
+        if is_listed && !is_over && !is_kept && moving.asked_again.load(Ordering::Acquire) {
+            return false;
+        }
+        if !is_kept && !self.is_stopping() {
+            moving.give_up();
+        }
+        if is_listed {
+            running.remove(name);
+        }
+        true
     }
 
     /// Ends all moves: the broker stops.
@@ -319,8 +348,12 @@ async fn keep_trying(ctx: Arc<Context>, partition: Arc<Partition>, moving: Arc<M
         let (here, wanted, to) = (ctx.clone(), partition.clone(), moving.clone());
         match tokio::task::spawn_blocking(move || here.moves.run(&here, &wanted, &to)).await {
             Ok(Tried::Waits) => {}
+            Ok(Tried::Again) => continue,
             Ok(Tried::Ended) => return,
-            Err(error) => return tracing::error!("a move between log directories failed: {error}"),
+            Err(error) => {
+                ctx.moves.end(&partition.name, &moving, true, true);
+                return tracing::error!("a move between log directories failed: {error}");
+            }
         }
         drop(permit);
         let until = Instant::now() + pause;

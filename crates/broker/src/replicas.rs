@@ -63,6 +63,7 @@ impl Replicas {
             self.follow_topic(topic, known, changed, (before, after))
         });
         self.topics.replace(TopicsView::new(topics.collect::<Vec<_>>()));
+        self.log_dirs.forget_absent(after, self.node_id);
         if before.is_none() {
             self.tell_offline(after);
         }

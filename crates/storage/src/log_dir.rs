@@ -1,5 +1,6 @@
 //! A log directory: its lock, its checkpoints, the logs in it.
 
+mod checkpoints;
 mod future;
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,10 +13,9 @@ use std::time::{Duration, Instant};
 
 use caudal_protocol::{TopicPartition, Uuid};
 use parking_lot::{Mutex, RwLock};
+use rustix::io::Errno;
 
-use crate::checkpoint::{
-    self, CLEANED_OFFSETS, CheckpointError, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS, StoredClock,
-};
+use crate::checkpoint::{self, CLEANED_OFFSETS, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS, StoredClock};
 use crate::config::LogConfig;
 use crate::disk::{DirLock, Disk, OpenMode};
 use crate::error::{Offline, OpenError, Unusable, is_unusable};
@@ -24,6 +24,7 @@ use crate::histogram::Histogram;
 use crate::log::recover::{Checkpoints, Shared};
 use crate::log::{DirHealth, Log, LogRecovery, wall_clock_ms};
 use crate::segment::LOG_SUFFIX;
+use checkpoints::{Absent, Written};
 
 /// How a log directory works.
 #[derive(Clone, Debug)]
@@ -88,8 +89,9 @@ pub struct LogDir {
     shared: Shared,
     config: LogDirConfig,
     logs: RwLock<HashMap<TopicPartition, Arc<Log>>>,
-    /// Those that could not be opened.
-    unusable: HashMap<TopicPartition, Unusable>,
+    /// Those that could not be opened, or created for what is in their place. They stay so until the next start: what an operator puts
+    /// there meanwhile is not touched half done.
+    unusable: RwLock<HashMap<TopicPartition, Unusable>>,
     /// Logs on their way here from another directory.
     futures: RwLock<HashMap<TopicPartition, Arc<Log>>>,
     /// Held while logs are created or deleted.
@@ -99,10 +101,8 @@ pub struct LogDir {
     doomed: Mutex<Vec<(Instant, PathBuf)>>,
     clock: Mutex<RetentionClock>,
     producer_id_expiration_ms: AtomicI64,
-    /// What the checkpoint files hold, as far as this process read or wrote them.
-    checkpointed: Mutex<HashMap<&'static str, Offsets>>,
-    /// Where logs ended that the checkpoints know and that were not there.
-    missing: Offsets,
+    written: Mutex<Written>,
+    absent: Mutex<Absent>,
     /// Up to where logs were compacted; what `cleaner-offset-checkpoint` holds.
     cleaned: Mutex<Offsets>,
     /// The last run ended in an orderly way.
@@ -116,11 +116,6 @@ const STRAY_SUFFIX: &str = "-stray";
 /// Kafka's, of logs on their way to another directory.
 const FUTURE_SUFFIX: &str = "-future";
 const UNIQUE_DIGITS: usize = 32;
-/// See [`LogDir::checkpoint_grown`]. A start scans about 1 GiB a second.
-const GROWN_TOGETHER_BYTES: u64 = 128 << 20;
-/// Smaller logs are not worth the fsyncs of their indexes.
-const GROWN_BYTES: u64 = 16 << 20;
-
 impl LogDir {
     /// Locks the directory (created when missing), recovers and opens all logs in it.
     pub fn open(path: &Path, config: LogDirConfig, disk: Arc<dyn Disk>) -> Result<(LogDir, RecoveryReport), OpenError> {
@@ -144,12 +139,11 @@ impl LogDir {
             flush_before_ack: config.flush_before_ack,
             disk,
         };
-        let (logs, mut report, checkpointed) = open_logs(&shared, path, &config)?;
-        let mut missing = checkpointed.get(HIGH_WATERMARKS).cloned().unwrap_or_default();
-        missing.retain(|log, _| !logs.contains_key(log));
+        let (logs, mut report, mut read) = open_logs(&shared, path, &config)?;
         checkpoint::remove_clean_shutdown(shared.disk.as_ref(), path)?;
         report.elapsed = begin.elapsed();
-        let cleaned = read_offsets_or_none(shared.disk.as_ref(), &path.join(CLEANED_OFFSETS));
+        let absent = Absent::new(&read, |log| logs.contains_key(log));
+        let cleaned = read.remove(CLEANED_OFFSETS).unwrap_or_default();
         let clock = checkpoint::read_retention_clock(shared.disk.as_ref(), path).unwrap_or_else(|error| {
             tracing::warn!(%error, "retention goes by the wall clock");
             None
@@ -169,30 +163,20 @@ impl LogDir {
             shared,
             config,
             logs: RwLock::new(logs),
-            unusable: report.unusable.iter().map(|found| (found.log.clone(), found.clone())).collect(),
+            unusable: RwLock::new(report.unusable.iter().map(|found| (found.log.clone(), found.clone())).collect()),
             futures: RwLock::default(),
             changing: Mutex::new(()),
             flusher,
             doomed: Mutex::default(),
             clock: Mutex::new(clock),
-            checkpointed: Mutex::new(checkpointed),
-            missing,
+            written: Mutex::new(read),
+            absent: Mutex::new(absent),
             cleaned: Mutex::new(cleaned),
             was_closed: report.clean_shutdown,
             lock,
         };
         dir.settle_damage(&report);
         Ok((dir, report))
-    }
-
-    /// What was kept of damaged logs counts as durable from here on, and the next start has to know: by the damaged bytes alone it
-    /// might take them for a torn tail, and cut what was acknowledged behind them.
-    fn settle_damage(&self, report: &RecoveryReport) {
-        if report.logs.iter().any(|(_, found)| !found.corrupt.is_empty())
-            && let Err(error) = self.write_checkpoints()
-        {
-            tracing::warn!(dir = %self.path().display(), %error, "checkpoints not written");
-        }
     }
 
     pub fn path(&self) -> &Path {
@@ -239,13 +223,8 @@ impl LogDir {
     }
 
     /// Why the log of a partition that is here could not be opened.
-    pub fn unusable(&self, topic_partition: &TopicPartition) -> Option<&Unusable> {
-        self.unusable.get(topic_partition)
-    }
-
-    /// The end of a log that was not there when the directory was opened, as the last checkpoint before knew it.
-    pub fn known_end(&self, topic_partition: &TopicPartition) -> Option<i64> {
-        self.missing.get(topic_partition).copied()
+    pub fn unusable(&self, topic_partition: &TopicPartition) -> Option<Unusable> {
+        self.unusable.read().get(topic_partition).cloned()
     }
 
     /// All logs, in no particular order.
@@ -277,17 +256,23 @@ impl LogDir {
         }
         self.check_place()?;
         if let Some(unusable) = self.unusable(&log.topic_partition) {
-            return Err(unusable.clone().into());
+            return Err(unusable.into());
         }
-        if self.checkpointed.lock().values().any(|offsets| offsets.contains_key(&log.topic_partition)) {
-            // What the checkpoints say is about a log of that name that was deleted.
-            self.write_checkpoints()?;
-        }
-        self.forget_cleaned_offset(&log.topic_partition)?;
-        let created = self
-            .clear_way(&log.topic_partition)
-            .and_then(|()| Log::create(&self.shared, log.topic_partition.clone(), log.topic_id, log.config));
-        let created = created.or_else(|error| Err(OpenError::Unusable(unusable(self.disk().as_ref(), error)?)))?;
+        // First of all the way: where something is in it, what is known of the log is still of use.
+        let cleared = self.clear_way(&log.topic_partition);
+        let created = cleared.and_then(|()| {
+            self.clear_checkpoints(&log.topic_partition)?;
+            Log::create(&self.shared, log.topic_partition.clone(), log.topic_id, log.config)
+        });
+        let created = created.or_else(|error| {
+            let unusable = unusable(self.disk().as_ref(), error)?;
+            // Where nothing is, only the directory around it does not allow it yet.
+            if std::fs::symlink_metadata(self.path().join(unusable.log.to_string())).is_ok() {
+                self.unusable.write().insert(unusable.log.clone(), unusable.clone());
+            }
+            Err(OpenError::Unusable(unusable))
+        })?;
+        self.has_begun(&log.topic_partition);
         self.logs.write().insert(log.topic_partition, Arc::clone(&created));
         Ok(created)
     }
@@ -340,7 +325,8 @@ impl LogDir {
         let failed = |source| OpenError::Log { log: topic_partition.clone(), dir: dir.clone(), source };
         let disk = self.disk().as_ref();
         if !disk.exists(&dir).map_err(failed)? {
-            return Ok(());
+            let is_dangling = std::fs::read_link(&dir).is_ok();
+            return if is_dangling { Err(failed(Errno::EXIST.into())) } else { Ok(()) };
         }
         let is_segment = |name: &str| Path::new(name).extension().is_some_and(|suffix| suffix == LOG_SUFFIX);
         for entry in disk.list(&dir).map_err(failed)?.iter().filter(|entry| is_segment(&entry.name)) {
@@ -364,93 +350,6 @@ impl LogDir {
         self.disk().rename(dir, &away).map_err(failed)?;
         self.disk().sync_dir(self.path()).map_err(failed)?;
         Ok(away)
-    }
-
-    /// Makes everything durable, indexes and producer state included, and writes the checkpoint files, so that a
-    /// crash from here on has little to recover. To be called every minute or so.
-    pub fn checkpoint(&self) -> Result<(), OpenError> {
-        self.checkpoint_of(&self.logs())
-    }
-
-    fn checkpoint_of(&self, logs: &[Arc<Log>]) -> Result<(), OpenError> {
-        for log in logs {
-            if let Err(error) = log.checkpoint() {
-                self.shared.health.check()?;
-                tracing::warn!(log = %log.topic_partition(), %error, "not checkpointed");
-            }
-        }
-        let _changing = self.changing.lock();
-        self.write_checkpoints()
-    }
-
-    /// Checkpoints the logs that have grown most once all together have grown much, so that a crash leaves little to scan however
-    /// fast they are written. To be called every second or so. Without effect where acknowledgements do not wait for fsync:
-    /// there a checkpoint would write what the system may still hold back.
-    pub fn checkpoint_grown(&self) -> Result<(), OpenError> {
-        if !self.config.flush_before_ack {
-            return Ok(());
-        }
-        let mut grown = self.logs();
-        grown.retain(|log| log.grown_bytes() >= GROWN_BYTES);
-        if grown.iter().map(|log| log.grown_bytes()).sum::<u64>() < GROWN_TOGETHER_BYTES {
-            return Ok(());
-        }
-        self.checkpoint_of(&grown)
-    }
-
-    /// The caller holds `changing`.
-    fn write_checkpoints(&self) -> Result<(), OpenError> {
-        let logs = self.logs();
-        let disk = self.disk().as_ref();
-        let mut checkpointed = self.checkpointed.lock();
-        let mut write = |name: &'static str, offset: &dyn Fn(&Log) -> Option<i64>| {
-            let mut offsets: Offsets =
-                logs.iter().filter_map(|log| Some((log.topic_partition().clone(), offset(log)?))).collect();
-            // They are put right some day.
-            let known = checkpointed.get(name).into_iter().flatten();
-            let unusable = known.filter(|(log, _)| self.unusable.contains_key(*log));
-            offsets.extend(unusable.map(|(log, offset)| (log.clone(), *offset)));
-            if checkpointed.get(name) != Some(&offsets) {
-                checkpoint::write_offsets(disk, &self.path().join(name), &offsets)?;
-                checkpointed.insert(name, offsets);
-            }
-            Ok::<(), CheckpointError>(())
-        };
-        write(RECOVERY_POINTS, &|log| Some(log.recovery_point().max(0)))?;
-        // As in Kafka: only where the start is not simply that of the first segment.
-        write(LOG_START_OFFSETS, &|log| {
-            let start = log.log_start_offset();
-            (log.first_segment_base() != Some(start)).then_some(start)
-        })?;
-        // Recovery counts on it: what is only in the page cache stays out.
-        write(HIGH_WATERMARKS, &|log| Some(log.durable_end_offset().min(log.synced_offset())))?;
-        let unstored = self.clock.lock().unstored(wall_clock_ms(), Instant::now());
-        if let Some(clock) = unstored {
-            checkpoint::write_retention_clock(disk, self.path(), clock)?;
-            self.clock.lock().stored = Some(clock);
-        }
-        Ok(())
-    }
-
-    /// Up to where a log was compacted.
-    pub fn cleaned_offset(&self, topic_partition: &TopicPartition) -> Option<i64> {
-        self.cleaned.lock().get(topic_partition).copied()
-    }
-
-    /// Notes, durably, up to where a log was compacted.
-    pub(crate) fn set_cleaned_offset(&self, log: &Log, offset: i64) -> Result<(), CheckpointError> {
-        let mut cleaned = self.cleaned.lock();
-        cleaned.insert(log.topic_partition().clone(), offset);
-        checkpoint::write_offsets(self.disk().as_ref(), &self.path().join(CLEANED_OFFSETS), &cleaned)
-    }
-
-    /// Another log of that name begins anew.
-    fn forget_cleaned_offset(&self, topic_partition: &TopicPartition) -> Result<(), CheckpointError> {
-        let mut cleaned = self.cleaned.lock();
-        match cleaned.remove(topic_partition) {
-            None => Ok(()),
-            Some(_) => checkpoint::write_offsets(self.disk().as_ref(), &self.path().join(CLEANED_OFFSETS), &cleaned),
-        }
     }
 
     /// Starts the flushes that `flush.ms` of topics asks for. To be called every second or so; without effect when
@@ -567,6 +466,7 @@ fn unusable(disk: &dyn Disk, error: OpenError) -> Result<Unusable, OpenError> {
     }
 }
 
+/// Of logs, by their partitions.
 type Offsets = BTreeMap<TopicPartition, i64>;
 type OpenedLog = Result<(Arc<Log>, LogRecovery), Unusable>;
 type Opened = (HashMap<TopicPartition, Arc<Log>>, RecoveryReport, HashMap<&'static str, Offsets>);
@@ -583,9 +483,9 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
     let disk = shared.disk.as_ref();
     let dir_failed = |source| OpenError::Dir { dir: path.to_owned(), source };
     let clean_shutdown = checkpoint::is_clean_shutdown(disk, path)?;
-    let read = |name: &str| read_offsets_or_none(disk, &path.join(name));
-    let (recovery_points, start_offsets) = (read(RECOVERY_POINTS), read(LOG_START_OFFSETS));
-    let (high_watermarks, cleaned) = (read(HIGH_WATERMARKS), read(CLEANED_OFFSETS));
+    let files = [RECOVERY_POINTS, LOG_START_OFFSETS, HIGH_WATERMARKS, CLEANED_OFFSETS];
+    let read = HashMap::from(files.map(|file| (file, read_offsets_or_none(disk, &path.join(file)))));
+    let known = |file: &str, log: &TopicPartition| read.get(file)?.get(log).copied();
     let mut report = RecoveryReport { clean_shutdown, ..RecoveryReport::default() };
     let mut partitions = Vec::new();
     for entry in disk.list(path).map_err(dir_failed)?.into_iter().filter(|entry| entry.is_dir) {
@@ -603,10 +503,10 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
         while let Some(topic_partition) = partitions.get(next.fetch_add(1, Ordering::Relaxed)) {
             let checkpoints = Checkpoints {
                 clean_shutdown,
-                recovery_point: recovery_points.get(topic_partition).copied(),
-                log_start_offset: start_offsets.get(topic_partition).copied(),
-                high_watermark: high_watermarks.get(topic_partition).copied(),
-                compacted: cleaned.contains_key(topic_partition),
+                recovery_point: known(RECOVERY_POINTS, topic_partition),
+                log_start_offset: known(LOG_START_OFFSETS, topic_partition),
+                high_watermark: known(HIGH_WATERMARKS, topic_partition),
+                compacted: known(CLEANED_OFFSETS, topic_partition).is_some(),
             };
             let log = Log::open(shared, topic_partition.clone(), config.log.clone(), checkpoints);
             opened.push(log.map(Ok).or_else(|error| unusable(disk, error).map(Err))?);
@@ -642,12 +542,7 @@ fn open_logs(shared: &Shared, path: &Path, config: &LogDirConfig) -> Result<Open
             }
         }
     }
-    let checkpointed = HashMap::from([
-        (RECOVERY_POINTS, recovery_points),
-        (LOG_START_OFFSETS, start_offsets),
-        (HIGH_WATERMARKS, high_watermarks),
-    ]);
-    Ok((logs, report, checkpointed))
+    Ok((logs, report, read))
 }
 
 /// Wall-clock time for retention that does not jump ahead: between two looks it advances by at most what a monotonic

@@ -6,6 +6,10 @@ use caudal_storage::Offline;
 
 use crate::context::Context;
 use crate::log_dirs::LogDirs;
+use crate::topics::TopicsView;
+
+/// As many partitions are told of one by one.
+const NAMED_MOST: usize = 5;
 
 /// How bad something is.
 #[derive(Debug)]
@@ -35,6 +39,7 @@ impl Health {
         let checks = vec![
             ("broker", State::Ok),
             ("log_dir", log_dirs(&ctx.replicas.log_dirs)),
+            ("partitions", partitions(&ctx.topics.view())),
             ("groups", loading(ctx.groups.readiness_to_list())),
             ("transactions", transactions.map_or(State::Ok, loading)),
         ];
@@ -85,6 +90,23 @@ fn log_dirs(dirs: &LogDirs) -> State {
     }
 }
 
+/// A partition whose log is not there or cannot be used is offline, alone or with its directory.
+fn partitions(view: &TopicsView) -> State {
+    let all = view.iter().flat_map(|topic| topic.offline.iter().map(|(index, why)| (&*topic.name, *index, why)));
+    let mut offline: Vec<_> = all.collect();
+    offline.sort_unstable();
+    let count = offline.len();
+    if count == 0 {
+        return State::Ok;
+    }
+    let named = offline.iter().take(NAMED_MOST).map(|(topic, index, why)| format!("{topic}-{index} is offline: {why}"));
+    let mut problems: Vec<String> = named.collect();
+    if count > NAMED_MOST {
+        problems.push(format!("{} more are offline", count - NAMED_MOST));
+    }
+    State::Degraded(problems.join("; "))
+}
+
 fn push_string(text: &mut String, value: &str) {
     text.push('"');
     for c in value.chars() {
@@ -102,7 +124,27 @@ fn push_string(text: &mut String, value: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use caudal_protocol::Uuid;
+
     use super::*;
+    use crate::topics::Topic;
+
+    #[test]
+    fn partitions_that_are_offline_are_told() {
+        let view = |count| {
+            let offline: BTreeMap<i32, String> = (0..count).map(|index| (index, format!("why {index}"))).collect();
+            TopicsView::new([Topic { name: "t".into(), id: Uuid([7; 16]), partitions: Vec::new(), offline }])
+        };
+        let told = |count| match partitions(&view(count)) {
+            State::Degraded(text) => text.split("; ").map(str::to_owned).collect(),
+            state => vec![format!("{state:?}")],
+        };
+        assert_eq!(told(0), ["Ok"]);
+        assert_eq!(told(2), ["t-0 is offline: why 0", "t-1 is offline: why 1"]);
+        assert_eq!((told(5).len(), told(7).len(), told(7).pop().unwrap()), (5, 6, "2 more are offline".to_owned()));
+    }
 
     #[test]
     fn text_is_quoted() {

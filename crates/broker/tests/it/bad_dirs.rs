@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use caudal_broker::StartError;
-use caudal_protocol::ErrorCode;
+use caudal_broker::{BrokerConfig, StartError};
 use caudal_protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;
 use caudal_protocol::messages::describe_log_dirs_response::DescribeLogDirsResponse;
 use caudal_protocol::messages::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
@@ -15,6 +14,8 @@ use caudal_protocol::messages::list_offsets_request::{ListOffsetsPartition, List
 use caudal_protocol::messages::list_offsets_response::ListOffsetsResponse;
 use caudal_protocol::messages::metadata_request::MetadataRequest;
 use caudal_protocol::messages::metadata_response::MetadataResponse;
+use caudal_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
+use caudal_protocol::{ErrorCode, TopicPartition};
 use caudal_storage::crash::CrashDisk;
 use caudal_storage::{Disk, RealDisk};
 
@@ -216,6 +217,33 @@ fn a_partition_whose_directory_cannot_be_used_is_offline_alone() {
     assert_eq!(places(&mut client, "t", in_c), [("c".to_owned(), false)]);
 }
 
+/// The log was lost while the directory of others was not there, so that it does not begin anew.
+#[test]
+fn what_was_known_of_a_lost_log_is_known_until_its_topic_is_gone() {
+    let (broker, in_c) = filled();
+    let log = TopicPartition::new("t", in_c);
+    let known_end = |broker: &TestBroker| {
+        let path = broker.path().join("c");
+        let dir = broker.context().replicas.log_dirs.iter().find(|dir| dir.path == path).unwrap();
+        dir.log_dir.known_end(&log)
+    };
+    let dir = broker.end(true);
+    let (b, b_kept) = (dir.path().join("b"), dir.path().join("b-kept"));
+    std::fs::rename(&b, &b_kept).unwrap();
+    std::fs::remove_dir_all(dir.path().join("c").join(log.to_string())).unwrap();
+    let mut broker = start(dir);
+    for round in 0..3 {
+        broker.create_topic(&format!("new-{round}"), 2);
+        assert_eq!(known_end(&broker), Some(1), "round {round}");
+        let refused = produce(&mut broker.connect(), "t", in_c, batch(1, 10));
+        assert_eq!(refused.error_code, STORAGE.code());
+        broker = start(broker.end(round % 2 == 0));
+    }
+    let request = DeleteTopicsRequest { topic_names: vec!["t".into()], timeout_ms: 10_000, ..Default::default() };
+    let deleted: DeleteTopicsResponse = broker.connect().ask(&request, 5);
+    assert_eq!((deleted.responses[0].error_code, known_end(&broker)), (0, None));
+}
+
 /// A new partition has nothing to lose.
 #[test]
 fn what_bears_the_name_of_a_new_partition_is_left_alone() {
@@ -395,6 +423,46 @@ fn a_directory_that_vanishes_is_not_made_again() {
 
 fn health(broker: &TestBroker) -> String {
     ask(broker, "GET /health HTTP/1.1\r\n\r\n")
+}
+
+#[test]
+fn health_tells_of_a_partition_that_is_offline_alone() {
+    let (broker, in_c) = filled();
+    let dir = broker.end(true);
+    let (place, kept) = (dir.path().join(format!("c/t-{in_c}")), dir.path().join("kept"));
+    let start_with_http = |dir: tempfile::TempDir| {
+        let paths: Vec<PathBuf> = DIRS.iter().map(|name| dir.path().join(name)).collect();
+        let change = |config: &mut BrokerConfig| {
+            config.http_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+            config.log_dir = paths[0].clone();
+            config.log_dirs = paths;
+        };
+        TestBroker::start_in(dir, change).unwrap()
+    };
+    let segment = place.join("00000000000000000000.log");
+    std::fs::rename(&place, &kept).unwrap();
+    let file: fn(&Path) = |place| std::fs::write(place, "").unwrap();
+    let dangling: fn(&Path) = |place| std::os::unix::fs::symlink("nowhere", place).unwrap();
+    let damaged: fn(&Path) = |place| std::fs::create_dir_all(place.join("00000000000000000000.log")).unwrap();
+    let mut dir = dir;
+    for (spoil, path) in [(file, &place), (dangling, &place), (damaged, &segment)] {
+        spoil(&place);
+        let broker = start_with_http(dir);
+        let told = health(&broker);
+        assert!(told.starts_with("HTTP/1.1 200") && told.contains("\"status\":\"degraded\""), "{told}");
+        assert!(told.contains("\"log_dir\":\"ok\"") && told.contains(&format!("t-{in_c} is offline: ")), "{told}");
+        assert!(told.contains(&path.display().to_string()) && told.contains("Then restart"), "{told}");
+        let live = ask(&broker, "GET /health/live HTTP/1.1\r\n\r\n");
+        assert!(live.starts_with("HTTP/1.1 200") && live.contains("\"status\":\"ok\""), "{live}");
+        dir = broker.end(true);
+        match place.is_dir() {
+            true => std::fs::remove_dir_all(&place).unwrap(),
+            false => std::fs::remove_file(&place).unwrap(),
+        }
+    }
+    std::fs::rename(&kept, &place).unwrap();
+    let told = health(&start_with_http(dir));
+    assert!(told.contains("\"status\":\"ok\"") && told.contains("\"partitions\":\"ok\""), "{told}");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Several log directories: where partitions go, moving them while they are written, kills meanwhile, one that fails.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use caudal_broker::StartError;
@@ -19,6 +21,7 @@ use caudal_protocol::messages::metadata_request::MetadataRequest;
 use caudal_protocol::messages::metadata_response::MetadataResponse;
 use caudal_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 use caudal_storage::crash::CrashDisk;
+use caudal_storage::disk::{DirLock, DiskFile, Entry, OpenMode};
 use caudal_storage::{Disk, RealDisk};
 
 use crate::fetch::{offsets, request};
@@ -308,6 +311,100 @@ fn the_last_of_many_wishes_counts() {
         let strange: Vec<_> = names.filter(|name| name.ends_with("-future") || name.ends_with("-stray")).collect();
         assert!(strange.is_empty(), "{strange:?}");
     }
+}
+
+/// Lets one file not be opened, when the test says so.
+#[derive(Debug, Default)]
+struct Gate(Mutex<Option<Failure>>);
+
+#[derive(Debug)]
+struct Failure {
+    /// A log in it.
+    dir: PathBuf,
+    reached: Sender<()>,
+    goes_on: Receiver<()>,
+}
+
+impl Disk for Gate {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let is_log = path.extension().is_some_and(|suffix| suffix == "log");
+        let failure = self.0.lock().unwrap().take_if(|failure| is_log && path.parent() == Some(&failure.dir));
+        if let Some(failure) = failure {
+            failure.reached.send(()).unwrap();
+            failure.goes_on.recv_timeout(Duration::from_secs(60)).unwrap();
+            let too_many_open_files = 24;
+            return Err(io::Error::from_raw_os_error(too_many_open_files));
+        }
+        RealDisk.open(path, mode)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        RealDisk.list(dir)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.exists(path)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.create_dir_all(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_file(path)
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.remove_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DirLock>> {
+        RealDisk.lock(path)
+    }
+}
+
+/// The disk has failed the move already when it is asked for again, and the broker does not know yet.
+#[test]
+fn a_move_that_is_asked_for_while_it_fails_is_made() {
+    let gate = Arc::new(Gate::default());
+    let broker = start_in(gate.clone(), &DIRS, tempfile::tempdir().unwrap()).unwrap();
+    broker.create_topic("t", 1);
+    let mut client = broker.connect();
+    (0..3).for_each(|_| _ = produce(&mut client, "t", 0, batch(1, 10)));
+    let home = places(&mut client, "t", 0)[0].0.clone();
+    let other = DIRS.iter().find(|name| **name != home).unwrap();
+    let target = broker.path().join(other);
+    let fail = || {
+        let ((reached, has_reached), (go_on, goes_on)) = (channel(), channel());
+        *gate.0.lock().unwrap() = Some(Failure { dir: target.join("t-0"), reached, goes_on });
+        (has_reached, go_on)
+    };
+    let (has_reached, go_on) = fail();
+    assert_eq!(alter(&mut client, &target, "t", 0), ErrorCode::None);
+    has_reached.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert_eq!(alter(&mut client, &target, "t", 0), ErrorCode::None);
+    go_on.send(()).unwrap();
+    wait_until("moved", || is_in(&mut client, "t", other));
+    assert_eq!(read(&mut client, "t"), [0, 1, 2]);
+    // Asked for once, it fails once, and the next one is another.
+    assert_eq!(alter(&mut client, &broker.path().join(&home), "t", 0), ErrorCode::None);
+    wait_until("moved back", || is_in(&mut client, "t", &home));
+    let (has_reached, go_on) = fail();
+    assert_eq!(alter(&mut client, &target, "t", 0), ErrorCode::None);
+    has_reached.recv_timeout(Duration::from_secs(60)).unwrap();
+    go_on.send(()).unwrap();
+    wait_until("it is given up", || is_in(&mut client, "t", &home));
+    assert_eq!(alter(&mut client, &target, "t", 0), ErrorCode::None);
+    wait_until("moved", || is_in(&mut client, "t", other));
+    assert_eq!(read(&mut client, "t"), [0, 1, 2]);
 }
 
 #[test]

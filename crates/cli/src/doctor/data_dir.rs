@@ -119,9 +119,21 @@ pub fn partitions(dir: &Path) -> usize {
     named_as_partitions(dir).count()
 }
 
-/// What is in the place of a partition's directory.
+/// What is in the place of a partition's directory, or of a segment in it.
 fn check_logs(dir: &Path, findings: &mut Findings) {
-    for path in named_as_partitions(dir).filter(|path| !path.is_dir()) {
+    let fix = "restore what was there from a backup, or move it away, and the partition goes on without it, empty if that was all; then \
+               restart";
+    for path in named_as_partitions(dir) {
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path());
+            let is_segment = |path: &Path| path.extension().is_some_and(|suffix| suffix == "log");
+            for entry in entries.filter(|entry| is_segment(entry) && entry.is_dir()) {
+                let text =
+                    format!("{} is a directory in place of a segment: its partition is offline", entry.display());
+                findings.problem(CHECK, text, fix);
+            }
+            continue;
+        }
         let what = match fs::read_link(&path) {
             Ok(target) => format!("a link to {}, which is no directory", target.display()),
             Err(_) => "no directory".to_owned(),
@@ -129,7 +141,7 @@ fn check_logs(dir: &Path, findings: &mut Findings) {
         findings.problem(
             CHECK,
             format!("{} bears the name of a partition and is {what}: that partition is offline", path.display()),
-            "restore what was there from a backup, or move it away, and the partition begins anew, empty; then restart",
+            fix,
         );
     }
 }

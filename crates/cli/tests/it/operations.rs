@@ -93,11 +93,16 @@ fn the_doctor_looks_at_settings() {
         assert!(notes.iter().any(|t| t.contains(said)), "{said}: {notes:#?}");
     }
     let log_dir = dir.path().join("data");
-    std::fs::create_dir_all(log_dir.join("t-1")).unwrap();
+    let segment = log_dir.join("t-1/00000000000000000000.log");
+    std::fs::create_dir_all(&segment).unwrap();
+    std::fs::write(log_dir.join("t-1/00000000000000000007.log"), "").unwrap();
     std::fs::write(log_dir.join("t-0"), "").unwrap();
     let (_, found) = doctor(&[file, "--offline", "--set", &format!("log.dirs={}", log_dir.display())]);
     let bearing: Vec<String> = texts(&found, "problem").into_iter().filter(|t| t.contains("bears the name")).collect();
     assert!(bearing.len() == 1 && bearing[0].contains("/t-0"), "{found:#}");
+    let problems = texts(&found, "problem");
+    let damaged: Vec<&String> = problems.iter().filter(|t| t.contains("in place of a segment")).collect();
+    assert!(damaged.len() == 1 && damaged[0].contains(&segment.display().to_string()), "{found:#}");
     let (code, found) = doctor(&[file, "--offline", "--set", "num.partitions=many"]);
     assert_eq!(code, Some(1));
     assert!(texts(&found, "problem").iter().any(|t| t.contains("num.partitions=many")), "{found:#}");

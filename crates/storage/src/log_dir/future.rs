@@ -99,11 +99,12 @@ impl LogDir {
             compacted: cleaned.is_some(),
         };
         let log = self.take_in(topic_partition, future.dir(), &future.config(), checkpoints)?;
+        self.has_begun(topic_partition);
         future.shut();
         self.futures.write().remove(topic_partition);
         // It has arrived, whatever becomes of these: they only save work.
         let noted = cleaned.map_or(Ok(()), |cleaned| self.set_cleaned_offset(&log, cleaned).map_err(OpenError::from));
-        if let Err(error) = noted.and_then(|()| self.write_checkpoints()) {
+        if let Err(error) = noted.and_then(|()| Ok(self.write_checkpoints()?)) {
             tracing::warn!(dir = %self.path().display(), %error, "checkpoints not written");
         }
         Ok(log)

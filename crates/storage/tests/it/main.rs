@@ -7,6 +7,7 @@
     reason = "helpers of tests are outside of test functions"
 )]
 
+mod absent;
 mod append;
 mod clean;
 mod clean_crash;
