@@ -141,6 +141,7 @@ impl LogDirs {
         if let Some(holder) = self.iter().find(|dir| dir.log_dir.log(&log.topic_partition).is_some()) {
             return Ok((holder.log_dir.create_log(log)?, holder.log_dir.clone()));
         }
+        self.set_copies_aside(&log.topic_partition)?;
         let wish = self.wishes.lock().remove(&log.topic_partition);
         let mut dirs = self.candidates();
         dirs.sort_by_key(|(dir, rank)| {
@@ -169,6 +170,21 @@ impl LogDirs {
         Err(failed.unwrap_or_else(|| {
             OpenError::Offline(Offline { dir: none(), reason: "no log directory is in use".to_owned() })
         }))
+    }
+
+    /// Before a log begins: what was copied of one of that name, to move it, is no part of it, and would take its place.
+    fn set_copies_aside(&self, name: &TopicPartition) -> Result<(), OpenError> {
+        for dir in self.iter().filter(|dir| dir.log_dir.check_online().is_ok()) {
+            for copy in dir.log_dir.futures().iter().filter(|copy| copy.topic_partition() == name) {
+                let kept = dir.log_dir.set_aside_future(copy)?;
+                tracing::error!(
+                    partition = %name, dir = %kept.display(), to = copy.log_end_offset(),
+                    "a partition was being moved to another log directory, and the log it was copied from is gone. What had been copied, up \
+                     to the offset `to`, was set aside"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// The directories in which new partitions may lie, with what ranks them: whether they are full, and how many they have.

@@ -160,6 +160,39 @@ fn a_part_does_not_stand_for_a_log_that_is_away() {
     assert!(holders(&dirs)[0].0 == B && is_whole(&dirs));
 }
 
+/// The log was lost while it was moved: what was copied of it is kept, and does not take the place of the one that begins anew.
+#[test]
+fn a_part_does_not_replace_a_log_that_began_anew() {
+    let disk = CrashDisk::new();
+    let dirs = open_both(&disk, A);
+    fill(&dirs);
+    let source = dir(&dirs, A).log(&name()).unwrap();
+    let future = dir(&dirs, B).create_future(wanted(), 0).unwrap();
+    moves::copy(&source, &future, RECORDS / 2, &|| false, &|_| ()).unwrap();
+    future.flush().unwrap();
+    let copied = future.log_end_offset();
+    dirs.close(-1).unwrap();
+    disk.rename(source.dir(), Path::new("/away")).unwrap();
+
+    let dirs = open_both(&disk, A);
+    let (anew, _) = dirs.create_log(wanted(), Some(A), false).unwrap();
+    append(&anew, 0);
+    anew.flush().unwrap();
+    assert!(dir(&dirs, B).futures().is_empty() && named(&disk, "-future") == 0);
+    dirs.close(-1).unwrap();
+    let dirs = open_both(&disk, A);
+    assert!(dir(&dirs, B).futures().is_empty());
+    assert_eq!((holders(&dirs)[0].0, holders(&dirs)[0].1.log_end_offset()), (A, 1));
+    dirs.close(-1).unwrap();
+
+    // It can be put back by hand.
+    let kept = disk.list(Path::new("/b")).unwrap().into_iter().find(|entry| entry.name.ends_with("-stray")).unwrap();
+    disk.rename(&Path::new("/b").join(kept.name), Path::new("/b/t-0")).unwrap();
+    disk.remove_dir_all(Path::new("/a/t-0")).unwrap();
+    let dirs = open_both(&disk, B);
+    assert_eq!((holders(&dirs)[0].0, holders(&dirs)[0].1.log_end_offset()), (B, copied));
+}
+
 #[test]
 fn logs_that_differ_are_both_kept() {
     let disk = CrashDisk::new();

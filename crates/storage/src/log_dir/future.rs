@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use caudal_protocol::TopicPartition;
 
-use super::{DELETE_SUFFIX, FUTURE_SUFFIX, LogDir, TopicLog, parse_dir_name, unique_name};
+use super::{DELETE_SUFFIX, FUTURE_SUFFIX, LogDir, STRAY_SUFFIX, TopicLog, parse_dir_name, unique_name};
 use crate::config::LogConfig;
 use crate::error::OpenError;
 use crate::log::Log;
@@ -60,6 +60,19 @@ impl LogDir {
             drop(futures);
             self.end_future(log);
         }
+    }
+
+    /// Takes a log that was on its way here out of use and keeps its directory under another name, which is returned: the log it is a
+    /// part of is gone, and this may be all that is left of it.
+    ///
+    /// # Errors
+    /// The directory cannot be written; the log is still on its way.
+    pub fn set_aside_future(&self, log: &Arc<Log>) -> Result<PathBuf, OpenError> {
+        self.check_place()?;
+        let away = self.rename_away(log.topic_partition(), log.dir(), STRAY_SUFFIX)?;
+        log.shut();
+        self.futures.write().remove(log.topic_partition());
+        Ok(away)
     }
 
     fn end_future(&self, log: &Log) {
