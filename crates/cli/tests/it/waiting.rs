@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::broker::{Broker, CAUDAL, run, signal, wait};
 
@@ -98,6 +99,20 @@ fn a_broker_that_keeps_silent_is_named() {
     // Not INT: who runs the tests in the background of a script has it ignored, and all that it starts.
     signal(&tool.child, "TERM");
     assert_eq!(tool.end(), (vec![], vec![], None));
+}
+
+#[test]
+fn no_broker_is_waited_for_longer_than_was_asked_for() {
+    let address = free_address();
+    let start = Instant::now();
+    let read =
+        run(&["kafka-console-consumer", "--bootstrap-server", &address, "--topic", "t", "--timeout-ms", "1000"], "");
+    assert_eq!((read.out.as_str(), read.code), ("", Some(0)));
+    let told: Vec<_> = read.err.lines().collect();
+    assert!(matches!(told[..], [why, "Processed a total of 0 messages"] if why.contains(&address)), "{told:?}");
+    let listed = run(&["kafka-consumer-groups", "--bootstrap-server", &address, "--list", "--timeout", "1000"], "");
+    assert!(listed.out.contains(&address), "{listed:?}");
+    assert!(start.elapsed() < Duration::from_secs(30), "a minute is waited for else");
 }
 
 #[test]

@@ -31,7 +31,16 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
     let options = Options::new(tool, &parsed)?;
     let config = client_config(&options.consumer)?;
     run_async(async {
-        let cluster = Cluster::connect(config, PATIENCE).await?;
+        let start = Instant::now();
+        let cluster = match Cluster::connect(config, PATIENCE.min(options.timeout)).await {
+            // No record has come for that long: an end like any other, as in Kafka.
+            Err(error) if start.elapsed() >= options.timeout => {
+                tell!("ERROR Error processing message, terminating consumer process: {}", error.java());
+                tell!("Processed a total of 0 messages");
+                return Ok(());
+            }
+            connected => connected?,
+        };
         let mut reading = Reading {
             source: Source::open(cluster, &options.wanted).await?,
             formatter: &options.formatter,

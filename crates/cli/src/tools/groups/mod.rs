@@ -5,6 +5,7 @@ pub mod model;
 mod reset;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use caudal_protocol::messages::list_groups_response::ListedGroup;
 use caudal_protocol::{ErrorCode, TopicPartition};
@@ -79,7 +80,8 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
             let mut properties = client_properties(&parsed, "command-config")?;
             let timeout = parsed.long("timeout")?.unwrap_or(30_000);
             properties.insert("default.api.timeout.ms".to_owned(), timeout.to_string());
-            let cluster = Cluster::connect(client_config(&properties)?, cluster::PATIENCE).await?;
+            let patience = cluster::PATIENCE.min(Duration::from_millis(u64::try_from(timeout).unwrap_or(0)));
+            let cluster = Cluster::connect(client_config(&properties)?, patience).await?;
             act(&cluster, &parsed).await
         };
         match acted.await {
