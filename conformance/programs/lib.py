@@ -87,7 +87,8 @@ class Broker:
         self.binary, self.work, self.port, self.process = binary, Path(work), free_port(), None
         self.address = f"127.0.0.1:{self.port}"
         self.admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0, "reconnect.backoff.max.ms": 200, "metadata.recovery.strategy": "none"})
-        self.settings = {k.replace("_", "."): v for k, v in settings.items()}
+        # Some records are years old, and whoever is built first may take longer than the next look for such.
+        self.settings = {"log.retention.ms": -1, **{k.replace("_", "."): v for k, v in settings.items()}}
         if binary == "kafka":
             self.file = self.work / "server.properties"
             control = free_port()
