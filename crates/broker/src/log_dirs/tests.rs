@@ -95,6 +95,18 @@ fn carry_over(dirs: &LogDirs) {
     from.remove_doomed();
 }
 
+/// Stops half-way through a move from the first directory to the second; where the copy ends.
+fn copy_half(disk: &CrashDisk) -> i64 {
+    let dirs = open_both(disk, A);
+    fill(&dirs);
+    let source = dir(&dirs, A).log(&name()).unwrap();
+    let future = dir(&dirs, B).create_future(wanted(), 0).unwrap();
+    moves::copy(&source, &future, RECORDS / 2, &|| false, &|_| ()).unwrap();
+    future.flush().unwrap();
+    dirs.close(-1).unwrap();
+    future.log_end_offset()
+}
+
 /// Names in both directories that end so.
 fn named(disk: &CrashDisk, suffix: &str) -> usize {
     let names = ["/a", "/b"].into_iter().flat_map(|dir| disk.list(Path::new(dir)).unwrap());
@@ -142,13 +154,7 @@ fn a_move_may_be_cut_off_anywhere() {
 #[test]
 fn a_part_does_not_stand_for_a_log_that_is_away() {
     let disk = CrashDisk::new();
-    let dirs = open_both(&disk, A);
-    fill(&dirs);
-    let source = dir(&dirs, A).log(&name()).unwrap();
-    let future = dir(&dirs, B).create_future(wanted(), 0).unwrap();
-    moves::copy(&source, &future, RECORDS / 2, &|| false, &|_| ()).unwrap();
-    future.flush().unwrap();
-    dirs.close(-1).unwrap();
+    copy_half(&disk);
     let mut alone = open(&disk, &[("/b", B)]);
     alone.settle_moves(&image(A), NODE).unwrap();
     assert!(holders(&alone).is_empty() && alone.lies_elsewhere(&name(), Some(A)));
@@ -164,16 +170,8 @@ fn a_part_does_not_stand_for_a_log_that_is_away() {
 #[test]
 fn a_part_does_not_replace_a_log_that_began_anew() {
     let disk = CrashDisk::new();
-    let dirs = open_both(&disk, A);
-    fill(&dirs);
-    let source = dir(&dirs, A).log(&name()).unwrap();
-    let future = dir(&dirs, B).create_future(wanted(), 0).unwrap();
-    moves::copy(&source, &future, RECORDS / 2, &|| false, &|_| ()).unwrap();
-    future.flush().unwrap();
-    let copied = future.log_end_offset();
-    dirs.close(-1).unwrap();
-    disk.rename(source.dir(), Path::new("/away")).unwrap();
-
+    let copied = copy_half(&disk);
+    disk.rename(Path::new("/a/t-0"), Path::new("/away")).unwrap();
     let dirs = open_both(&disk, A);
     let (anew, _) = dirs.create_log(wanted(), Some(A), false).unwrap();
     append(&anew, 0);
