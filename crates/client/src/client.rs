@@ -297,11 +297,12 @@ impl Client {
         if let Some(at) = failures.retry_at {
             tokio::time::sleep_until(at.into()).await;
         }
+        let address = format!("{host}:{port}");
         let opening = Connection::open(&host, port, &self.inner.options);
-        match self.inner.outage.watch(format!("{host}:{port}"), opening).await {
+        match self.inner.outage.watch(&address, opening).await {
             Ok(connection) => {
                 *failures = Failures::default();
-                self.inner.outage.is_over();
+                self.inner.outage.is_over(&address);
                 let connection = Arc::new(connection);
                 *slot.current.lock() = Some(Arc::clone(&connection));
                 Ok(connection)

@@ -43,7 +43,7 @@ pub use error::{Error, Result};
 pub use fetch::{Available, Chunk, ChunkStream, Fetcher, OffsetRange};
 pub use metadata::{Node, PartitionMetadata, TopicMetadata};
 pub use offsets::{Isolation, ListedOffset, ListedOffsets, OffsetSpec};
-pub use outage::{OUTAGE_TARGET, WAITING_TARGET};
+pub use outage::{OUTAGE_TARGET, SILENT, WAITING_TARGET};
 pub use producer::{Delivery, Producer, Record, RecordMetadata};
 pub use request::Request;
 pub use subscription::{TopicPattern, Topics};

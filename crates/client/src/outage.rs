@@ -14,6 +14,9 @@ pub const OUTAGE_TARGET: &str = "caudal::outage";
 /// coordinator, records that are refused. As [`OUTAGE_TARGET`], but the end of a call's wait is not said: its result is.
 pub const WAITING_TARGET: &str = "caudal::outage::records";
 
+/// Why a broker that accepts a connection and says nothing is not reachable.
+pub const SILENT: &str = "it does not answer";
+
 /// How long a broker may be away before anything is said: longer than a restart takes.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -57,20 +60,21 @@ impl Outage {
         }
     }
 
-    pub(crate) fn is_over(&self) {
+    /// `address`: of the broker that answers, not always the one that did not.
+    pub(crate) fn is_over(&self, address: &str) {
         if self.0.lock().is_over() {
-            tracing::info!(target: OUTAGE_TARGET, "the broker answers again");
+            tracing::info!(target: OUTAGE_TARGET, "broker {address} answers");
         }
     }
 
     /// Awaits a connection that is being made: a broker that keeps silent fails only when the time for it has run out.
-    pub(crate) async fn watch<T>(&self, address: String, opening: impl Future<Output = T>) -> T {
+    pub(crate) async fn watch<T>(&self, address: &str, opening: impl Future<Output = T>) -> T {
         let since = Instant::now();
         let mut opening = std::pin::pin!(opening);
         if let Ok(opened) = tokio::time::timeout(PATIENCE, opening.as_mut()).await {
             return opened;
         }
-        self.failed_since(since, &Error::Unreachable { address, reason: "it does not answer".to_owned() });
+        self.failed_since(since, &Error::Unreachable { address: address.to_owned(), reason: SILENT.to_owned() });
         opening.await
     }
 }

@@ -9,23 +9,25 @@ use super::output::Output;
 use crate::tools::Stop;
 use crate::tools::cluster::Cluster;
 
+/// Where `caudal up` listens.
+const DEFAULT: &str = "127.0.0.1:9092";
+
 /// How long to wait for a broker before saying that there is none.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 // Options of every native command. (A doc comment here would become the help text of the commands that take them.)
 #[derive(Debug, Clone, Args)]
 pub struct Server {
-    /// The brokers to connect to first
     #[arg(
         long,
         short,
         env = "CAUDAL_SERVER",
         hide_env_values = true,
         value_name = "HOST:PORT",
-        default_value = "127.0.0.1:9092",
+        help = format!("The brokers to connect to first [default: {DEFAULT}]"),
         global = true
     )]
-    pub server: String,
+    pub server: Option<String>,
     /// How to print; json: an array of rows, an object of what was done, of consume one object per record
     #[arg(long, short, value_enum, default_value_t, global = true)]
     pub output: Output,
@@ -42,7 +44,8 @@ impl Server {
     /// The client's properties: `more`, then those of the command line.
     pub fn config(&self, more: &[(&str, &str)]) -> Result<ClientConfig, Stop> {
         let more = more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        let all = [("bootstrap.servers".to_owned(), self.server.clone())].into_iter();
+        let all =
+            [("bootstrap.servers".to_owned(), self.server.clone().unwrap_or_else(|| DEFAULT.to_owned()))].into_iter();
         let all = all.chain(more).chain(self.properties.iter().cloned());
         let config = ClientConfig::from_properties(all).map_err(|e| Stop::Failed(e.to_string()))?;
         config.warnings().iter().for_each(|warning| eprintln!("caudal: {warning}"));

@@ -4,6 +4,7 @@ mod cluster;
 mod data_dir;
 mod settings;
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use caudal_broker::BrokerConfig;
@@ -128,7 +129,11 @@ pub async fn run(server: &Server, doctor: DoctorArgs) -> Result<(), Stop> {
     }
     check_limits(&dirs, &mut findings);
     if !doctor.offline {
-        cluster::check(server, named, &mut findings).await;
+        let mut server = server.clone();
+        if let (None, true, Some(config)) = (&server.server, doctor.file.is_some(), &config) {
+            server.server = config.listen.iter().find_map(|listener| local(*listener)).map(|it| it.to_string());
+        }
+        cluster::check(&server, named, &mut findings).await;
     }
     if doctor.json || server.is_json() {
         say!("{}", serde_json::to_string_pretty(&findings.to_json()).unwrap_or_default())?;
@@ -136,6 +141,14 @@ pub async fn run(server: &Server, doctor: DoctorArgs) -> Result<(), Stop> {
         findings.print()?;
     }
     if findings.count(Level::Problem) > 0 { Err(Stop::Exit(1)) } else { Ok(()) }
+}
+
+/// Where a broker of this machine is reached that listens there; nobody knows the port that stands for any.
+fn local(mut listener: SocketAddr) -> Option<SocketAddr> {
+    if listener.ip().is_unspecified() {
+        listener.set_ip(if listener.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    (listener.port() != 0).then_some(listener)
 }
 
 /// `log.dirs`, and that of the metadata log where it is none of them.

@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
-use caudal_client::{OUTAGE_TARGET, WAITING_TARGET};
+use caudal_client::{OUTAGE_TARGET, SILENT, WAITING_TARGET};
 use clap::{Args, ValueEnum};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -160,7 +160,12 @@ impl<S: Subscriber> Layer<S> for Waiting {
         }
         match (starts, target == WAITING_TARGET) {
             (true, false) => {
-                tell!("Waiting for a broker: {}\n`caudal up` starts one; {}.", message.0, self.interrupt);
+                let hint = if message.0.contains(SILENT) {
+                    "Something listens there: a broker that hangs, or no broker"
+                } else {
+                    "`caudal up` starts one"
+                };
+                tell!("Waiting for a broker: {}\n{hint}; {}.", message.0, self.interrupt);
             }
             (true, true) => {
                 tell!("Still trying: {}\n{}.", message.0, capitalized(self.interrupt));

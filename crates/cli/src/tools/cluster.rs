@@ -42,6 +42,11 @@ impl CallError {
             None => self.message.clone(),
         }
     }
+
+    /// Whether the name of a broker's host is unknown: no wait helps.
+    pub fn is_lookup(&self) -> bool {
+        self.code.is_none() && self.message.contains(LOOKUP)
+    }
 }
 
 impl From<Error> for CallError {
@@ -57,8 +62,11 @@ impl From<Error> for CallError {
     }
 }
 
+/// What the system says of a host's name that nobody knows.
+const LOOKUP: &str = "lookup address";
+
 fn is_lookup(error: &Error) -> bool {
-    matches!(error, Error::Unreachable { reason, .. } if reason.contains("lookup address"))
+    matches!(error, Error::Unreachable { reason, .. } if reason.contains(LOOKUP))
 }
 
 /// `Ok` for code 0; else the broker's sentence, or Kafka's own for the code.

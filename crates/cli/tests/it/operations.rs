@@ -71,6 +71,14 @@ fn the_doctor_looks_at_a_broker() {
         assert!(ok.iter().any(|t| t.starts_with(&format!("\"{check}\":"))), "{check}: {found:#}");
     }
     assert!(!std::path::Path::new(&data).exists(), "the doctor made a directory");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("server.properties");
+    std::fs::write(&file, format!("node.id=1\nlisteners=PLAINTEXT://{}\nlog.dirs={data}\n", broker.address)).unwrap();
+    let (_, found) = doctor(&[file.to_str().unwrap()]);
+    assert!(
+        texts(&found, "ok").iter().any(|t| t.starts_with("\"broker\":") && t.contains(&broker.address)),
+        "{found:#}"
+    );
 }
 
 #[test]

@@ -33,8 +33,8 @@ fn run(tool: &Tool, args: Vec<String>) -> Result<(), Stop> {
     run_async(async {
         let start = Instant::now();
         let cluster = match Cluster::connect(config, PATIENCE.min(options.timeout)).await {
-            // No record has come for that long: an end like any other, as in Kafka.
-            Err(error) if start.elapsed() >= options.timeout => {
+            // No record has come for that long: an end like any other, as in Kafka. Nobody waits for an address that is none.
+            Err(error) if !error.is_lookup() && start.elapsed() >= options.timeout => {
                 tell!("ERROR Error processing message, terminating consumer process: {}", error.java());
                 tell!("Processed a total of 0 messages");
                 return Ok(());
