@@ -320,8 +320,8 @@ impl Opening<'_> {
         }
         tracing::error!(
             log = %self.log, dir = %self.dir.display(), from = next_offset, to = given_out,
-            "records that were written are missing at the end of the log; their offsets are not given out again. Stop the \
-             broker and restore the directory from a backup if they are needed"
+            "records that were written are missing at the end of the log. Offsets below `to` are not given out again; there were \
+             more if the broker did not stop cleanly. Stop it and restore the directory from a backup if they are needed"
         );
         if named >= given_out && !segments.is_empty() {
             segments.push(Arc::new(Segment::create(&self.shared.disk, self.dir, given_out, self.now_ms)?));
