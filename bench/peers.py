@@ -1,5 +1,5 @@
 """What the benchmarks share: starting brokers, building load generators, reading /proc."""
-import os, re, shutil, signal, socket, subprocess, sys, tempfile, time
+import os, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -183,7 +183,7 @@ class Table:
     """Prints each figure beside the peer's and the goal, and says at the end what was missed."""
 
     def __init__(self):
-        self.missed = []
+        self.missed, self.level = [], []
         print(f"{time.strftime('%Y-%m-%d %H:%M')}, load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         print(f"{'':48} {'caudal':>10} {'peer':>10} {'ratio':>7}  goal", flush=True)
 
@@ -195,6 +195,18 @@ class Table:
         """A figure that must be at least so many times the peer's."""
         self.row(what, ours, theirs, f">= {least:.2g}", ours >= least * theirs)
 
+    def rounds(self, what, ours, theirs, more_is_better):
+        """A figure of several rounds a side, to be no worse than the peer's by the best of them and by the median. Where the two
+        disagree the sides are level: more rounds would turn it either way."""
+        sign = 1 if more_is_better else -1
+        by_best, by_median = ([sign * pick(sign * v for v in side) for side in (ours, theirs)] for pick in (max, statistics.median))
+        ahead = [sign * mine >= sign * other for mine, other in (by_best, by_median)]
+        met = ahead[0] if ahead[0] == ahead[1] else None
+        medians = f"{'>=' if more_is_better else '<='} 1 (medians {by_median[0]:.2f}, {by_median[1]:.2f})"
+        self.row(what, *by_best, medians + ("  level" if met is None else ""), met)
+        if met is None:
+            self.level.append(what)
+
     def row(self, what, ours, theirs=None, goal=None, met=None):
         ratio = f"{ours / theirs:7.2f}" if theirs else " " * 7
         shown = f"{theirs:10.2f}" if theirs is not None else " " * 10
@@ -205,5 +217,6 @@ class Table:
 
     def end(self):
         print(f"load average at the end {os.getloadavg()[0]:.1f}")
-        if self.missed:
-            print("missed: " + ", ".join(self.missed))
+        for said, of in (("level", self.level), ("missed", self.missed)):
+            if of:
+                print(f"{said}: " + ", ".join(of))
