@@ -76,6 +76,8 @@ pub struct ConnectionLimits {
     pub max_idle: Duration,
     /// A frame that was begun must go on arriving within this time.
     pub max_stall: Duration,
+    /// How long a large request may keep memory that others wait for, beside a second for each MiB of it that has arrived.
+    pub max_slow: Duration,
     /// Requests of one connection that are worked on at a time; more wait in the socket.
     pub max_in_flight: usize,
     /// `queued.max.request.bytes`: bytes of large requests of all connections, from when they begin to arrive until they
@@ -95,6 +97,7 @@ pub enum ConfigError {
 }
 
 const MAX_STALL: Duration = Duration::from_secs(30);
+const MAX_SLOW: Duration = Duration::from_secs(5);
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_IN_FLIGHT_BYTES: usize = 8 * 1024 * 1024;
 /// `queued.max.request.bytes` where it is not set: unlike Kafka's, the memory of a broker of ours is bounded.
@@ -223,6 +226,7 @@ impl BrokerConfig {
                 open_files: usize::MAX,
                 max_idle: millis("connections.max.idle.ms"),
                 max_stall: MAX_STALL,
+                max_slow: MAX_SLOW,
                 queued_max_bytes: match values.int("queued.max.request.bytes") {
                     ..=0 => QUEUED_MAX_BYTES.max(size("socket.request.max.bytes")),
                     bytes => usize::try_from(bytes).unwrap_or(usize::MAX),

@@ -320,6 +320,11 @@ impl Batch {
         Ok(Batch { header, bytes: bytes.slice(..size) })
     }
 
+    /// Whether the CRC fits.
+    pub fn is_intact(&self) -> bool {
+        compute_crc(&self.bytes) == self.header.crc
+    }
+
     /// The records: borrowed as they are when not compressed, decompressed to at most `limit_bytes` otherwise.
     pub fn records(&self, limit_bytes: usize) -> Result<BatchRecords, RecordError> {
         let base_offset = self.header.base_offset;

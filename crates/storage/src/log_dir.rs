@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use crate::checkpoint::{self, CLEANED_OFFSETS, HIGH_WATERMARKS, LOG_START_OFFSETS, RECOVERY_POINTS, StoredClock};
 use crate::config::LogConfig;
-use crate::disk::{DirLock, Disk, OpenMode};
+use crate::disk::{self, DirLock, Disk, OpenMode};
 use crate::error::{Offline, OpenError, Unusable, is_unusable};
 use crate::flusher::{FlushQueue, Flusher};
 use crate::histogram::Histogram;
@@ -474,7 +474,12 @@ type Opened = (HashMap<TopicPartition, Arc<Log>>, RecoveryReport, HashMap<&'stat
 /// Checkpoints only save work: a damaged one costs a full scan, not the start.
 fn read_offsets_or_none(disk: &dyn Disk, path: &Path) -> Offsets {
     checkpoint::read_offsets(disk, path).unwrap_or_else(|error| {
-        tracing::warn!(%error, "checkpoint ignored");
+        // Kafka makes the cleaner's before it has anything to put into it.
+        let no_news =
+            path.ends_with(CLEANED_OFFSETS) && disk::read_file(disk, path).is_ok_and(|bytes| bytes.is_empty());
+        if !no_news {
+            tracing::warn!(%error, "checkpoint ignored");
+        }
         BTreeMap::new()
     })
 }

@@ -59,6 +59,9 @@ fn read_partition(partition: &Partition, each: &mut impl FnMut(GroupRecord)) -> 
         for batch in Batches::new(bytes) {
             let batch = batch.map_err(|e| format!("offset {offset}: {e}"))?;
             let base_offset = batch.header.base_offset;
+            if !batch.is_intact() {
+                return Err(format!("the batch at offset {base_offset}: its CRC-32C does not fit its bytes"));
+            }
             offset = batch.header.next_offset();
             replay_batch(&batch, partition.name.partition, each)
                 .map_err(|e| format!("the batch at offset {base_offset}: {e}"))?;

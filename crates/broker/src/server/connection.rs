@@ -30,6 +30,9 @@ use crate::metrics::Timing;
 /// Frames that are started before answers are written and other connections get their turn.
 const BURST: usize = 32;
 
+/// A claim on the shared memory is looked at again after this time.
+const CLAIM_AGAIN: Duration = Duration::from_secs(1);
+
 /// Who is connected.
 #[derive(Debug)]
 pub struct ConnectionInfo {
@@ -294,6 +297,10 @@ impl Connection {
             if self.claim.poll(&self.ctx.request_memory, arriving, cx).is_pending() {
                 break;
             }
+            if self.claim.is_held() && self.timer.deadline() > self.last_read + self.limits().max_slow {
+                let soon = Instant::now() + self.limits().max_slow;
+                self.timer.as_mut().reset(soon);
+            }
             match self.frames.poll_fill(&mut self.stream, cx)? {
                 Poll::Ready(0) => return Poll::Ready(Ok(())),
                 Poll::Ready(_) => {
@@ -450,7 +457,8 @@ impl Connection {
     fn poll_timer(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Closed>> {
         while self.timer.as_mut().poll(cx).is_ready() {
             let quiet = self.last_active.elapsed();
-            if self.may_read() && self.claim.is_slow(&self.ctx.request_memory, self.limits().max_stall) {
+            let grace = self.limits().max_slow;
+            if self.may_read() && self.claim.is_slow(&self.ctx.request_memory, grace, self.frames.arrived()) {
                 return Poll::Ready(Err(Closed::Slow));
             }
             let stalled = self.frames.is_partial() && self.may_read() && !self.claim.is_waiting();
@@ -467,6 +475,7 @@ impl Connection {
             }
             // Looked at again when the shorter of the two limits could have passed: a frame may begin meanwhile.
             let again = self.limits().max_stall.min(self.limits().max_idle);
+            let again = if self.claim.is_held() { again.min(CLAIM_AGAIN) } else { again };
             self.timer.as_mut().reset(Instant::now() + again);
         }
         Poll::Pending

@@ -51,6 +51,11 @@ impl FrameReader {
         !self.buf.is_empty()
     }
 
+    /// Bytes of it that have arrived.
+    pub fn arrived(&self) -> usize {
+        self.buf.len()
+    }
+
     /// Takes the next complete frame, without its length.
     pub fn take_frame(&mut self) -> Result<Option<BytesMut>, FrameError> {
         let Some(length) = self.peek_length()? else { return Ok(None) };

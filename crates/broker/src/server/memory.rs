@@ -82,6 +82,8 @@ pub struct Claimed {
     _units: OwnedSemaphorePermit,
     since: Instant,
     bytes: usize,
+    /// It was found to be slow once.
+    suspect: bool,
 }
 
 type Acquiring = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
@@ -142,8 +144,9 @@ impl Claim {
         if let Claim::Waiting(acquiring, bytes) = self {
             let units = ready!(acquiring.as_mut().poll(cx));
             let bytes = *bytes;
-            *self =
-                units.map_or(Claim::None, |units| Claim::Held(Claimed { _units: units, since: Instant::now(), bytes }));
+            *self = units.map_or(Claim::None, |units| {
+                Claim::Held(Claimed { _units: units, since: Instant::now(), bytes, suspect: false })
+            });
         }
         Poll::Ready(())
     }
@@ -160,11 +163,17 @@ impl Claim {
         }
     }
 
-    /// Whether the request arrives so slowly that it keeps memory from others.
-    pub fn is_slow(&self, memory: &RequestMemory, grace: Duration) -> bool {
+    pub fn is_held(&self) -> bool {
+        matches!(self, Claim::Held(_))
+    }
+
+    /// Whether the request, of which `arrived` bytes are here, arrives so slowly that it keeps memory from others. Nobody is slow
+    /// who was not found so before: a broker that stood still finds what came meanwhile only after its timers.
+    pub fn is_slow(&mut self, memory: &RequestMemory, grace: Duration, arrived: usize) -> bool {
         let Claim::Held(claimed) = self else { return false };
-        let allowed = grace + Duration::from_secs((claimed.bytes / MIN_RATE) as u64);
-        memory.waiting() > 0 && claimed.since.elapsed() > allowed
+        let allowed = grace + Duration::from_secs((arrived / MIN_RATE) as u64);
+        let slow = memory.waiting() > 0 && claimed.since.elapsed() > allowed;
+        std::mem::replace(&mut claimed.suspect, slow) && slow
     }
 }
 

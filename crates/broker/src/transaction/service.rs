@@ -546,6 +546,12 @@ fn read_partition(partition: &Partition) -> Result<HashMap<String, Transaction>,
         let before = offset;
         for batch in Batches::new(bytes) {
             let batch = batch.map_err(|e| format!("offset {offset}: {e}"))?;
+            if !batch.is_intact() {
+                return Err(format!(
+                    "the batch at offset {}: its CRC-32C does not fit its bytes",
+                    batch.header.base_offset
+                ));
+            }
             offset = batch.header.next_offset();
             if batch.header.is_control() {
                 continue;

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use caudal_protocol::ErrorCode;
@@ -45,6 +46,7 @@ fn large_requests_share_a_bounded_memory() {
     let broker = TestBroker::start_with(|config| {
         config.limits.request_max_bytes = 4 * MIB;
         config.limits.queued_max_bytes = 4 * MIB + MIB / 2;
+        config.limits.max_slow = Duration::from_secs(300);
     });
     broker.create_topic("t", 1);
     let memory = broker.context().request_memory.clone();
@@ -81,6 +83,43 @@ fn large_requests_share_a_bounded_memory() {
     for other in others {
         assert_eq!(other.join().unwrap(), ErrorCode::MessageTooLarge.code());
     }
+    wait_until("all is given back", || memory.claimed_bytes() == 0 && memory.waiting() == 0);
+}
+
+/// Of whom announces much and sends little the memory is taken back for those that wait for it; who sends on keeps it.
+#[test]
+fn slow_requests_do_not_keep_memory_from_others() {
+    let broker = TestBroker::start_with(|config| {
+        config.limits.request_max_bytes = 4 * MIB;
+        config.limits.queued_max_bytes = 4 * MIB + MIB / 2;
+        config.limits.max_slow = Duration::from_millis(200);
+        config.limits.max_stall = Duration::from_secs(3600);
+    });
+    broker.create_topic("t", 1);
+    let memory = broker.context().request_memory.clone();
+    let slow: Vec<RawClient> = (0..2)
+        .map(|_| {
+            let mut client = broker.connect();
+            client.stream.write_all(&large()[..70_000]).unwrap();
+            client
+        })
+        .collect();
+    wait_until("two requests are claimed", || memory.claimed_bytes() >= 4 * MIB);
+    let (stop, stopped) = mpsc::channel::<()>();
+    let mut stream = slow[0].stream.try_clone().unwrap();
+    // A byte now and then is not enough.
+    let trickle = move || {
+        while stopped.recv_timeout(Duration::from_millis(50)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if stream.write_all(&[0]).is_err() {
+                break;
+            }
+        }
+    };
+    let trickling = std::thread::spawn(trickle);
+    assert_eq!(produce(&mut broker.connect(), "t", 0, batch(1, 800_000)).base_offset, 0);
+    drop(stop);
+    trickling.join().unwrap();
+    drop(slow);
     wait_until("all is given back", || memory.claimed_bytes() == 0 && memory.waiting() == 0);
 }
 

@@ -283,12 +283,13 @@ impl MetadataLog {
             let bytes = slice.to_bytes().map_err(|source| MetadataLogError::Io { path: path(), source })?;
             let from = offset;
             for batch in Batches::new(bytes) {
-                let batch = batch.map_err(|e| MetadataLogError::Record { offset, error: e.to_string() })?;
+                let Ok(batch) = batch else { return Err(lost(offset)) };
                 let next = batch.header.next_offset();
                 if next <= offset {
                     continue;
                 }
-                if batch.header.base_offset > offset {
+                // A record with a bit turned over may still be one, of another meaning.
+                if batch.header.base_offset > offset || !batch.is_intact() {
                     return Err(lost(offset));
                 }
                 self.bytes_since_snapshot += batch.header.size_bytes() as u64;

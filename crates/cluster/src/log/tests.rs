@@ -166,6 +166,34 @@ fn a_tail_that_is_missing_is_refused_unless_its_loss_is_accepted() {
     }
 }
 
+/// Behind a bit that is turned over there may still be records, of topics with another name and of other settings.
+#[test]
+fn a_log_with_a_damaged_batch_is_refused_unless_its_loss_is_accepted() {
+    let mut refusals = 0;
+    for turn in 0..60 {
+        let temp = tempfile::tempdir().unwrap();
+        let (whole, len) = stopped(temp.path(), false);
+        let file = temp.path().join("__cluster_metadata-0/00000000000000000000.log");
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[len as usize * turn / 60] ^= 1 << (turn % 8);
+        std::fs::write(&file, bytes).unwrap();
+        match MetadataLog::load(open(temp.path()), 1, SnapshotPolicy::default()) {
+            // An epoch is all that no CRC covers and nothing else shows.
+            Ok(log) => assert!(log.image().topics().eq(whole.topics()), "{turn}"),
+            Err(refused) => {
+                refusals += 1;
+                assert!(refused.to_string().contains("caudal.metadata.accept.loss=true"), "{turn}: {refused}");
+                let policy = SnapshotPolicy { accept_loss: true, ..SnapshotPolicy::default() };
+                let dir = open(temp.path());
+                let log = MetadataLog::load(dir.clone(), 1, policy).unwrap();
+                assert!(log.image().topics().all(|topic| whole.topic(&topic.name) == Some(topic)), "{turn}");
+                goes_on(log, &dir, temp.path());
+            }
+        }
+    }
+    assert!(refusals > 40, "{refusals}");
+}
+
 #[test]
 fn a_tail_that_a_snapshot_covers_is_not_missed() {
     for share in 0..12 {
