@@ -112,9 +112,16 @@ public class JavaClient {
             dead.wakeup();
             dead.close(CloseOptions.groupMembershipOperation(CloseOptions.GroupMembershipOperation.REMAIN_IN_GROUP).withTimeout(Duration.ZERO));
             settle(members, 6, seen);
+            // What it took over last it may have yet to read: committed is how far it has come.
+            var last = members.get(0);
+            long end = System.nanoTime() + 60_000_000_000L;
+            while (!last.assignment().stream().allMatch(tp -> last.position(tp) == 10)) {
+                check(System.nanoTime() < end, "it does not read to the end");
+                for (var r : last.poll(Duration.ofMillis(100))) seen.add(r.partition() + ":" + r.offset());
+            }
             check(seen.size() == 60, "seen " + seen.size());
-            members.get(0).commitSync();
-            members.get(0).close();
+            last.commitSync();
+            last.close();
             try (var c = consumer(group, more)) {
                 for (int p = 0; p < 6; p++) {
                     var tp = new TopicPartition(name, p);
