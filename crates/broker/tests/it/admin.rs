@@ -77,7 +77,8 @@ fn using_a_topic_creates_it_unless_that_is_off() {
     let codes =
         [ErrorCode::UnknownTopicOrPartition, ErrorCode::InvalidTopicException, ErrorCode::UnknownTopicOrPartition];
     assert_eq!(response.topics.iter().map(|t| t.error_code).collect::<Vec<_>>(), codes.map(|code| code.code()));
-    wait_until("the topics are made", || broker.context().has_partition("__consumer_offsets", 49));
+    let made = |name, last| broker.context().has_partition(name, last);
+    wait_until("the topics are made", || made("made", 0) && made("__consumer_offsets", 49));
     let response = metadata(&mut client, &names, true, 12);
     assert_eq!((response.topics[0].error_code, response.topics[0].partitions.len()), (0, 1));
     assert_eq!((response.topics[2].is_internal, response.topics[2].partitions.len()), (true, 50));
