@@ -41,6 +41,16 @@ fn large() -> Vec<u8> {
     frame(&crate::produce::request("t", 0, batch(1, 2 * MIB).freeze()), 12, 7)
 }
 
+/// Two clients that have sent so many bytes of a large request.
+fn two_begun(broker: &TestBroker, bytes: usize) -> Vec<RawClient> {
+    let begin = |_| {
+        let mut client = broker.connect();
+        client.stream.write_all(&large()[..bytes]).unwrap();
+        client
+    };
+    (0..2).map(begin).collect()
+}
+
 #[test]
 fn large_requests_share_a_bounded_memory() {
     let broker = TestBroker::start_with(|config| {
@@ -50,13 +60,7 @@ fn large_requests_share_a_bounded_memory() {
     });
     broker.create_topic("t", 1);
     let memory = broker.context().request_memory.clone();
-    let mut begun: Vec<RawClient> = (0..2)
-        .map(|_| {
-            let mut client = broker.connect();
-            client.stream.write_all(&large()[..200_000]).unwrap();
-            client
-        })
-        .collect();
+    let mut begun = two_begun(&broker, 200_000);
     wait_until("two requests are claimed", || memory.claimed_bytes() >= 4 * MIB);
     let others: Vec<_> = (0..8)
         .map(|_| {
@@ -97,13 +101,7 @@ fn slow_requests_do_not_keep_memory_from_others() {
     });
     broker.create_topic("t", 1);
     let memory = broker.context().request_memory.clone();
-    let slow: Vec<RawClient> = (0..2)
-        .map(|_| {
-            let mut client = broker.connect();
-            client.stream.write_all(&large()[..70_000]).unwrap();
-            client
-        })
-        .collect();
+    let slow = two_begun(&broker, 70_000);
     wait_until("two requests are claimed", || memory.claimed_bytes() >= 4 * MIB);
     let (stop, stopped) = mpsc::channel::<()>();
     let mut stream = slow[0].stream.try_clone().unwrap();
