@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::fetch::waiters::{Waitable, Waiters};
 use crate::metrics::{Meter, Traffic};
+use crate::seldom::Seldom;
 use crate::transaction::service::Marking;
 
 /// A partition of a topic on this broker.
@@ -30,6 +31,7 @@ pub struct Partition {
     waiters: Arc<Waiters>,
     /// The same partition in another log directory; held while it is moved there.
     pub successor: Mutex<Option<Arc<Partition>>>,
+    failed_reads: Seldom,
 }
 
 impl Waitable for Partition {
@@ -87,6 +89,7 @@ impl Partition {
             flush_before_ack,
             waiters: Arc::default(),
             successor: Mutex::new(None),
+            failed_reads: Seldom::default(),
         }
     }
 
@@ -103,6 +106,7 @@ impl Partition {
             flush_before_ack: self.flush_before_ack,
             waiters: self.waiters.clone(),
             successor: Mutex::new(None),
+            failed_reads: Seldom::default(),
         }
     }
 
@@ -301,8 +305,11 @@ impl Partition {
             read = there.log.read(offset, max_bytes, end_offset, min_one_batch);
         }
         read.map_err(|error| {
-            if !matches!(error, ReadError::OffsetOutOfRange { .. }) {
-                tracing::error!("{error}");
+            // A consumer asks for the same damaged record again and again.
+            if !matches!(error, ReadError::OffsetOutOfRange { .. })
+                && let Some(left_out) = self.failed_reads.now()
+            {
+                tracing::error!("{error}{left_out}");
             }
             self.traffic.read_failed(error.error_code());
             error.error_code()

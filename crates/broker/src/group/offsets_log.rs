@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use caudal_protocol::ErrorCode;
-use caudal_protocol::batch::{Batch, BatchBuilder, Batches};
+use caudal_protocol::batch::{Batch, BatchBuilder};
 use caudal_protocol::compression::Codec;
 use caudal_storage::{AppendOrigin, EndMarker, Verification};
 
@@ -13,14 +13,12 @@ use super::GroupRecord;
 use super::service::{OffsetsLog, Stored};
 use super::transactional::{TransactionalProducer, TransactionalWrite};
 use crate::clock::wall_ms;
+use crate::coordinator_log::{DECOMPRESSED_MAX_BYTES, replay};
 use crate::partition::Partition;
 use crate::topics::Topics;
 
 /// The topic that holds groups and their offsets.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
-const READ_BYTES: usize = 1024 * 1024;
-/// Bounds what a compressed batch of the topic may unfold to.
-const DECOMPRESSED_MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// The topic's partitions on this broker.
 #[derive(Debug)]
@@ -39,38 +37,14 @@ impl OffsetsTopic {
         let view = self.topics.view();
         let Some(topic) = view.by_name(OFFSETS_TOPIC) else { return BTreeMap::new() };
         let read = |partition: &Arc<Partition>| {
-            let failed = read_partition(partition, &mut each).err()?;
-            Some((partition.name.partition, failed))
+            let index = partition.name.partition;
+            let failed = replay(&partition.log, |batch| replay_batch(batch, index, &mut each)).err()?;
+            Some((index, failed))
         };
         let mut unreadable: BTreeMap<i32, String> = topic.partitions.iter().flatten().filter_map(read).collect();
         unreadable.extend(topic.offline.clone());
         unreadable
     }
-}
-
-fn read_partition(partition: &Partition, each: &mut impl FnMut(GroupRecord)) -> Result<(), String> {
-    let log = &partition.log;
-    let mut offset = log.log_start_offset();
-    let end = log.log_end_offset();
-    while offset < end {
-        let slice = log.read(offset, READ_BYTES, end, true).map_err(|e| e.to_string())?;
-        let bytes = slice.to_bytes().map_err(|e| e.to_string())?;
-        let before = offset;
-        for batch in Batches::new(bytes) {
-            let batch = batch.map_err(|e| format!("offset {offset}: {e}"))?;
-            let base_offset = batch.header.base_offset;
-            if !batch.is_intact() {
-                return Err(format!("the batch at offset {base_offset}: its CRC-32C does not fit its bytes"));
-            }
-            offset = batch.header.next_offset();
-            replay_batch(&batch, partition.name.partition, each)
-                .map_err(|e| format!("the batch at offset {base_offset}: {e}"))?;
-        }
-        if offset == before {
-            return Err(format!("no whole batch at offset {offset}"));
-        }
-    }
-    Ok(())
 }
 
 fn replay_batch(batch: &Batch, partition: i32, each: &mut impl FnMut(GroupRecord)) -> Result<(), String> {

@@ -175,6 +175,13 @@ impl GroupService {
         self.core.timers.notify_one();
     }
 
+    /// The partitions of [`OFFSETS_TOPIC`] whose groups are not served.
+    ///
+    /// [`OFFSETS_TOPIC`]: super::offsets_log::OFFSETS_TOPIC
+    pub fn unreadable(&self) -> BTreeSet<i32> {
+        self.core.unreadable.get().cloned().unwrap_or_default()
+    }
+
     /// `COORDINATOR_LOAD_IN_PROGRESS`, `COORDINATOR_NOT_AVAILABLE` or `NOT_COORDINATOR` while a group cannot be served.
     pub fn readiness(&self, group: &str) -> ErrorCode {
         let is_unreadable = |partition| self.core.unreadable.get().is_some_and(|all| all.contains(&partition));

@@ -1,12 +1,16 @@
 //! Whether the broker serves.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use caudal_storage::Offline;
+use caudal_protocol::{ErrorCode, TopicPartition};
+use caudal_storage::{CorruptRange, Offline};
 
 use crate::context::Context;
+use crate::group::offsets_log::OFFSETS_TOPIC;
 use crate::log_dirs::LogDirs;
 use crate::topics::TopicsView;
+use crate::transaction::STATE_TOPIC;
 
 /// As many partitions are told of one by one.
 const NAMED_MOST: usize = 5;
@@ -23,27 +27,28 @@ enum State {
 /// What was looked at.
 #[derive(Debug)]
 pub struct Health {
+    /// Of the cluster that is served; empty while the broker starts.
+    cluster_id: String,
     checks: Vec<(&'static str, State)>,
 }
 
 impl Health {
     pub fn of(ctx: Option<&Context>) -> Health {
         let Some(ctx) = ctx else {
-            return Health { checks: vec![("broker", State::Unavailable("it is starting".to_owned()))] };
+            let starting = State::Unavailable("it is starting".to_owned());
+            return Health { cluster_id: String::new(), checks: vec![("broker", starting)] };
         };
-        let loading = |error: caudal_protocol::ErrorCode| match error.is_error() {
-            true => State::Unavailable(error.message().to_owned()),
-            false => State::Ok,
-        };
-        let transactions = ctx.transactions.view(|_| ()).err();
+        let groups = coordinator(ctx.groups.readiness_to_list(), OFFSETS_TOPIC, &ctx.groups.unreadable());
+        let loading = ctx.transactions.view(|_| ()).err().unwrap_or(ErrorCode::None);
+        let transactions = coordinator(loading, STATE_TOPIC, &ctx.transactions.unreadable());
         let checks = vec![
             ("broker", State::Ok),
             ("log_dir", log_dirs(&ctx.replicas.log_dirs)),
             ("partitions", partitions(&ctx.topics.view())),
-            ("groups", loading(ctx.groups.readiness_to_list())),
-            ("transactions", transactions.map_or(State::Ok, loading)),
+            ("groups", groups),
+            ("transactions", transactions),
         ];
-        Health { checks }
+        Health { cluster_id: ctx.cluster_id.clone(), checks }
     }
 
     pub fn is_ready(&self) -> bool {
@@ -57,7 +62,9 @@ impl Health {
             true => "degraded",
             false => "unavailable",
         };
-        let mut text = format!("{{\"status\":\"{status}\",\"checks\":{{");
+        let mut text = format!("{{\"status\":\"{status}\",\"cluster_id\":");
+        push_string(&mut text, &self.cluster_id);
+        text.push_str(",\"checks\":{");
         for (at, (name, state)) in self.checks.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
             let _ = write!(text, "{comma}\"{name}\":");
@@ -90,21 +97,46 @@ fn log_dirs(dirs: &LogDirs) -> State {
     }
 }
 
-/// A partition whose log is not there or cannot be used is offline, alone or with its directory.
+/// A coordinator serves what lies in the partitions of its topic that it could read when it started.
+fn coordinator(loading: ErrorCode, topic: &str, unreadable: &BTreeSet<i32>) -> State {
+    if loading.is_error() {
+        return State::Unavailable(loading.message().to_owned());
+    }
+    let problems =
+        unreadable.iter().map(|index| format!("what is in {topic}-{index} is not served: the broker's log says why"));
+    few(problems.collect(), "are not served")
+}
+
+/// A partition whose log is not there or cannot be used is offline, alone or with its directory; one with damaged records
+/// serves the others.
 fn partitions(view: &TopicsView) -> State {
-    let all = view.iter().flat_map(|topic| topic.offline.iter().map(|(index, why)| (&*topic.name, *index, why)));
-    let mut offline: Vec<_> = all.collect();
+    let offline = view.iter().flat_map(|topic| topic.offline.iter().map(|(index, why)| (&*topic.name, *index, why)));
+    let mut offline: Vec<_> = offline.collect();
     offline.sort_unstable();
-    let count = offline.len();
-    if count == 0 {
-        return State::Ok;
+    let offline: Vec<String> =
+        offline.iter().map(|(topic, index, why)| format!("{topic}-{index} is offline: {why}")).collect();
+    let logs = view.iter().flat_map(|topic| topic.partitions.iter().flatten());
+    let mut damaged: Vec<_> =
+        logs.flat_map(|p| p.log.corrupt_ranges().into_iter().map(|range| (&p.name, range))).collect();
+    damaged.sort_unstable_by_key(|(name, range)| (&*name.topic, name.partition, range.first_offset));
+    let told = |(name, range): &(&TopicPartition, CorruptRange)| {
+        format!("{name} has damaged records: offsets {} to {}", range.first_offset, range.next_offset - 1)
+    };
+    let damaged = damaged.iter().map(told).collect();
+    match (few(offline, "are offline"), few(damaged, "are damaged")) {
+        (State::Degraded(offline), State::Degraded(damaged)) => State::Degraded(format!("{offline}; {damaged}")),
+        (State::Ok, other) | (other, _) => other,
     }
-    let named = offline.iter().take(NAMED_MOST).map(|(topic, index, why)| format!("{topic}-{index} is offline: {why}"));
-    let mut problems: Vec<String> = named.collect();
-    if count > NAMED_MOST {
-        problems.push(format!("{} more are offline", count - NAMED_MOST));
+}
+
+/// The first of these problems; `what` the others are as well.
+fn few(mut problems: Vec<String>, what: &str) -> State {
+    let more = problems.len().saturating_sub(NAMED_MOST);
+    problems.truncate(NAMED_MOST);
+    if more > 0 {
+        problems.push(format!("{more} more {what}"));
     }
-    State::Degraded(problems.join("; "))
+    if problems.is_empty() { State::Ok } else { State::Degraded(problems.join("; ")) }
 }
 
 fn push_string(text: &mut String, value: &str) {
@@ -150,15 +182,18 @@ mod tests {
     fn text_is_quoted() {
         let bad = || State::Unavailable("no \"x\\y\"\n".to_owned());
         let degraded = || State::Degraded("one of two".to_owned());
-        let told = |checks| Health { checks }.to_json();
+        let told = |checks| Health { cluster_id: "id".to_owned(), checks }.to_json();
         assert_eq!(
             told(vec![("a", State::Ok), ("b", bad()), ("c", degraded())]),
-            "{\"status\":\"unavailable\",\"checks\":{\"a\":\"ok\",\"b\":\"no \\\"x\\\\y\\\"\\u000a\",\"c\":\"one of two\"}}\n"
+            "{\"status\":\"unavailable\",\"cluster_id\":\"id\",\"checks\":{\"a\":\"ok\",\"b\":\"no \\\"x\\\\y\\\"\\u000a\",\"c\":\"one of two\"}}\n"
         );
         assert_eq!(
             told(vec![("a", State::Ok), ("b", degraded())]),
-            "{\"status\":\"degraded\",\"checks\":{\"a\":\"ok\",\"b\":\"one of two\"}}\n"
+            "{\"status\":\"degraded\",\"cluster_id\":\"id\",\"checks\":{\"a\":\"ok\",\"b\":\"one of two\"}}\n"
         );
-        assert_eq!(told(vec![("a", State::Ok)]), "{\"status\":\"ok\",\"checks\":{\"a\":\"ok\"}}\n");
+        assert_eq!(
+            told(vec![("a", State::Ok)]),
+            "{\"status\":\"ok\",\"cluster_id\":\"id\",\"checks\":{\"a\":\"ok\"}}\n"
+        );
     }
 }

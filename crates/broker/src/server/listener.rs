@@ -18,6 +18,7 @@ use super::connection::{Closed, Connection, ConnectionInfo};
 use crate::config::{BrokerConfig, ConnectionLimits};
 use crate::context::Context;
 use crate::quota::Admission;
+use crate::seldom::Seldom;
 
 const BACKLOG: i32 = 1024;
 /// How long a stop waits for a client that does not take its answers.
@@ -101,6 +102,8 @@ struct Counts {
     total: AtomicUsize,
     per_ip: Mutex<HashMap<IpAddr, usize>>,
     next_id: AtomicU64,
+    refused: Seldom,
+    closed: Seldom,
 }
 
 /// One connection's place in the counts, given back when dropped.
@@ -210,7 +213,9 @@ async fn accept((at, socket): (usize, TcpListener), ctx: Arc<Context>, counts: A
         let place = match Place::take(&counts, at, peer.ip(), &ctx) {
             Ok(place) => place,
             Err(limit) => {
-                tracing::warn!(%peer, "refused a connection: {limit} is reached");
+                if let Some(left_out) = counts.refused.now() {
+                    tracing::warn!(%peer, "refused a connection: {limit} is reached{left_out}");
+                }
                 continue;
             }
         };
@@ -266,7 +271,9 @@ async fn run(stream: TcpStream, peer: SocketAddr, id: u64, ctx: Arc<Context>, pl
     match &closed {
         Closed::Peer | Closed::Io(_) | Closed::Idle(_) => tracing::debug!(%peer, "connection ended: {closed}"),
         Closed::Frame(_) | Closed::Refused(_) | Closed::Stalled(_) | Closed::Slow | Closed::Undrained(_) => {
-            tracing::warn!(%peer, "closed a connection: {closed}");
+            if let Some(left_out) = place.counts.closed.now() {
+                tracing::warn!(%peer, "closed a connection: {closed}{left_out}");
+            }
         }
     }
     drop(place);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caudal_protocol::batch::{BatchBuilder, Batches};
+use caudal_protocol::batch::BatchBuilder;
 use caudal_protocol::compression::Codec;
 use caudal_protocol::{ErrorCode, TopicPartition};
 use caudal_storage::{AppendOrigin, EndMarker, TransactionMarker, Verification};
@@ -21,6 +21,7 @@ use super::machine::{End, Entry, Init, Producer, Step};
 use super::record;
 use super::{STATE_TOPIC, State, Transaction, TransactionConfig};
 use crate::clock::wall_ms;
+use crate::coordinator_log::{DECOMPRESSED_MAX_BYTES, replay};
 use crate::group::offsets_log::OFFSETS_TOPIC;
 use crate::group::record::partition_for;
 use crate::group::service::GroupService;
@@ -30,9 +31,6 @@ use crate::topics::Topics;
 /// Between tries to write markers, and to store that a transaction is over, while the disk is full: at first, and at most.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
-const READ_BYTES: usize = 5 * 1024 * 1024;
-/// Bounds what a compressed batch of the topic may unfold to.
-const DECOMPRESSED_MAX_BYTES: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -177,6 +175,11 @@ impl TransactionService {
         drop(inner);
         self.core.decided.notify_one();
         unreadable
+    }
+
+    /// The partitions of [`STATE_TOPIC`] whose transactional ids are not served.
+    pub fn unreadable(&self) -> BTreeSet<i32> {
+        self.core.inner.lock().unreadable.clone()
     }
 
     /// `COORDINATOR_LOAD_IN_PROGRESS` or `NOT_COORDINATOR` while a transactional id cannot be served.
@@ -536,42 +539,22 @@ impl std::fmt::Debug for TransactionService {
 }
 
 fn read_partition(partition: &Partition) -> Result<HashMap<String, Transaction>, String> {
-    let log = &partition.log;
-    let mut offset = log.log_start_offset();
-    let end = log.log_end_offset();
     let mut transactions = HashMap::new();
-    while offset < end {
-        let slice = log.read(offset, READ_BYTES, end, true).map_err(|e| e.to_string())?;
-        let bytes = slice.to_bytes().map_err(|e| e.to_string())?;
-        let before = offset;
-        for batch in Batches::new(bytes) {
-            let batch = batch.map_err(|e| format!("offset {offset}: {e}"))?;
-            if !batch.is_intact() {
-                return Err(format!(
-                    "the batch at offset {}: its CRC-32C does not fit its bytes",
-                    batch.header.base_offset
-                ));
-            }
-            offset = batch.header.next_offset();
-            if batch.header.is_control() {
-                continue;
-            }
-            for record in batch.records(DECOMPRESSED_MAX_BYTES).map_err(|e| e.to_string())?.iter() {
-                let record = record.map_err(|e| e.to_string())?;
-                let Some(key) = record.key.map(Bytes::copy_from_slice) else { continue };
-                let value = record.value.map(Bytes::copy_from_slice);
-                match record::decode(key, value).map_err(|e| e.to_string())? {
-                    Some((id, Some(transaction))) => _ = transactions.insert(id, transaction),
-                    Some((id, None)) => _ = transactions.remove(&id),
-                    None => {
-                        tracing::warn!(partition = %partition.name, offset = record.offset, "unknown record ignored")
-                    }
-                }
+    replay(&partition.log, |batch| {
+        if batch.header.is_control() {
+            return Ok(());
+        }
+        for record in batch.records(DECOMPRESSED_MAX_BYTES).map_err(|e| e.to_string())?.iter() {
+            let record = record.map_err(|e| e.to_string())?;
+            let Some(key) = record.key.map(Bytes::copy_from_slice) else { continue };
+            let value = record.value.map(Bytes::copy_from_slice);
+            match record::decode(key, value).map_err(|e| e.to_string())? {
+                Some((id, Some(transaction))) => _ = transactions.insert(id, transaction),
+                Some((id, None)) => _ = transactions.remove(&id),
+                None => tracing::warn!(partition = %partition.name, offset = record.offset, "unknown record ignored"),
             }
         }
-        if offset == before {
-            return Err(format!("no whole batch at offset {offset}"));
-        }
-    }
+        Ok(())
+    })?;
     Ok(transactions)
 }

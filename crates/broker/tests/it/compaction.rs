@@ -32,9 +32,7 @@ fn committed_offsets_shrink_and_are_found_again() {
     });
     broker.create_topic("t", 1);
     let mut client = broker.connect();
-    let find: FindCoordinatorResponse =
-        client.ask(&FindCoordinatorRequest { key: "g".into(), ..Default::default() }, 3);
-    assert_eq!(find.error_code, 0);
+    client.find_group("g");
     let metadata = "m".repeat(4000);
     for offset in 0..900 {
         assert_eq!(client.commit(offset, &metadata), 0);

@@ -5,8 +5,6 @@ use caudal_protocol::ErrorCode;
 use caudal_protocol::batch::BatchBuilder;
 use caudal_protocol::compression::Codec;
 use caudal_protocol::messages::fetch_response::FetchResponse;
-use caudal_protocol::messages::find_coordinator_request::FindCoordinatorRequest;
-use caudal_protocol::messages::find_coordinator_response::FindCoordinatorResponse;
 use caudal_protocol::messages::heartbeat_request::HeartbeatRequest;
 use caudal_protocol::messages::heartbeat_response::HeartbeatResponse;
 use caudal_protocol::messages::produce_response::ProduceResponse;
@@ -179,9 +177,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 fn one_unreadable_record_costs_the_groups_of_its_partition() {
     let broker = TestBroker::start();
     let mut client = broker.connect();
-    let find = FindCoordinatorRequest { key: "g".into(), ..Default::default() };
-    let found: FindCoordinatorResponse = client.ask(&find, 3);
-    assert_eq!(found.error_code, 0);
+    client.find_group("g");
     let partition = partition_for("g", 50);
     let mut damaged = BatchBuilder::new(Codec::None);
     damaged.append(0, Some(&[0, 1]), Some(b"v"), &[]);

@@ -7,6 +7,7 @@ mod bad_dirs;
 mod compaction;
 mod connection;
 mod consumer_groups;
+mod damage;
 mod fetch;
 mod full_disk;
 mod fuzz;

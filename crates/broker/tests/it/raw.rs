@@ -9,6 +9,8 @@ use bytes::Bytes;
 use caudal_broker::{Broker, BrokerConfig, StartError};
 use caudal_cluster::controller::create_topics;
 use caudal_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use caudal_protocol::messages::find_coordinator_request::FindCoordinatorRequest;
+use caudal_protocol::messages::find_coordinator_response::FindCoordinatorResponse;
 use caudal_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use caudal_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use caudal_protocol::messages::{
@@ -186,8 +188,19 @@ impl RawClient {
         response
     }
 
+    /// Asks for the coordinator of a group, which makes the topic of groups.
+    pub fn find_group(&mut self, group: &str) {
+        let request = FindCoordinatorRequest { key: group.into(), ..Default::default() };
+        let response: FindCoordinatorResponse = self.ask(&request, 3);
+        assert_eq!(response.error_code, 0, "{:?}", response.error_message);
+    }
+
     /// Commits an offset of partition 0 of `t` for the group `g`; the error code.
     pub fn commit(&mut self, offset: i64, metadata: &str) -> i16 {
+        self.commit_as("g", offset, metadata)
+    }
+
+    pub fn commit_as(&mut self, group: &str, offset: i64, metadata: &str) -> i16 {
         let partition = OffsetCommitRequestPartition {
             committed_offset: offset,
             committed_metadata: Some(metadata.to_owned()),
@@ -195,7 +208,7 @@ impl RawClient {
         };
         let topic = OffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
         let request = OffsetCommitRequest {
-            group_id: "g".into(),
+            group_id: group.into(),
             generation_id_or_member_epoch: -1,
             topics: vec![topic],
             ..Default::default()

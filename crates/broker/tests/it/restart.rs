@@ -2,20 +2,12 @@
 
 use caudal_broker::StartError;
 use caudal_protocol::messages::fetch_response::FetchResponse;
-use caudal_protocol::messages::find_coordinator_request::FindCoordinatorRequest;
-use caudal_protocol::messages::find_coordinator_response::FindCoordinatorResponse;
 use caudal_protocol::messages::init_producer_id_request::InitProducerIdRequest;
 use caudal_protocol::messages::init_producer_id_response::InitProducerIdResponse;
 
 use crate::fetch::{offsets, request};
 use crate::produce::{batch, batch_of, produce};
 use crate::raw::{RawClient, TestBroker};
-
-fn find_coordinator(client: &mut RawClient) {
-    let request = FindCoordinatorRequest { key: "g".into(), ..Default::default() };
-    let response: FindCoordinatorResponse = client.ask(&request, 3);
-    assert_eq!(response.error_code, 0, "{:?}", response.error_message);
-}
 
 fn producer_id(client: &mut RawClient) -> i64 {
     let request = InitProducerIdRequest { transactional_id: None, ..Default::default() };
@@ -30,7 +22,7 @@ fn records_offsets_groups_and_producers_survive(restart: fn(TestBroker) -> TestB
     let mut ids = Vec::new();
     for round in 0..3i64 {
         let mut client = broker.connect();
-        find_coordinator(&mut client);
+        client.find_group("g");
         ids.push(producer_id(&mut client));
         if round > 0 {
             assert_eq!(client.committed(), round * 2);

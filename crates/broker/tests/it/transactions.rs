@@ -54,7 +54,7 @@ fn find(client: &mut RawClient, id: &str) {
     assert_eq!(response.coordinators[0].error_code, 0, "{:?}", response.coordinators[0].error_message);
 }
 
-fn init_with(client: &mut RawClient, id: &str, timeout_ms: i32) -> Result<Producer, ErrorCode> {
+pub fn init_with(client: &mut RawClient, id: &str, timeout_ms: i32) -> Result<Producer, ErrorCode> {
     find(client, id);
     let request = m::InitProducerIdRequest {
         transactional_id: Some(id.into()),
@@ -181,7 +181,7 @@ fn wait_for<T: PartialEq + std::fmt::Debug>(what: &T, mut look: impl FnMut() -> 
     }
 }
 
-fn describe(client: &mut RawClient, id: &str) -> m::describe_transactions_response::TransactionState {
+pub fn describe(client: &mut RawClient, id: &str) -> m::describe_transactions_response::TransactionState {
     let request = m::DescribeTransactionsRequest { transactional_ids: vec![id.into()] };
     let mut response: m::DescribeTransactionsResponse = client.ask(&request, 0);
     response.transaction_states.remove(0)
@@ -365,7 +365,7 @@ fn commit_once(client: &mut RawClient, id: &str, producer: Producer, offset: i64
 #[test]
 fn records_and_offsets_join_together() {
     let (broker, mut client) = started();
-    find_group(&mut client);
+    client.find_group("g");
     let mut other = broker.connect();
     let mut producer = init(&mut client, "id");
     for round in 0..10 {
@@ -390,16 +390,10 @@ fn committed_offset(client: &mut RawClient, require_stable: bool) -> Result<i64,
     checked(answer.error_code, answer.committed_offset)
 }
 
-fn find_group(client: &mut RawClient) {
-    let request = m::FindCoordinatorRequest { key: "g".into(), ..Default::default() };
-    let response: m::FindCoordinatorResponse = client.ask(&request, 2);
-    assert_eq!(response.error_code, 0);
-}
-
 #[test]
 fn offsets_count_when_their_transaction_is_committed() {
     let (broker, mut client) = started();
-    find_group(&mut client);
+    client.find_group("g");
     let mut producer = init(&mut client, "id");
     assert_eq!(commit_offset(&mut client, "id", producer, 5, 5), ErrorCode::None);
     assert_eq!(committed_offset(&mut client, false), Ok(-1));

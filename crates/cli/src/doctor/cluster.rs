@@ -24,8 +24,9 @@ const TRANSACTION_LONG_MS: i64 = 15 * 60 * 1000;
 /// As many of a kind are named.
 const NAMED_MOST: usize = 5;
 
-/// `named`: what is asked about is a file or a directory in the first place; then nothing need be running.
-pub async fn check(server: &Server, named: bool, findings: &mut Findings) {
+/// `named`: what is asked about is a file or a directory in the first place; then nothing need be running. Returns the id
+/// of the cluster that answers.
+pub async fn check(server: &Server, named: bool, findings: &mut Findings) -> Option<String> {
     let cluster = match server.connect(&[]).await {
         Ok(cluster) => cluster,
         Err(Stop::Failed(text)) => {
@@ -36,12 +37,17 @@ pub async fn check(server: &Server, named: bool, findings: &mut Findings) {
             } else {
                 findings.problem(CHECK, text, fix);
             }
-            return;
+            return None;
         }
-        Err(other) => return findings.problem(CHECK, other.to_string(), "see to the client's settings"),
+        Err(other) => {
+            findings.problem(CHECK, other.to_string(), "see to the client's settings");
+            return None;
+        }
     };
+    let brokers = check_brokers(&cluster, findings).await;
+    let cluster_id = brokers.as_ref().ok().cloned();
     let checks = [
-        (CHECK, check_brokers(&cluster, findings).await),
+        (CHECK, brokers.map(|_| ())),
         (TOPICS, check_partitions(&cluster, findings).await),
         (GROUPS, check_groups(&cluster, findings).await),
         (TRANSACTIONS, check_transactions(&cluster, findings).await),
@@ -51,9 +57,10 @@ pub async fn check(server: &Server, named: bool, findings: &mut Findings) {
             findings.problem(what, error.to_string(), "look at the broker's log");
         }
     }
+    cluster_id
 }
 
-async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<(), CallError> {
+async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<String, CallError> {
     let described = cluster.admin.describe_cluster(false).await?;
     let addresses: Vec<String> = described.brokers.iter().map(|b| format!("{}:{}", b.host, b.port)).collect();
     let text = format!("cluster {} answers, with {}", described.cluster_id, addresses.join(", "));
@@ -70,7 +77,7 @@ async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<(),
             }
         }
     }
-    Ok(())
+    Ok(described.cluster_id)
 }
 
 /// Partitions on their way to each directory, and whether there is room for them.

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod data_dir;
+mod health;
 mod settings;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -133,7 +134,10 @@ pub async fn run(server: &Server, doctor: DoctorArgs) -> Result<(), Stop> {
         if let (None, true, Some(config)) = (&server.server, doctor.file.is_some(), &config) {
             server.server = config.listen.iter().find_map(|listener| local(*listener)).map(|it| it.to_string());
         }
-        cluster::check(&server, named, &mut findings).await;
+        let cluster_id = cluster::check(&server, named, &mut findings).await;
+        if let (Some(cluster_id), Some(config)) = (cluster_id, &config) {
+            health::check(&config.http_listen, &cluster_id, &mut findings);
+        }
     }
     if doctor.json || server.is_json() {
         say!("{}", serde_json::to_string_pretty(&findings.to_json()).unwrap_or_default())?;

@@ -82,6 +82,35 @@ fn the_doctor_looks_at_a_broker() {
 }
 
 #[test]
+fn the_doctor_tells_what_a_broker_knows_to_be_damaged() {
+    let data = tempfile::tempdir().unwrap();
+    let up = ["up", "--port", "0", "--set", "caudal.http.listeners=http://127.0.0.1:0"];
+    let broker = Broker::start_in(data.path(), &up);
+    for record in ["one\n", "two\n", "three\n"] {
+        broker.caudal(&["produce", "t"], record).ok();
+    }
+    let health = |broker: &Broker| {
+        let set = format!("caudal.http.listeners=http://{}", broker.http);
+        let data = data.path().join("data");
+        let (_, found) = doctor(&["--server", &broker.address, "--data-dir", data.to_str().unwrap(), "--set", &set]);
+        ["problem", "ok"]
+            .map(|level| texts(&found, level).into_iter().filter(|t| t.contains("\"health\":")).collect::<Vec<_>>())
+    };
+    let [problems, well] = health(&broker);
+    assert_eq!((problems.len(), well.len()), (0, 1), "{problems:?}");
+    drop(broker);
+    let log = data.path().join("data/t-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let broker = Broker::start_in(data.path(), &up);
+    let [problems, well] = health(&broker);
+    let is_told = problems.iter().any(|t| t.contains("partitions: t-0 has damaged records: offsets 1 to 1"));
+    assert!(is_told && problems.len() == 1 && well.is_empty(), "{problems:?} {well:?}");
+}
+
+#[test]
 fn the_doctor_looks_at_settings() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("server.properties");
