@@ -18,10 +18,12 @@ const TOLD_ELSEWHERE: &str = "log_dir";
 /// does not answer: a broker need not serve that.
 pub fn check(listeners: &[SocketAddr], cluster_id: &str, findings: &mut Findings) {
     let here = listeners.iter().filter_map(|listener| local(*listener));
-    let told = here.filter_map(|address| ask(address).ok()).find(|told| told["cluster_id"] == cluster_id);
+    let told = here
+        .filter_map(|address| ask(address).ok())
+        .find(|told| told.get("cluster_id").is_some_and(|id| id == cluster_id));
     let Some(told) = told else { return };
     let mut is_well = true;
-    for (name, state) in told["checks"].as_object().into_iter().flatten() {
+    for (name, state) in told.get("checks").and_then(Value::as_object).into_iter().flatten() {
         let state = state.as_str().unwrap_or_default();
         if state != "ok" && name != TOLD_ELSEWHERE {
             is_well = false;
