@@ -48,6 +48,11 @@ pub enum Error {
     )]
     OffsetOutOfRange { partition: TopicPartition, offset: i64 },
     #[error(
+        "failed to read {partition} at offset {offset}: the broker says that its records there are damaged (CORRUPT_MESSAGE), \
+         its log which; continue behind them, or restore the segment from a backup"
+    )]
+    Damaged { partition: TopicPartition, offset: i64 },
+    #[error(
         "failed to read {partition}: group '{group}' has no committed offset for it and auto.offset.reset is none; \
          commit one or choose earliest or latest"
     )]

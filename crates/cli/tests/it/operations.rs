@@ -108,6 +108,16 @@ fn the_doctor_tells_what_a_broker_knows_to_be_damaged() {
     let [problems, well] = health(&broker);
     let is_told = problems.iter().any(|t| t.contains("partitions: t-0 has damaged records: offsets 1 to 1"));
     assert!(is_told && problems.len() == 1 && well.is_empty(), "{problems:?} {well:?}");
+    // Kafka's tool says so and ends with 0 all the same.
+    for (read, code) in [
+        (broker.caudal(&["consume", "t", "-b", "-n", "3"], ""), 1),
+        (broker.tool("kafka-console-consumer", &["--topic", "t", "--from-beginning", "--max-messages", "3"]), 0),
+    ] {
+        assert_eq!(read.out, "one\n");
+        read.fails(code, "failed to read t-0 at offset 1: the broker says that its records there are damaged");
+    }
+    let behind = ["--topic", "t", "--partition", "0", "--offset", "2", "--max-messages", "1"];
+    assert_eq!(broker.tool("kafka-console-consumer", &behind).ok(), "three\n");
 }
 
 #[test]

@@ -246,6 +246,7 @@ impl Consumer {
                     Ok(())
                 }
             },
+            FetchFailure::Damaged => Err(Error::Damaged { partition: tp.clone(), offset }),
             FetchFailure::Fatal => Err(Error::server(format!("read {tp} at offset {offset}"), data.error_code, None)),
         }
     }

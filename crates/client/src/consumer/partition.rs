@@ -237,6 +237,8 @@ pub(super) enum FetchFailure {
     /// Ask for the leader again and fetch again.
     Refresh,
     OffsetOutOfRange,
+    /// The records there are damaged; they will not get better.
+    Damaged,
     Fatal,
 }
 
@@ -244,6 +246,8 @@ impl FetchFailure {
     pub(super) fn of(code: ErrorCode) -> FetchFailure {
         match code {
             ErrorCode::OffsetOutOfRange => FetchFailure::OffsetOutOfRange,
+            // Retriable for who writes.
+            ErrorCode::CorruptMessage => FetchFailure::Damaged,
             code if code.is_retriable() || code == ErrorCode::UnknownServerError => FetchFailure::Refresh,
             _ => FetchFailure::Fatal,
         }
