@@ -201,4 +201,12 @@ fn a_topic_that_is_missing_is_told_at_once() {
     let refused = broker.caudal(&["produce", "scores"], "one\n");
     assert!(refused.err.contains("`caudal topic create scores` makes it"), "{refused:?}");
     refused.fails(1, "topic 'scores' does not exist; did you mean 'score'?");
+    // Kafka's tool waits for it.
+    for (group, told) in [
+        (&["--timeout-ms", "4000"][..], "topic 'scores' does not exist"),
+        (&["--timeout-ms", "4000", "--group", "g"], "failed to read topic 'scores': it does not exist"),
+    ] {
+        let waited = broker.tool("kafka-console-consumer", &[&["--topic", "scores"], group].concat());
+        assert!(waited.err.contains(&format!("Still trying: {told}")), "{waited:?}");
+    }
 }

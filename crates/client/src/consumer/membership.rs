@@ -14,6 +14,7 @@ use super::group::{GroupConfig, GroupMember, HeartbeatEnd, Identity, PollClock, 
 use super::heartbeat::{Assignment, Statement, converse};
 use super::{Consumer, Event, Subscription};
 use crate::error::{Error, Result};
+use crate::outage::Stall;
 use crate::subscription::Topics;
 
 /// How often topics that do not exist yet are looked for.
@@ -45,6 +46,8 @@ pub(super) struct Membership {
     adopt: bool,
     looking: bool,
     look_at: Option<Instant>,
+    /// A topic that is subscribed to does not exist.
+    missing: Stall,
     /// Join again, although the generation is in force.
     rejoin: bool,
     next_generation: Reconciliation,
@@ -180,11 +183,19 @@ impl Consumer {
             }
         };
         let missing = match topics {
-            Topics::Names(names) => names.iter().any(|name| !sizes.contains_key(name)),
-            Topics::Pattern(_) => false,
+            Topics::Names(names) => names.iter().find(|name| !sizes.contains_key(*name)),
+            Topics::Pattern(_) => None,
         };
-        let interval = self.client.config().duration("metadata.max.age.ms");
-        self.membership.look_at = Some(now + if missing { MISSING_TOPIC_INTERVAL } else { interval });
+        let interval = if let Some(name) = missing {
+            let code = ErrorCode::UnknownTopicOrPartition.code();
+            let why = Some("it does not exist, and nobody has made it yet");
+            self.membership.missing.failed(&Error::server(format!("read topic '{name}'"), code, why));
+            MISSING_TOPIC_INTERVAL
+        } else {
+            self.membership.missing.is_over("all topics that are subscribed to exist");
+            self.client.config().duration("metadata.max.age.ms")
+        };
+        self.membership.look_at = Some(now + interval);
         let adopt = std::mem::take(&mut self.membership.adopt);
         let changed = match &self.membership.seen {
             None => true,

@@ -2,9 +2,10 @@
 //! the topics, found anew from time to time.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use caudal_client::{Consumer, ConsumerRecord, OffsetSpec, TopicPattern, Topics};
+use caudal_client::{Consumer, ConsumerRecord, OffsetSpec, TopicPattern, Topics, WAITING_TARGET};
 use caudal_protocol::TopicPartition;
 use caudal_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
 
@@ -16,6 +17,8 @@ use crate::tools::java::is_internal;
 /// How often topics are looked for while there are none, and how often for new ones.
 const SEARCH: Duration = Duration::from_millis(200);
 const REFRESH: Duration = Duration::from_secs(10);
+/// How long there may be none before that is told.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What to read.
 #[derive(Debug, Clone)]
@@ -35,11 +38,22 @@ pub struct Source {
     /// Topics to look for; `None` when a group or the command line says which partitions.
     search: Option<Search>,
     looked_at: Option<Instant>,
+    missing_since: Option<Instant>,
 }
 
 enum Search {
     Name(String),
     Pattern(TopicPattern),
+}
+
+/// Why nothing is read yet.
+impl fmt::Display for Search {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Search::Name(name) => write!(f, "topic '{name}' does not exist, and nobody has made it yet"),
+            Search::Pattern(_) => f.write_str("no topic fits the regular expression of --include yet"),
+        }
+    }
 }
 
 impl Source {
@@ -71,7 +85,7 @@ impl Source {
                 Some(Search::Pattern(TopicPattern::new(pattern).map_err(bad_pattern)?))
             }
         };
-        Ok(Source { consumer: Some(consumer), cluster, search, looked_at: None })
+        Ok(Source { consumer: Some(consumer), cluster, search, looked_at: None, missing_since: None })
     }
 
     /// Records as soon as there are any; none when `timeout` has passed, or earlier.
@@ -89,6 +103,10 @@ impl Source {
                 }
             }
             if consumer.assignment().is_empty() {
+                let since = *self.missing_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= PATIENCE {
+                    tracing::warn!(target: WAITING_TARGET, "{search}");
+                }
                 tokio::time::sleep(wait.min(SEARCH)).await;
                 return Ok(Vec::new());
             }
