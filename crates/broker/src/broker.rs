@@ -340,8 +340,8 @@ async fn load_groups(groups: &Arc<GroupService>, offsets: Arc<OffsetsTopic>) -> 
         let unreadable = offsets.read_all(|record| groups.replay(record));
         for (partition, reason) in &unreadable {
             tracing::error!(
-                "the groups in {OFFSETS_TOPIC}-{partition} are not served, as it cannot be read: {reason}. Bring its directory \
-                 back, from a backup if need be, or delete it to let these groups begin anew, and restart"
+                "the groups in {OFFSETS_TOPIC}-{partition} are not served, as it cannot be read: {reason}. Stop the broker, \
+                 bring its directory back, from a backup if need be, or delete it to let these groups begin anew, and start it"
             );
         }
         groups.loaded(unreadable.into_keys().collect());
@@ -354,8 +354,8 @@ async fn load_transactions(transactions: &Arc<TransactionService>) -> Result<(),
     let loaded = tokio::task::spawn_blocking(move || {
         for (partition, reason) in transactions.load() {
             tracing::error!(
-                "the transactional ids in {STATE_TOPIC}-{partition} are not served, as it cannot be read: {reason}. Bring its \
-                 directory back, from a backup if need be, and restart"
+                "the transactional ids in {STATE_TOPIC}-{partition} are not served, as it cannot be read: {reason}. Stop \
+                 the broker, bring its directory back, from a backup if need be, and start it"
             );
         }
     });

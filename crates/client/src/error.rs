@@ -38,7 +38,7 @@ pub enum Error {
          offline until that is back"
     )]
     NoLeader { partition: TopicPartition },
-    #[error("failed to read {partition}: {source}")]
+    #[error("failed to read {partition}: {source}; continue behind it, or restore the segment from a backup")]
     Batch { partition: TopicPartition, source: BatchError },
     #[error("failed to read {partition}: {source}")]
     Record { partition: TopicPartition, source: RecordError },

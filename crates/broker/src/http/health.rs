@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use caudal_protocol::{ErrorCode, TopicPartition};
 use caudal_storage::{CorruptRange, Offline};
@@ -9,6 +10,7 @@ use caudal_storage::{CorruptRange, Offline};
 use crate::context::Context;
 use crate::group::offsets_log::OFFSETS_TOPIC;
 use crate::log_dirs::LogDirs;
+use crate::partition::Partition;
 use crate::topics::TopicsView;
 use crate::transaction::STATE_TOPIC;
 
@@ -102,8 +104,9 @@ fn coordinator(loading: ErrorCode, topic: &str, unreadable: &BTreeSet<i32>) -> S
     if loading.is_error() {
         return State::Unavailable(loading.message().to_owned());
     }
-    let problems =
-        unreadable.iter().map(|index| format!("what is in {topic}-{index} is not served: the broker's log says why"));
+    let problems = unreadable.iter().map(|index| {
+        format!("what is in {topic}-{index} is not served: the log of the broker's start says why, and what to do")
+    });
     few(problems.collect(), "are not served")
 }
 
@@ -115,9 +118,13 @@ fn partitions(view: &TopicsView) -> State {
     offline.sort_unstable();
     let offline: Vec<String> =
         offline.iter().map(|(topic, index, why)| format!("{topic}-{index} is offline: {why}")).collect();
-    let logs = view.iter().flat_map(|topic| topic.partitions.iter().flatten());
-    let mut damaged: Vec<_> =
-        logs.flat_map(|p| p.log.corrupt_ranges().into_iter().map(|range| (&p.name, range))).collect();
+    let partitions = view.iter().flat_map(|topic| topic.partitions.iter().flatten());
+    let ranges = |p: &'_ Arc<Partition>| {
+        // What was deleted since is asked for by nobody.
+        let start = p.log.log_start_offset();
+        p.log.corrupt_ranges().into_iter().filter(move |range| range.next_offset > start)
+    };
+    let mut damaged: Vec<_> = partitions.flat_map(|p| ranges(p).map(|range| (&p.name, range))).collect();
     damaged.sort_unstable_by_key(|(name, range)| (&*name.topic, name.partition, range.first_offset));
     let told = |(name, range): &(&TopicPartition, CorruptRange)| {
         format!("{name} has damaged records: offsets {} to {}", range.first_offset, range.next_offset - 1)

@@ -8,13 +8,15 @@ use caudal_protocol::messages::ListTransactionsRequest;
 use caudal_protocol::messages::describe_log_dirs_response::DescribeLogDirsResult;
 use caudal_protocol::messages::describe_topic_partitions_response::DescribeTopicPartitionsResponseTopic as Topic;
 
-use super::Findings;
+use super::{Findings, health};
 use crate::commands::Server;
 use crate::tools::Stop;
 use crate::tools::cluster::{CallError, Cluster, check as check_code};
 use crate::tools::groups::consumer_groups;
 
 const CHECK: &str = "broker";
+const HEALTH: &str = "health";
+const HTTP_LISTENERS: &str = "caudal.http.listeners";
 const TOPICS: &str = "partitions";
 const GROUPS: &str = "groups";
 const TRANSACTIONS: &str = "transactions";
@@ -24,9 +26,9 @@ const TRANSACTION_LONG_MS: i64 = 15 * 60 * 1000;
 /// As many of a kind are named.
 const NAMED_MOST: usize = 5;
 
-/// `named`: what is asked about is a file or a directory in the first place; then nothing need be running. Returns the id
-/// of the cluster that answers.
-pub async fn check(server: &Server, named: bool, findings: &mut Findings) -> Option<String> {
+/// `named`: what is asked about is a file or a directory in the first place; then nothing need be running.
+/// `of_dirs`: the id of the cluster that the directories belong to which were looked at.
+pub async fn check(server: &Server, named: bool, of_dirs: Option<&str>, findings: &mut Findings) {
     let cluster = match server.connect(&[]).await {
         Ok(cluster) => cluster,
         Err(Stop::Failed(text)) => {
@@ -37,17 +39,13 @@ pub async fn check(server: &Server, named: bool, findings: &mut Findings) -> Opt
             } else {
                 findings.problem(CHECK, text, fix);
             }
-            return None;
+            return;
         }
-        Err(other) => {
-            findings.problem(CHECK, other.to_string(), "see to the client's settings");
-            return None;
-        }
+        Err(other) => return findings.problem(CHECK, other.to_string(), "see to the client's settings"),
     };
-    let brokers = check_brokers(&cluster, findings).await;
-    let cluster_id = brokers.as_ref().ok().cloned();
     let checks = [
-        (CHECK, brokers.map(|_| ())),
+        (CHECK, check_brokers(&cluster, of_dirs, findings).await),
+        (HEALTH, check_health(&cluster, findings).await),
         (TOPICS, check_partitions(&cluster, findings).await),
         (GROUPS, check_groups(&cluster, findings).await),
         (TRANSACTIONS, check_transactions(&cluster, findings).await),
@@ -57,14 +55,29 @@ pub async fn check(server: &Server, named: bool, findings: &mut Findings) -> Opt
             findings.problem(what, error.to_string(), "look at the broker's log");
         }
     }
-    cluster_id
 }
 
-async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<String, CallError> {
+/// Each broker says of itself where it serves its health; Apache Kafka's does not.
+async fn check_health(cluster: &Cluster, findings: &mut Findings) -> Result<(), CallError> {
+    let described = cluster.admin.describe_cluster(false).await?;
+    for broker in &described.brokers {
+        let configs = cluster.configs(ConfigResourceType::Broker, &broker.broker_id.to_string()).await?;
+        if let Some(listeners) = configs.into_iter().find(|config| config.name == HTTP_LISTENERS) {
+            health::check(&listeners.value.unwrap_or_default(), &described.cluster_id, findings);
+        }
+    }
+    Ok(())
+}
+
+async fn check_brokers(cluster: &Cluster, of_dirs: Option<&str>, findings: &mut Findings) -> Result<(), CallError> {
     let described = cluster.admin.describe_cluster(false).await?;
     let addresses: Vec<String> = described.brokers.iter().map(|b| format!("{}:{}", b.host, b.port)).collect();
     let text = format!("cluster {} answers, with {}", described.cluster_id, addresses.join(", "));
     findings.ok(CHECK, text);
+    if let Some(of_dirs) = of_dirs.filter(|of_dirs| *of_dirs != described.cluster_id) {
+        let text = format!("it is another cluster than {of_dirs}, which the data directory belongs to");
+        findings.note(CHECK, text, "--server and --data-dir say which are meant");
+    }
     for (node, dirs) in cluster.admin.describe_log_dirs(&[], None).await? {
         check_moves(node, &dirs, findings);
         for dir in &dirs {
@@ -77,7 +90,7 @@ async fn check_brokers(cluster: &Cluster, findings: &mut Findings) -> Result<Str
             }
         }
     }
-    Ok(described.cluster_id)
+    Ok(())
 }
 
 /// Partitions on their way to each directory, and whether there is room for them.

@@ -43,8 +43,8 @@ const FILE_SYSTEMS: &[(u64, &str, Option<&str>)] = &[
     (0x0102_1997, "9p", Some("what an fsync means there depends on the machine behind it")),
 ];
 
-/// Looks at all log directories.
-pub fn check(dirs: &[PathBuf], findings: &mut Findings) {
+/// Looks at all log directories; returns the id of the cluster that they belong to.
+pub fn check(dirs: &[PathBuf], findings: &mut Findings) -> Option<String> {
     check_clock(dirs, findings);
     let read: Vec<_> = dirs.iter().map(|dir| (dir, MetaProperties::read(&RealDisk, dir))).collect();
     let formatted: Vec<_> = read.iter().filter_map(|(dir, read)| Some((*dir, read.as_ref().ok()?.as_ref()?))).collect();
@@ -78,6 +78,7 @@ pub fn check(dirs: &[PathBuf], findings: &mut Findings) {
         check_room(&existing, findings);
         check_fsync(&existing, findings);
     }
+    formatted.first().map(|(_, meta)| meta.cluster_id.clone())
 }
 
 /// Directories of one node have its id and its cluster's, and each one of its own.

@@ -1,8 +1,8 @@
 //! What a running broker knows of itself that Kafka's protocol has no place for.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -11,17 +11,28 @@ use super::{Findings, local};
 const CHECK: &str = "health";
 const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MOST: u64 = 1 << 20;
-/// What other checks look at, who name what is wrong one by one: directories, and partitions that are offline.
+/// What other checks look at and tell one by one.
 const TOLD_ELSEWHERE: &str = "log_dir";
 
-/// Asks where the broker of these settings serves its health. Another cluster's broker there is left alone, and so is what
-/// does not answer: a broker need not serve that.
-pub fn check(listeners: &[SocketAddr], cluster_id: &str, findings: &mut Findings) {
-    let here = listeners.iter().filter_map(|listener| local(*listener));
-    let told = here
-        .filter_map(|address| ask(address).ok())
-        .find(|told| told.get("cluster_id").is_some_and(|id| id == cluster_id));
-    let Some(told) = told else { return };
+/// Asks a broker of this cluster, which says that it serves its health at `listeners` (`caudal.http.listeners`), seen from
+/// its machine. Another cluster's broker that is found there is left alone.
+pub fn check(listeners: &str, cluster_id: &str, findings: &mut Findings) {
+    let urls: Vec<&str> = listeners.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
+    if urls.is_empty() {
+        let fix = "caudal.http.listeners=http://127.0.0.1:9308 has it served";
+        return findings.note(CHECK, "not looked at: the broker serves it nowhere", fix);
+    }
+    let asked: Vec<io::Result<Value>> = urls.iter().map(|url| ask(url)).collect();
+    let is_meant = |told: &&Value| told.get("cluster_id").is_some_and(|id| id == cluster_id);
+    let Some(told) = asked.iter().flatten().find(is_meant) else {
+        let why = asked.iter().find_map(|asked| asked.as_ref().err()).map(io::Error::to_string);
+        let why = why.unwrap_or_else(|| "another broker answers there".to_owned());
+        return findings.note(
+            CHECK,
+            format!("not looked at, at {}: {why}", urls.join(", ")),
+            "ask /health there by hand, on the broker's machine",
+        );
+    };
     let mut is_well = true;
     for (name, state) in told.get("checks").and_then(Value::as_object).into_iter().flatten() {
         let state = state.as_str().unwrap_or_default();
@@ -35,13 +46,28 @@ pub fn check(listeners: &[SocketAddr], cluster_id: &str, findings: &mut Findings
     }
 }
 
-fn ask(address: SocketAddr) -> io::Result<Value> {
+/// What is answered within [`PATIENCE`], however slowly it comes.
+fn ask(url: &str) -> io::Result<Value> {
+    let name = url.strip_prefix("http://").unwrap_or(url);
+    let address: Option<SocketAddr> = name.to_socket_addrs()?.find_map(local);
+    let address = address.ok_or_else(|| io::Error::other("its port is not known"))?;
+    let end = Instant::now() + PATIENCE;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     write!(stream, "GET /health HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(ANSWER_BYTES_MOST).read_to_string(&mut answer)?;
+    let (mut answer, mut some) = (Vec::new(), [0; 4096]);
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || answer.len() as u64 > ANSWER_BYTES_MOST {
+            return Err(io::Error::other("it does not come to the end of its answer"));
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut some)? {
+            0 => break,
+            count => answer.extend_from_slice(some.get(..count).unwrap_or_default()),
+        }
+    }
+    let answer = String::from_utf8_lossy(&answer);
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    Ok(serde_json::from_str(body)?)
+    serde_json::from_str(body).map_err(|_| io::Error::other("what answers there is no Caudal broker"))
 }

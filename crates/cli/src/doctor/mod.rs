@@ -125,19 +125,14 @@ pub async fn run(server: &Server, doctor: DoctorArgs) -> Result<(), Stop> {
         (None, Some(config)) => all_dirs(config),
         (None, None) => Vec::new(),
     };
-    if !dirs.is_empty() {
-        data_dir::check(&dirs, &mut findings);
-    }
+    let of_dirs = if dirs.is_empty() { None } else { data_dir::check(&dirs, &mut findings) };
     check_limits(&dirs, &mut findings);
     if !doctor.offline {
         let mut server = server.clone();
         if let (None, true, Some(config)) = (&server.server, doctor.file.is_some(), &config) {
             server.server = config.listen.iter().find_map(|listener| local(*listener)).map(|it| it.to_string());
         }
-        let cluster_id = cluster::check(&server, named, &mut findings).await;
-        if let (Some(cluster_id), Some(config)) = (cluster_id, &config) {
-            health::check(&config.http_listen, &cluster_id, &mut findings);
-        }
+        cluster::check(&server, named, of_dirs.as_deref(), &mut findings).await;
     }
     if doctor.json || server.is_json() {
         say!("{}", serde_json::to_string_pretty(&findings.to_json()).unwrap_or_default())?;

@@ -11,8 +11,6 @@ pub const CAUDAL: &str = env!("CARGO_BIN_EXE_caudal");
 pub struct Broker {
     child: Child,
     pub address: String,
-    /// Where metrics and health are served; empty: nowhere.
-    pub http: String,
     _data: Option<tempfile::TempDir>,
 }
 
@@ -44,11 +42,10 @@ impl Broker {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = lines.next().expect("the broker ended before it was ready").unwrap();
-        let of =
-            |name: &str| ready.split(name).nth(1).and_then(|rest| rest.split([' ', ',']).next()).map(str::to_owned);
-        let address = of("kafka=").unwrap_or_else(|| panic!("no address in {ready:?}"));
+        let address = ready.split("kafka=").nth(1).and_then(|rest| rest.split([' ', ',']).next());
+        let address = address.unwrap_or_else(|| panic!("no address in {ready:?}")).to_owned();
         assert!(ready.starts_with("ready"), "{ready:?}");
-        Broker { child, address, http: of("http=").unwrap_or_default(), _data: None }
+        Broker { child, address, _data: None }
     }
 
     /// Runs a Kafka tool with the broker's address.

@@ -81,43 +81,64 @@ fn the_doctor_looks_at_a_broker() {
     );
 }
 
-#[test]
-fn the_doctor_tells_what_a_broker_knows_to_be_damaged() {
-    let data = tempfile::tempdir().unwrap();
-    let up = ["up", "--port", "0", "--set", "caudal.http.listeners=http://127.0.0.1:0"];
-    let broker = Broker::start_in(data.path(), &up);
-    for record in ["one\n", "two\n", "three\n"] {
-        broker.caudal(&["produce", "t"], record).ok();
-    }
-    let health = |broker: &Broker| {
-        let set = format!("caudal.http.listeners=http://{}", broker.http);
-        let data = data.path().join("data");
-        let (_, found) = doctor(&["--server", &broker.address, "--data-dir", data.to_str().unwrap(), "--set", &set]);
-        ["problem", "ok"]
-            .map(|level| texts(&found, level).into_iter().filter(|t| t.contains("\"health\":")).collect::<Vec<_>>())
-    };
-    let [problems, well] = health(&broker);
-    assert_eq!((problems.len(), well.len()), (0, 1), "{problems:?}");
-    drop(broker);
-    let log = data.path().join("data/t-0/00000000000000000000.log");
-    let mut bytes = std::fs::read(&log).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&log, bytes).unwrap();
-    let broker = Broker::start_in(data.path(), &up);
-    let [problems, well] = health(&broker);
-    let is_told = problems.iter().any(|t| t.contains("partitions: t-0 has damaged records: offsets 1 to 1"));
-    assert!(is_told && problems.len() == 1 && well.is_empty(), "{problems:?} {well:?}");
+/// Reads to the damaged record, and behind it.
+fn reads_all_but_the_second(broker: &Broker, said: &str) {
     // Kafka's tool says so and ends with 0 all the same.
     for (read, code) in [
         (broker.caudal(&["consume", "t", "-b", "-n", "3"], ""), 1),
         (broker.tool("kafka-console-consumer", &["--topic", "t", "--from-beginning", "--max-messages", "3"]), 0),
     ] {
-        assert_eq!(read.out, "one\n");
-        read.fails(code, "failed to read t-0 at offset 1: the broker says that its records there are damaged");
+        assert_eq!(read.out, "one\n", "{read:?}");
+        read.fails(code, said);
     }
     let behind = ["--topic", "t", "--partition", "0", "--offset", "2", "--max-messages", "1"];
     assert_eq!(broker.tool("kafka-console-consumer", &behind).ok(), "three\n");
+}
+
+#[test]
+fn damaged_records_are_told_and_cost_no_others() {
+    let data = tempfile::tempdir().unwrap();
+    // The doctor is told of the port by the broker, which knows of no other than it was given.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listener = format!("caudal.http.listeners=http://127.0.0.1:{port}");
+    let up = ["up", "--port", "0", "--set", &listener];
+    let broker = Broker::start_in(data.path(), &up);
+    for record in ["one\n", "two\n", "three\n"] {
+        broker.caudal(&["produce", "t"], record).ok();
+    }
+    let dir = data.path().join("data");
+    let health = |broker: &Broker| {
+        let (_, found) = doctor(&["--server", &broker.address, "--data-dir", dir.to_str().unwrap()]);
+        let of = |level| texts(&found, level).into_iter().filter(|t| t.contains("\"health\":")).collect::<Vec<_>>();
+        (of("problem"), of("ok").len())
+    };
+    let (problems, well) = health(&broker);
+    assert_eq!((problems.len(), well), (0, 1), "{problems:?}");
+    assert_eq!(broker.terminate(), Some(0));
+    let log = dir.join("t-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    // After a stop in good order nothing is scanned, so clients find out by themselves.
+    let broker = Broker::start_in(data.path(), &up);
+    reads_all_but_the_second(&broker, "failed to read the record batch at offset 1: its CRC-32C is");
+    drop(broker);
+    // What a crash leaves that came before the first checkpoint.
+    std::fs::remove_file(dir.join("recovery-point-offset-checkpoint")).unwrap();
+    let broker = Broker::start_in(data.path(), &up);
+    reads_all_but_the_second(
+        &broker,
+        "failed to read t-0 at offset 1: the broker says that its records there are damaged",
+    );
+    let (problems, well) = health(&broker);
+    let is_told = problems.iter().any(|t| t.contains("partitions: t-0 has damaged records: offsets 1 to 1"));
+    assert!(is_told && problems.len() == 1 && well == 0, "{problems:?} {well:?}");
+    // Whoever needs them no more has an end of it.
+    let deleted = format!("{}/deleted.json", data.path().display());
+    std::fs::write(&deleted, r#"{"partitions": [{"topic": "t", "partition": 0, "offset": 2}], "version": 1}"#).unwrap();
+    broker.tool("kafka-delete-records", &["--offset-json-file", &deleted]).ok();
+    assert_eq!(health(&broker), (Vec::new(), 1));
 }
 
 #[test]

@@ -104,10 +104,16 @@ pub(crate) fn batches(
     let mut result = Batched { batches: Vec::new(), next_offset: offset };
     let Some(Records::Bytes(bytes)) = data.records.take() else { return Ok(result) };
     for batch in Batches::new(bytes) {
-        let batch = batch.map_err(failed)?;
-        if check_crcs {
-            check_crc(&batch.bytes).map_err(failed)?;
-        }
+        let checked = batch.and_then(|batch| match check_crcs {
+            true => check_crc(&batch.bytes).map(|_| batch),
+            false => Ok(batch),
+        });
+        let batch = match checked {
+            Ok(batch) => batch,
+            // What lies in front of it is good; the next fetch begins with it.
+            Err(_) if result.next_offset > offset => break,
+            Err(source) => return Err(failed(source)),
+        };
         if batch.header.next_offset() <= offset {
             continue;
         }

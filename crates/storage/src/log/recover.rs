@@ -150,7 +150,8 @@ impl Log {
         if report.bytes_cut > 0 {
             tracing::warn!(log = %topic_partition, bytes = report.bytes_cut, end = parts.next_offset, "cut a torn tail");
         }
-        for range in &report.corrupt {
+        // Below the start of the log nobody reads.
+        for range in report.corrupt.iter().filter(|range| range.next_offset > parts.log_start_offset) {
             tracing::error!(
                 log = %topic_partition, from = range.first_offset, to = range.next_offset, position = range.start_position,
                 "damaged batches cannot be read: fetches of these offsets (the last exclusive) are answered with \
