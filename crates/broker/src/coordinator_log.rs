@@ -11,9 +11,11 @@ const READ_BYTES: usize = 1024 * 1024;
 ///
 /// # Errors
 /// What cannot be read, with its offset. A batch whose CRC does not fit its bytes is not shown: with a bit turned over
-/// it may still be read, as of another group or another state.
+/// it may still be read, as of another group or another state. Nor is one out of its order, as its base offset is not
+/// covered by the CRC.
 pub fn replay(log: &Log, mut each: impl FnMut(&Batch) -> Result<(), String>) -> Result<(), String> {
-    let mut offset = log.log_start_offset();
+    let start = log.log_start_offset();
+    let mut offset = start;
     let end = log.log_end_offset();
     while offset < end {
         let slice = log.read(offset, READ_BYTES, end, true).map_err(|e| e.to_string())?;
@@ -25,7 +27,12 @@ pub fn replay(log: &Log, mut each: impl FnMut(&Batch) -> Result<(), String>) -> 
             if !batch.is_intact() {
                 return Err(format!("the batch at offset {base_offset}: its CRC-32C does not fit its bytes"));
             }
-            offset = batch.header.next_offset();
+            let next_offset = batch.header.next_offset();
+            // The first one may begin before the log does.
+            if next_offset <= offset || next_offset > end || (base_offset < offset && offset != start) {
+                return Err(format!("the batch at offset {base_offset}: it lies where offset {offset} belongs"));
+            }
+            offset = next_offset;
             each(&batch).map_err(|e| format!("the batch at offset {base_offset}: {e}"))?;
         }
         if offset == before {

@@ -67,6 +67,8 @@ pub enum BatchError {
         "failed to read the record batch at offset {base_offset}: its CRC-32C is {stored:#010x} but the bytes give {computed:#010x}"
     )]
     BadCrc { base_offset: i64, stored: u32, computed: u32 },
+    #[error("failed to read the record batch at offset {base_offset}: it lies where offset {expected} belongs")]
+    Misplaced { base_offset: i64, expected: i64 },
     #[error("failed to accept the record batch at offset {base_offset}: compression codec {id} is unknown")]
     UnknownCodec { base_offset: i64, id: i16 },
     #[error(

@@ -103,7 +103,8 @@ struct Counts {
     per_ip: Mutex<HashMap<IpAddr, usize>>,
     next_id: AtomicU64,
     refused: Seldom,
-    closed: Seldom,
+    malformed: Seldom,
+    slow: Seldom,
 }
 
 /// One connection's place in the counts, given back when dropped.
@@ -270,13 +271,16 @@ async fn run(stream: TcpStream, peer: SocketAddr, id: u64, ctx: Arc<Context>, pl
     };
     match &closed {
         Closed::Peer | Closed::Io(_) | Closed::Idle(_) => tracing::debug!(%peer, "connection ended: {closed}"),
-        Closed::Frame(_) | Closed::Refused(_) | Closed::Stalled(_) | Closed::Slow | Closed::Undrained(_) => {
-            if let Some(left_out) = place.counts.closed.now() {
-                tracing::warn!(%peer, "closed a connection: {closed}{left_out}");
-            }
-        }
+        Closed::Frame(_) | Closed::Refused(_) => warn_closed(&place.counts.malformed, peer, &closed),
+        Closed::Stalled(_) | Closed::Slow | Closed::Undrained(_) => warn_closed(&place.counts.slow, peer, &closed),
     }
     drop(place);
+}
+
+fn warn_closed(alike: &Seldom, peer: SocketAddr, closed: &Closed) {
+    if let Some(left_out) = alike.now() {
+        tracing::warn!(%peer, "closed a connection: {closed}{left_out}");
+    }
 }
 
 #[cfg(test)]

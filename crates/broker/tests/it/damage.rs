@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use caudal_broker::group::record::partition_for;
 use caudal_protocol::ErrorCode;
 use caudal_protocol::messages as m;
 use caudal_protocol::messages::fetch_response::FetchResponse;
@@ -74,6 +75,36 @@ fn a_groups_offset_that_became_another_is_not_served() {
     let broker = start_in(dir);
     assert_eq!(committed(&mut broker.connect(), "g"), Ok(0x1234_5678_9abc));
     assert!(health(&broker).contains("\"status\":\"ok\""), "{}", health(&broker));
+}
+
+/// The CRC does not cover where a batch begins.
+#[test]
+fn a_groups_offset_that_became_an_earlier_or_later_one_is_not_served() {
+    let broker = TestBroker::start();
+    broker.create_topic("t", 1);
+    let mut client = broker.connect();
+    client.find_group("g");
+    // More than is read at once.
+    let metadata = "m".repeat(4000);
+    for offset in 0..300 {
+        assert_eq!(client.commit(offset, &metadata), 0);
+    }
+    let mut dir = broker.end(true);
+    let log = dir.path().join(format!("__consumer_offsets-{}/00000000000000000000.log", partition_for("g", 50)));
+    let good = std::fs::read(&log).unwrap();
+    let size = good.len() / 300;
+    for (batch, byte, bit) in [(127, 5, 0), (10, 6, 0), (299, 6, 0), (150, 7, 4)] {
+        let mut bytes = good.clone();
+        bytes[batch * size + byte] ^= 1 << bit;
+        std::fs::write(&log, bytes).unwrap();
+        let broker = start_in(dir);
+        assert_eq!(committed(&mut broker.connect(), "g"), Err(ErrorCode::NotCoordinator), "batch {batch}");
+        assert!(health(&broker).contains("\"status\":\"degraded\""), "batch {batch}");
+        dir = broker.end(true);
+    }
+    std::fs::write(&log, good).unwrap();
+    let broker = start_in(dir);
+    assert_eq!(committed(&mut broker.connect(), "g"), Ok(299));
 }
 
 #[test]

@@ -23,7 +23,9 @@ pub fn check(listeners: &str, cluster_id: &str, findings: &mut Findings) {
         return findings.note(CHECK, "not looked at: the broker serves it nowhere", fix);
     }
     let asked: Vec<io::Result<Value>> = urls.iter().map(|url| ask(url)).collect();
-    let is_meant = |told: &&Value| told.get("cluster_id").is_some_and(|id| id == cluster_id);
+    let is_meant = |told: &&Value| {
+        told.get("cluster_id").is_some_and(|id| id == cluster_id) && told.get("checks").is_some_and(Value::is_object)
+    };
     let Some(told) = asked.iter().flatten().find(is_meant) else {
         let why = asked.iter().find_map(|asked| asked.as_ref().err()).map(io::Error::to_string);
         let why = why.unwrap_or_else(|| "another broker answers there".to_owned());
@@ -35,7 +37,8 @@ pub fn check(listeners: &str, cluster_id: &str, findings: &mut Findings) {
     };
     let mut is_well = true;
     for (name, state) in told.get("checks").and_then(Value::as_object).into_iter().flatten() {
-        let state = state.as_str().unwrap_or_default();
+        // Whatever answers there: no control characters to the terminal.
+        let [name, state] = [name, state.as_str().unwrap_or_default()].map(|text| text.replace(char::is_control, " "));
         if state != "ok" && name != TOLD_ELSEWHERE {
             is_well = false;
             findings.problem(CHECK, format!("{name}: {state}"), "the broker's log says more, and what to do");

@@ -621,8 +621,11 @@ fn resume_times(segment: &Segment) {
 fn resume(segment: &Segment, following: Option<i64>) -> io::Result<Option<i64>> {
     resume_times(segment);
     let last = segment.index.read().offsets.last();
+    // A batch of that offset begins at the entry's position, or behind it where several were appended at once.
+    let indexed = last.map(|entry| segment.base_offset + i64::from(entry.relative_offset));
     let from = last.map_or(0, |entry| u64::from(entry.position));
     let mut next_offset = segment.base_offset;
+    let mut is_indexed = indexed.is_none();
     let mut bytes = 0;
     let mut scan = HeaderScan::new(segment.file.as_ref(), from, segment.size());
     loop {
@@ -630,6 +633,7 @@ fn resume(segment: &Segment, following: Option<i64>) -> io::Result<Option<i64>> 
             Ok(None) => break,
             Ok(Some((_, header))) if fits(segment, &header, next_offset) => {
                 next_offset = header.next_offset();
+                is_indexed |= indexed == Some(header.last_offset());
                 bytes += header.size_bytes() as u64;
                 let mut index = segment.index.write();
                 if header.max_timestamp_ms > index.max_timestamp_ms {
@@ -640,6 +644,9 @@ fn resume(segment: &Segment, following: Option<i64>) -> io::Result<Option<i64>> 
             Ok(Some(_)) | Err(ScanError::Batch { .. }) => return Ok(None),
             Err(ScanError::Io(error)) => return Err(error),
         }
+    }
+    if !is_indexed {
+        return Ok(None);
     }
     segment.index.write().bytes_since_entry = bytes;
     Ok(following.is_none_or(|following| next_offset <= following).then_some(next_offset))

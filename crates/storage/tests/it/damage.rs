@@ -103,6 +103,33 @@ fn a_flipped_bit_in_the_middle_cuts_nothing_and_is_never_served() {
     }
 }
 
+/// The CRC does not cover it. The last batch has an index entry of its own, or one before it has the last one.
+#[test]
+fn a_flipped_bit_in_the_last_base_offset_takes_no_other_records_along() {
+    for index_interval_bytes in [1, 4096] {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, _) = open(temp.path());
+        let log = create(&dir, LogConfig { index_interval_bytes, ..LogConfig::default() });
+        append_records(&log, 120);
+        log.flush().unwrap();
+        dir.close(-1).unwrap();
+        drop((log, dir));
+        let path = file(temp.path(), 0, "log");
+        let position = fs::metadata(&path).unwrap().len() - batch(119, 1).len() as u64 + 7;
+        fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[119 ^ 32], position).unwrap();
+        for end in 120..123 {
+            let (dir, _) = open(temp.path());
+            let log = dir.log(&tp()).unwrap();
+            let damaged: Vec<_> = log.corrupt_ranges().iter().map(|r| (r.first_offset, r.next_offset)).collect();
+            assert_eq!((damaged, log.log_end_offset()), (vec![(119, 120)], end), "{index_interval_bytes}");
+            assert_eq!(log.read(0, 1 << 20, i64::MAX, true).unwrap().len as u64, position - 7);
+            append_records(&log, 1);
+            assert_eq!(read_all(&log, 120), expected(120, end + 1));
+            dir.close(-1).unwrap();
+        }
+    }
+}
+
 /// Sectors that read as zeros look like writes that a power loss took. They are not, where they were durable.
 #[test]
 fn zeroed_sectors_in_the_middle_cut_nothing_however_often_it_is_started() {
