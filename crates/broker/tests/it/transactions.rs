@@ -376,6 +376,8 @@ fn records_and_offsets_join_together() {
         let (_, response): (i32, m::ProduceResponse) = client.receive(12);
         assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
         producer = end(&mut client, "id", producer, true);
+        // While the markers are written the next one would wait, and not for as long as a busy disk takes.
+        wait_for(&"CompleteCommit".to_owned(), || describe(&mut client, "id").transaction_state);
     }
     wait_for(&Ok(9), || committed_offset(&mut client, true));
     wait_for(&10, || read_committed(&mut client).len());
