@@ -1,6 +1,6 @@
 //! How a coordinator reads what it stored in a partition of its topic.
 
-use caudal_protocol::batch::{Batch, Batches};
+use caudal_protocol::batch::{Batch, BatchError, Batches, check_crc};
 use caudal_storage::Log;
 
 /// Bounds what a compressed batch may unfold to.
@@ -23,14 +23,11 @@ pub fn replay(log: &Log, mut each: impl FnMut(&Batch) -> Result<(), String>) -> 
         let before = offset;
         for batch in Batches::new(bytes) {
             let batch = batch.map_err(|e| format!("offset {offset}: {e}"))?;
-            let base_offset = batch.header.base_offset;
-            if !batch.is_intact() {
-                return Err(format!("the batch at offset {base_offset}: its CRC-32C does not fit its bytes"));
-            }
-            let next_offset = batch.header.next_offset();
+            check_crc(&batch.bytes).map_err(|e| e.to_string())?;
+            let (base_offset, next_offset) = (batch.header.base_offset, batch.header.next_offset());
             // The first one may begin before the log does.
             if next_offset <= offset || next_offset > end || (base_offset < offset && offset != start) {
-                return Err(format!("the batch at offset {base_offset}: it lies where offset {offset} belongs"));
+                return Err(BatchError::Misplaced { base_offset, expected: offset }.to_string());
             }
             offset = next_offset;
             each(&batch).map_err(|e| format!("the batch at offset {base_offset}: {e}"))?;

@@ -57,7 +57,7 @@ fn ask(url: &str) -> io::Result<Value> {
     let end = Instant::now() + PATIENCE;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /health HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    stream.write_all(format!("GET /health HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let (mut answer, mut some) = (Vec::new(), [0; 4096]);
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -73,4 +73,51 @@ fn ask(url: &str) -> io::Result<Value> {
     let answer = String::from_utf8_lossy(&answer);
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     serde_json::from_str(body).map_err(|_| io::Error::other("what answers there is no Caudal broker"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::Level;
+    use super::*;
+
+    /// What is found where somebody gives this answer to whoever asks.
+    fn found(answer: &'static str) -> Vec<(Level, String)> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = [0; 1024];
+            assert!(stream.read(&mut asked).unwrap() > 0);
+            write!(stream, "HTTP/1.1 200 OK\r\n\r\n{answer}").unwrap();
+        });
+        let mut findings = Findings::default();
+        check(&url, "ours", &mut findings);
+        server.join().unwrap();
+        findings.0.into_iter().map(|found| (found.level, found.text)).collect()
+    }
+
+    #[test]
+    fn only_a_broker_of_the_cluster_is_believed() {
+        let well = found(r#"{"cluster_id":"ours","checks":{"groups":"ok"}}"#);
+        assert!(matches!(well.as_slice(), [(Level::Ok, _)]), "{well:?}");
+        for answer in
+            [r#"{"cluster_id":"ours"}"#, r#"{"cluster_id":"theirs","checks":{"groups":"bad"}}"#, "garbage", ""]
+        {
+            let other = found(answer);
+            assert!(
+                matches!(other.as_slice(), [(Level::Note, text)] if text.starts_with("not looked at")),
+                "{other:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_is_a_problem_without_control_characters() {
+        let bad = found(
+            r#"{"cluster_id":"ours","checks":{"groups":"\u001b[2J\nok all is well","broker":"ok","log_dir":"told before"}}"#,
+        );
+        assert_eq!(bad, [(Level::Problem, "groups:  [2J ok all is well".to_owned())]);
+    }
 }
