@@ -5,7 +5,8 @@
  *   load latency BOOTSTRAP TOPIC PARTITIONS COUNT SIZE OPTION...
  *
  * produce: as fast as it goes. consume: all partitions from their beginning, by --consumers N threads that each read all of it, timed
- * from the first record on: the half second before it is librdkafka's own, whatever the broker.
+ * from the first record on: the half second before it is librdkafka's own, whatever the broker. Its queue has room for all of it, since
+ * it pauses for a second whenever that is full.
  * latency: paced by --rate N records a second; the time from the call to the record's arrival at a consumer.
  * --text: values that compress about as JSON does, instead of noise. --keys N: keys in turn, N different ones.
  * --transaction MS: transactions that are committed after so many milliseconds; their times from begin to the answer of the commit are the percentiles.
@@ -140,7 +141,7 @@ static void *consume_all(void *from) {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     set(conf, "group.id", "bench-load");
     set(conf, "enable.auto.commit", "false");
-    set(conf, "queued.max.messages.kbytes", "65536");
+    set(conf, "queued.max.messages.kbytes", "2097151");
     set(conf, "queued.min.messages", "1000000");
     set(conf, "fetch.message.max.bytes", "1048576");
     rd_kafka_t *c = client(RD_KAFKA_CONSUMER, conf);

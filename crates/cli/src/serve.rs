@@ -21,13 +21,18 @@ pub fn run(config: BrokerConfig, announce: &str) -> ExitCode {
 
 fn serve(config: BrokerConfig, announce: &str) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let data = config.log_dir.display().to_string();
         let has_http = !config.http_listen.is_empty();
         let durability = if config.flush_before_ack { "fsync before ack" } else { "fsync after ack" };
-        let broker = Broker::start(config).await?;
+        let broker = tokio::select! {
+            started = Broker::start(config) => started?,
+            // Starting may take long after a crash. What it does is as safe to leave as a power failure is.
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+        };
         let (kafka, http) = (join(&broker.context().bound), join(&broker.context().http_bound));
         let http = match (has_http, http.is_empty()) {
             (false, _) => String::new(),
@@ -44,7 +49,10 @@ fn serve(config: BrokerConfig, announce: &str) -> Result<(), Box<dyn std::error:
         }
         broker.shutdown().await;
         Ok(())
-    })
+    });
+    // Threads that still read logs for a start that was given up are not waited for.
+    runtime.shutdown_background();
+    served
 }
 
 fn join(addresses: &[SocketAddr]) -> String {

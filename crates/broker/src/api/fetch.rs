@@ -31,9 +31,25 @@ use crate::quota::{Kind, timed};
 use crate::server::{FileRange, Response};
 use crate::topics::TopicsView;
 
+/// A response to a consumer on this machine that has so many bytes takes no further partition, unless `min_bytes` asks for
+/// more. Megabytes of many partitions at once do not fit the client's caches: librdkafka reads responses of 1 to 2 MiB up to 1.3
+/// times as fast as those of 6, and 1.5 times as fast as those of 50 (`bench/README.md`). Who is elsewhere gets what it asks
+/// for, since a round trip is dear there.
+const ENOUGH_NEARBY: usize = 1 << 20;
+
+/// How many bytes a response may have.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    /// Of records, but for a first batch that is larger.
+    max_bytes: usize,
+    /// From so many on, no further partition is read.
+    enough: usize,
+}
+
 /// What one pass over the partitions found.
 #[derive(Default)]
 struct Pass {
+    /// One for each partition, in the fetch's order.
     answers: Vec<PartitionData>,
     ranges: Vec<FileRange>,
     bytes: usize,
@@ -104,8 +120,10 @@ async fn wait_for_data(ctx: &Context, header: &RequestHeader, request: &FetchReq
     let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(ctx.config.fetch_max_bytes);
     let max_bytes = max_bytes.min(ctx.quotas.most_bytes(header));
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes);
+    let nearby = header.connection.peer.ip() == header.connection.local.ip();
+    let budget = Budget { max_bytes, enough: if nearby { ENOUGH_NEARBY.max(min_bytes) } else { max_bytes } };
     let complete = |pass: &Pass| pass.failed || pass.present.is_empty() || pass.bytes >= min_bytes;
-    let read = || read_all(ctx, version, request.isolation_level, context, max_bytes);
+    let read = || read_all(ctx, version, request.isolation_level, context, budget);
     let pass = read();
     if request.max_wait_ms <= 0 || complete(&pass) {
         return pass;
@@ -132,11 +150,16 @@ fn resolve<'v>(view: &'v TopicsView, key: &PartitionKey) -> Result<&'v Arc<Parti
     topic.find(key.partition)
 }
 
-fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchContext, max_bytes: usize) -> Pass {
+fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchContext, budget: Budget) -> Pass {
     let view = ctx.topics.view();
     let committed_only = isolation_level == READ_COMMITTED;
-    let mut pass = Pass { answers: Vec::with_capacity(context.partitions.len()), ..Pass::default() };
-    for (key, wanted) in &context.partitions {
+    let count = context.partitions.len();
+    let mut pass = Pass { answers: Vec::with_capacity(count), ..Pass::default() };
+    // A client names its partitions in the order in which it wants them where its own limit may leave some out. Of
+    // this limit it knows nothing, and without a session nobody else remembers whose turn it is.
+    let unaware = budget.enough < budget.max_bytes && context.session_id() == 0;
+    let first = if unaware && count > 1 { rand::random_range(0..count) } else { 0 };
+    for (key, wanted) in context.partitions.iter().cycle().skip(first).take(count) {
         let partition = match resolve(&view, key) {
             Ok(partition) => partition,
             Err(error) => {
@@ -145,21 +168,17 @@ fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchCon
                 continue;
             }
         };
-        pass.present.push(partition.clone());
-        let left = max_bytes.saturating_sub(pass.bytes);
+        let left = if pass.bytes >= budget.enough { 0 } else { budget.max_bytes.saturating_sub(pass.bytes) };
         // KIP-110: clients before version 10 do not know the codec.
-        if version < 10 && partition.log.config().compression == Some(Codec::Zstd) {
-            pass.failed = true;
-            pass.answers.push(failed(key.partition, ErrorCode::UnsupportedCompressionType));
-            continue;
-        }
-        let mut data = match read_one(partition, wanted, committed_only, (left, pass.bytes == 0), &mut pass.ranges) {
-            Ok(data) => data,
-            Err(error) => {
-                pass.failed = true;
-                failed(key.partition, storage_error_for(version, error))
-            }
+        let read = if version < 10 && partition.log.config().compression == Some(Codec::Zstd) {
+            Err(ErrorCode::UnsupportedCompressionType)
+        } else {
+            read_one(partition, wanted, committed_only, (left, pass.bytes == 0), &mut pass.ranges)
         };
+        let mut data = read.unwrap_or_else(|error| {
+            pass.failed = true;
+            failed(key.partition, storage_error_for(version, error))
+        });
         if data.error_code == ErrorCode::FencedLeaderEpoch.code() {
             data.current_leader = LeaderIdAndEpoch { leader_id: ctx.node_id(), leader_epoch: partition.leader_epoch() };
         }
@@ -167,10 +186,12 @@ fn read_all(ctx: &Context, version: i16, isolation_level: i8, context: &FetchCon
             data.aborted_transactions = None;
         }
         let size = data.records.as_ref().map_or(0, Records::len);
+        pass.present.push(partition.clone());
         pass.sizes.push(size);
         pass.bytes += size;
         pass.answers.push(data);
     }
+    pass.answers.rotate_right(first);
     pass
 }
 

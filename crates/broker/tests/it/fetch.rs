@@ -1,5 +1,6 @@
 //! Fetch: limits, long polls, sessions.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use caudal_protocol::messages::list_offsets_response::ListOffsetsResponse;
 use caudal_protocol::wire::Records;
 
 use crate::produce::{batch, batch_of, produce};
-use crate::raw::TestBroker;
+use crate::raw::{RawClient, TestBroker};
 
 pub fn request(topic: &str, wanted: &[(i32, i64)]) -> FetchRequest {
     let partition = |&(partition, fetch_offset): &(i32, i64)| FetchPartition {
@@ -86,6 +87,58 @@ fn the_first_batch_is_whole_and_the_rest_keeps_to_the_limits() {
     middle.topics[0].partitions[0].partition_max_bytes = 21_000;
     let response: FetchResponse = client.ask(&middle, 12);
     assert_eq!(offsets(&response.responses[0].partitions[0]), [1, 2]);
+}
+
+/// The partitions that a response has records of.
+fn served(response: &FetchResponse) -> Vec<i32> {
+    let all = response.responses.iter().flat_map(|topic| &topic.partitions);
+    all.filter(|data| !bytes(data).is_empty()).map(|data| data.partition_index).collect()
+}
+
+#[test]
+fn a_response_to_a_neighbour_that_has_a_mebibyte_takes_no_further_partition_and_all_have_their_turn() {
+    let broker = TestBroker::start();
+    broker.create_topic("t", 4);
+    let mut client = broker.connect();
+    for partition in 0..4 {
+        for _ in 0..3 {
+            produce(&mut client, "t", partition, batch(1, 400_000));
+        }
+    }
+    let mut wanted = request("t", &[(0, 0), (1, 0), (2, 0), (3, 0)]);
+    wanted.topics[0].partitions.iter_mut().for_each(|p| p.partition_max_bytes = 2 << 20);
+    // Without a session: who names the same order each time is not kept waiting for its later partitions.
+    let mut seen = BTreeSet::new();
+    for _ in 0..1000 {
+        let response: FetchResponse = client.ask(&FetchRequest { session_epoch: -1, ..wanted.clone() }, 12);
+        let in_order: Vec<_> = response.responses[0].partitions.iter().map(|data| data.partition_index).collect();
+        assert_eq!(in_order, [0, 1, 2, 3], "answered in the order of the request");
+        let served = served(&response);
+        assert_eq!(served.len(), 1);
+        seen.extend(served);
+        if seen.len() == 4 {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 4, "only these had a turn: {seen:?}");
+    // A session remembers whose turn it is.
+    let response: FetchResponse = client.ask(&FetchRequest { session_epoch: 0, ..wanted.clone() }, 12);
+    let (session_id, mut seen) = (response.session_id, served(&response));
+    assert!(session_id > 0);
+    for session_epoch in 1..4 {
+        let more = FetchRequest { session_id, session_epoch, topics: vec![], ..wanted.clone() };
+        let response: FetchResponse = client.ask(&more, 12);
+        seen.extend(served(&response));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1, 2, 3]);
+    // Who waits for more gets more, and so does who is elsewhere.
+    let response: FetchResponse = client.ask(&FetchRequest { min_bytes: 3 << 20, ..wanted.clone() }, 12);
+    assert_eq!(served(&response).len(), 3);
+    if cfg!(target_os = "linux") {
+        let response: FetchResponse = RawClient::connect_from([127, 0, 0, 2], broker.addr()).ask(&wanted, 12);
+        assert_eq!(served(&response), [0, 1, 2, 3]);
+    }
 }
 
 #[test]

@@ -155,6 +155,14 @@ impl RawClient {
         RawClient { stream, next: 0 }
     }
 
+    /// From another address than the broker's, as from another machine.
+    pub fn connect_from(own: [u8; 4], addr: SocketAddr) -> RawClient {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((own, 0)).into()).unwrap();
+        socket.connect(&addr.into()).unwrap();
+        RawClient { stream: socket.into(), next: 0 }
+    }
+
     /// Sends a request; its correlation id.
     pub fn send<Q: Message>(&mut self, request: &Q, version: i16) -> i32 {
         let id = self.next;

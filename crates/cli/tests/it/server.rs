@@ -1,8 +1,9 @@
 #[cfg(target_os = "linux")]
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::broker::{Broker, run};
+use crate::broker::{Broker, CAUDAL, run, signal, wait};
 
 fn properties(dir: &Path, more: &str) -> String {
     let path = dir.join("server.properties");
@@ -34,6 +35,28 @@ fn formatted_then_started() {
     assert_eq!(broker.terminate(), Some(0));
     let broker = Broker::start_in(dir.path(), &["broker", &file]);
     assert_eq!(broker.tool("kafka-topics", &["--list"]).ok(), "t\n");
+    assert_eq!(broker.terminate(), Some(0));
+}
+
+/// A start that stands still, as one does that has much to read, ends when it is told to.
+#[test]
+fn a_start_can_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start_in(dir.path(), &["up", "--port", "0"]);
+    assert_eq!(broker.terminate(), Some(0));
+    let pipe = dir.path().join("data/recovery-point-offset-checkpoint");
+    std::fs::remove_file(&pipe).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut command = Command::new(CAUDAL);
+    command.args(["up", "--port", "0", "--data-dir"]).arg(dir.path().join("data"));
+    let mut starting = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Opened as soon as the broker reads it, which then waits for what is never written.
+    let held = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    signal(&starting, "TERM");
+    assert_eq!(wait(&mut starting), Some(0));
+    drop(held);
+    std::fs::remove_file(&pipe).unwrap();
+    let broker = Broker::start_in(dir.path(), &["up", "--port", "0"]);
     assert_eq!(broker.terminate(), Some(0));
 }
 

@@ -72,8 +72,10 @@ impl Fetching {
 impl Consumer {
     /// Sends a fetch to every broker that has none in flight and whose partitions all have room.
     pub(super) fn send_fetches(&mut self, now: Instant) {
-        let half = |limit: i32| usize::try_from(limit).unwrap_or(0) / 2;
-        let (high, node_high) = (half(self.fetching.limits.partition_max_bytes), half(self.fetching.limits.max_bytes));
+        let bytes = |limit: i32| usize::try_from(limit).unwrap_or(0);
+        // One answer is on its way while another is being taken.
+        let (high, node_high) =
+            (bytes(self.fetching.limits.partition_max_bytes), bytes(self.fetching.limits.max_bytes) / 2);
         let mut buffered: HashMap<i32, usize> = HashMap::new();
         let mut wanted: BTreeMap<i32, Vec<(Position, u64)>> = BTreeMap::new();
         let mut full: Vec<i32> = Vec::new();
