@@ -142,6 +142,34 @@ fn a_response_to_a_neighbour_that_has_a_mebibyte_takes_no_further_partition_and_
 }
 
 #[test]
+fn compressed_records_fill_the_response_to_a_neighbour() {
+    let broker = TestBroker::start();
+    broker.create_topic("t", 4);
+    let mut client = broker.connect();
+    // Bytes that no codec makes smaller.
+    let noise: Vec<u8> = (0..600_000).map(|_| rand::random()).collect();
+    for partition in 0..4 {
+        for _ in 0..2 {
+            let mut builder = BatchBuilder::new(if partition < 3 { Codec::Lz4 } else { Codec::None });
+            builder.append(caudal_broker::clock::wall_ms(), None, Some(&noise), &[]);
+            produce(&mut client, "t", partition, builder.build().unwrap());
+        }
+    }
+    let ask = |client: &mut RawClient, partitions: &[(i32, i64)]| {
+        let mut wanted = request("t", partitions);
+        wanted.topics[0].partitions.iter_mut().for_each(|p| p.partition_max_bytes = 2 << 20);
+        let response: FetchResponse = client.ask(&FetchRequest { session_epoch: 0, ..wanted }, 12);
+        served(&response)
+    };
+    assert_eq!(ask(&mut client, &[(0, 0), (1, 0), (2, 0)]), [0, 1, 2]);
+    for _ in 0..8 {
+        // Plain records end the response, compressed ones do not, whichever are looked at first.
+        let served = ask(&mut client, &[(3, 0), (0, 0)]);
+        assert!(served == [3] || served == [3, 0], "{served:?}");
+    }
+}
+
+#[test]
 fn a_long_poll_ends_when_records_come_and_holds_up_nobody() {
     let broker = TestBroker::start();
     broker.create_topic("t", 1);
