@@ -21,7 +21,7 @@ pub enum Error {
     Disconnected { address: String, request: &'static str },
     #[error("failed to send {request} to broker {address}: no answer within {timeout_ms} ms (request.timeout.ms)")]
     RequestTimeout { address: String, request: &'static str, timeout_ms: u64 },
-    #[error("failed to {what} within {timeout_ms} ms{}", cause_text(cause.as_deref()))]
+    #[error("failed to {what} within {timeout_ms} ms{}", cause_text(what, cause.as_deref()))]
     Timeout { what: String, timeout_ms: u64, cause: Option<Box<Error>> },
     #[error("failed to {what}: {message} ({})", code.name())]
     Server { what: String, code: ErrorCode, message: String },
@@ -72,8 +72,13 @@ fn hint(reason: &str) -> &'static str {
     if reason.contains("refused") { "; is it running?" } else { "" }
 }
 
-fn cause_text(cause: Option<&Error>) -> String {
-    cause.map(|cause| format!(": {cause}")).unwrap_or_default()
+/// `what`: what the cause need not say again.
+fn cause_text(what: &str, cause: Option<&Error>) -> String {
+    match cause {
+        Some(Error::Server { what: same, code, message }) if same == what => format!(": {message} ({})", code.name()),
+        Some(cause) => format!(": {cause}"),
+        None => String::new(),
+    }
 }
 
 impl Error {

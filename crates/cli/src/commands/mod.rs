@@ -74,6 +74,12 @@ enum Command {
     /// Show the whole of it at work
     #[cfg(feature = "engine")]
     Demo(crate::demo::Demo),
+    #[cfg(not(feature = "engine"))]
+    #[command(hide = true, disable_help_flag = true)]
+    Sql(NotBuilt),
+    #[cfg(not(feature = "engine"))]
+    #[command(hide = true, disable_help_flag = true)]
+    Demo(NotBuilt),
     /// Link Kafka's tools (kafka-topics.sh and the others) to this program
     InstallTools {
         /// Where the links go; created if need be
@@ -87,6 +93,14 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// What is given to a command that this binary lacks.
+#[cfg(not(feature = "engine"))]
+#[derive(Debug, clap::Args)]
+struct NotBuilt {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
 }
 
 /// Runs the command that the arguments name.
@@ -125,6 +139,14 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => {
             logging::start("error");
             crate::demo::run(demo)
+        }
+        #[cfg(not(feature = "engine"))]
+        Command::Sql(NotBuilt { .. }) | Command::Demo(NotBuilt { .. }) => {
+            eprintln!(
+                "caudal: this binary was built without the engine (--no-default-features), so it has no sql and no demo; \
+                 build it without that flag"
+            );
+            ExitCode::from(2)
         }
         Command::Completions { shell } => completions::print(shell),
     }

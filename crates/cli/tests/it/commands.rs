@@ -67,6 +67,9 @@ fn errors_say_what_to_do() {
     broker.caudal(&["consume", "playrs"], "").fails(1, "did you mean 'players'?");
     run(&["topic", "list", "--server", "127.0.0.1:1"], "").fails(1, "`caudal up` starts a broker");
     run(&["topic", "lst"], "").fails(2, "similar");
+    if cfg!(not(feature = "engine")) {
+        run(&["sql", "-e", "SELECT 1", "--any"], "").fails(2, "built without the engine");
+    }
     run(&["kafka-topic.sh", "--list"], "").fails(1, "did you mean kafka-topics?");
     run(&["up", "--set", "num.partitons=3"], "")
         .fails(1, "--set: unknown key num.partitons; did you mean num.partitions?");

@@ -120,3 +120,23 @@ fn an_interrupted_producer_sends_what_was_typed() {
     let args = ["--topic", "t", "--from-beginning", "--max-messages", "2", "--timeout-ms", "5000"];
     assert!(broker.tool("kafka-console-consumer", &args).ok().ends_with("\ntyped\n"));
 }
+
+#[test]
+fn a_topic_that_cannot_be_is_told_at_once() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start_in(data.path(), &["up", "--port", "0", "--set", "auto.create.topics.enable=false"]);
+    for more in [&[][..], &["--partition", "0"], &["--group", "g"]] {
+        let args = [&["--topic", "no/name", "--timeout-ms", "60000"], more].concat();
+        let ran = broker.tool("kafka-console-consumer", &args);
+        let (error, rest) = ran.err.split_once('\n').unwrap();
+        let begin = "ERROR Error processing message, terminating consumer process: \
+                     org.apache.kafka.common.errors.InvalidTopicException: ";
+        assert!(error.starts_with(begin), "{error}");
+        // Exit code 0, as of the original.
+        assert_eq!((ran.out.as_str(), rest, ran.code), ("", "Processed a total of 0 messages\n", Some(0)));
+    }
+    let ran = broker.tool_with_input("kafka-console-producer", &["--topic", "nope", "--max-block-ms", "300"], "x\n");
+    let why = " ms: it does not exist; create it or check its name (UNKNOWN_TOPIC_OR_PARTITION)\n";
+    assert!(ran.err.starts_with("failed to find topic 'nope' within ") && ran.err.ends_with(why), "{}", ran.err);
+    assert_eq!(ran.code, Some(1));
+}

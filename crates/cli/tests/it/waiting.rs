@@ -231,3 +231,19 @@ fn a_partition_without_a_leader_is_named_and_waited_for() {
     let listed = broker.tool("kafka-get-offsets", &["--topic", "t"]);
     assert_eq!((listed.out.as_str(), listed.err.as_str()), ("t:0:4\nt:1:4\n", ""));
 }
+
+#[test]
+fn a_partition_that_does_not_exist_yet_is_told_and_read_when_it_comes() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start_in(data.path(), &["up", "--port", "0", "--set", "auto.create.topics.enable=false"]);
+    let from_start = ["--topic", "late", "--partition", "0", "--from-beginning", "--max-messages", "1"];
+    let mut reader = Running::start("kafka-console-consumer", &broker.address, &from_start);
+    let missing =
+        "failed to find topic 'late': it does not exist; create it or check its name (UNKNOWN_TOPIC_OR_PARTITION)";
+    assert_eq!([reader.told(), reader.told()], [&format!("Still trying: {missing}"), "Ctrl-C gives up."]);
+    broker.tool("kafka-topics", &["--create", "--topic", "late"]).ok();
+    broker.tool_with_input("kafka-console-producer", &["--topic", "late"], "hello\n").ok();
+    let (out, err, code) = reader.end();
+    assert_eq!((out, code), (vec!["hello".to_owned()], Some(0)));
+    assert!(err.contains(&"Every partition can be read now.".to_owned()), "{err:?}");
+}

@@ -95,6 +95,11 @@ pub(super) async fn topic_sizes(client: &Client, names: &[String]) -> Result<BTr
         if names.is_empty() { Vec::new() } else { client.refresh_metadata(Some(names.to_vec()), create).await? };
     for (topic, code) in &failed {
         let code = ErrorCode::from_code(*code);
+        if code == ErrorCode::InvalidTopicException {
+            // No topic will ever have this name.
+            let why = format!("Invalid topics: [{topic}]");
+            return Err(Error::server(format!("subscribe to topic '{topic}'"), code.code(), Some(&why)));
+        }
         tracing::warn!(topic, code = code.name(), "a topic that is subscribed to cannot be read yet");
     }
     let size = |name: &String| client.cached_topic(name).map(|t| (name.clone(), t.partitions.len()));

@@ -34,6 +34,7 @@ use crate::client::Client;
 use crate::config::ClientConfig;
 use crate::error::{Error, Result};
 use crate::offsets::{Isolation, ListedOffset, OffsetSpec};
+use crate::outage::Stall;
 use crate::subscription::Topics;
 
 pub use self::assignor::Assignor;
@@ -106,6 +107,8 @@ pub struct Consumer {
     /// The partition that is served first in the next poll.
     first: Option<TopicPartition>,
     fetching: Fetching,
+    /// Where to begin to read a partition cannot be told: it does not exist, or has no leader.
+    unplaced: Stall,
     membership: Membership,
     listener: Option<Box<dyn RebalanceListener>>,
     tasks: JoinSet<Event>,
@@ -147,6 +150,7 @@ impl Consumer {
         let (events, reported) = mpsc::unbounded_channel();
         Ok(Consumer {
             fetching: Fetching::from_config(config),
+            unplaced: Stall::default(),
             settings,
             group_config,
             subscription: Subscription::None,
@@ -360,8 +364,14 @@ impl Consumer {
     fn on_position(&mut self, (tp, epoch, result): Found) {
         let Some(partition) = self.partitions.get_mut(&tp).filter(|p| p.epoch == epoch) else { return };
         match result {
-            Ok(offset) => partition.seek(offset),
+            Ok(offset) => {
+                partition.seek(offset);
+                if self.partitions.values().all(|p| p.position.is_some()) {
+                    self.unplaced.is_over("every partition can be read now");
+                }
+            }
             Err(error) if error.is_retriable() || is_passing(&error) => {
+                self.unplaced.failed(&error);
                 tracing::warn!(%error, "cannot tell yet where to begin to read {tp}");
                 partition.looking_up = false;
                 partition.retry_at = Some(Instant::now() + Duration::from_secs(1));

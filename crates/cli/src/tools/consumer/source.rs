@@ -6,8 +6,8 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use caudal_client::{Consumer, ConsumerRecord, OffsetSpec, TopicPattern, Topics, WAITING_TARGET};
-use caudal_protocol::TopicPartition;
 use caudal_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
+use caudal_protocol::{ErrorCode, TopicPartition};
 
 use super::options::Start;
 use crate::tools::Stop;
@@ -152,6 +152,14 @@ async fn find(cluster: &Cluster, search: &Search) -> caudal_client::Result<Vec<T
                 ..MetadataRequest::default()
             };
             for topic in client.send_any(&request).await?.topics {
+                if topic.error_code == ErrorCode::InvalidTopicException.code() {
+                    // No topic will ever have this name.
+                    return Err(caudal_client::Error::Server {
+                        what: format!("read topic '{name}'"),
+                        code: ErrorCode::InvalidTopicException,
+                        message: format!("Invalid topics: [{name}]"),
+                    });
+                }
                 found.extend(topic.partitions.iter().map(|p| TopicPartition::new(name.clone(), p.partition_index)));
             }
         }
