@@ -440,18 +440,12 @@ impl Client {
     /// Asks the cluster for one topic, once.
     pub(crate) async fn fresh_topic(&self, name: &str, create: bool) -> Result<Arc<TopicMetadata>> {
         let failed = self.refresh_metadata(Some(vec![name.to_owned()]), create).await?;
-        let what = || format!("find topic '{name}'");
-        let unknown = || {
-            let hint = "it does not exist; create it or check its name";
-            Error::server(what(), ErrorCode::UnknownTopicOrPartition.code(), Some(hint))
-        };
-        match failed.first() {
-            Some((_, code)) if *code == ErrorCode::UnknownTopicOrPartition.code() => return Err(unknown()),
-            Some((_, code)) => return Err(Error::server(what(), *code, None)),
-            None => {}
+        if let Some((_, code)) = failed.first() {
+            return Err(Error::of_topic(name, ErrorCode::from_code(*code)));
         }
         let cluster = self.inner.cluster.read();
-        cluster.topic(name).map(|(topic, _)| Arc::clone(topic)).ok_or_else(unknown)
+        let topic = cluster.topic(name).map(|(topic, _)| Arc::clone(topic));
+        topic.ok_or_else(|| Error::of_topic(name, ErrorCode::UnknownTopicOrPartition))
     }
 
     /// All topics of the cluster, freshly asked for, by name.
@@ -515,9 +509,8 @@ impl Client {
         for tp in partitions {
             let topic = self.topic(&tp.topic).await?;
             if topic.partition(tp.partition).is_none() {
-                let what = format!("find {tp}: topic '{}' has {} partitions", tp.topic, topic.partitions.len());
                 self.forget_topic(&tp.topic);
-                return Err(Error::server(what, 3, None));
+                return Err(Error::no_partition(tp, topic.partitions.len()));
             }
             let leader = self.leader(&tp.topic, tp.partition).inspect_err(|_| self.forget_topic(&tp.topic))?;
             groups.entry(leader.0).or_default().push(tp.clone());

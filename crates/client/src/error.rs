@@ -118,6 +118,24 @@ impl Error {
         }
     }
 
+    /// A topic that could not be described.
+    pub fn of_topic(name: &str, code: ErrorCode) -> Error {
+        let invalid = format!("Invalid topics: [{name}]");
+        let message = match code {
+            ErrorCode::UnknownTopicOrPartition => Some("it does not exist; create it or check its name"),
+            ErrorCode::InvalidTopicException => Some(invalid.as_str()),
+            _ => None,
+        };
+        Error::server(format!("find topic '{name}'"), code.code(), message)
+    }
+
+    /// A partition that its topic, of `count` partitions, does not have.
+    pub(crate) fn no_partition(partition: &TopicPartition, count: usize) -> Error {
+        let plural = if count == 1 { "" } else { "s" };
+        let what = format!("find {partition}: topic '{}' has {count} partition{plural}", partition.topic);
+        Error::server(what, ErrorCode::UnknownTopicOrPartition.code(), None)
+    }
+
     /// Whether no answer arrived, so that the request may or may not have had its effect.
     pub(crate) fn is_network(&self) -> bool {
         matches!(self, Error::Unreachable { .. } | Error::Disconnected { .. } | Error::RequestTimeout { .. })

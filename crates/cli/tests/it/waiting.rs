@@ -236,14 +236,29 @@ fn a_partition_without_a_leader_is_named_and_waited_for() {
 fn a_partition_that_does_not_exist_yet_is_told_and_read_when_it_comes() {
     let data = tempfile::tempdir().unwrap();
     let broker = Broker::start_in(data.path(), &["up", "--port", "0", "--set", "auto.create.topics.enable=false"]);
-    let from_start = ["--topic", "late", "--partition", "0", "--from-beginning", "--max-messages", "1"];
-    let mut reader = Running::start("kafka-console-consumer", &broker.address, &from_start);
-    let missing =
-        "failed to find topic 'late': it does not exist; create it or check its name (UNKNOWN_TOPIC_OR_PARTITION)";
-    assert_eq!([reader.told(), reader.told()], [&format!("Still trying: {missing}"), "Ctrl-C gives up."]);
+    broker.tool("kafka-topics", &["--create", "--topic", "small"]).ok();
+    let no_topic = "failed to find topic 'late': it does not exist; create it or check its name";
+    let no_partition =
+        "failed to find small-1: topic 'small' has 1 partition: This server does not host this topic-partition";
+    let mut readers = Vec::new();
+    for (topic, partition, missing) in [("late", "0", no_topic), ("small", "1", no_partition)] {
+        // One asks where the partition begins, one knows.
+        for from in [["--offset", "earliest"], ["--offset", "0"]] {
+            let args = [&["--topic", topic, "--partition", partition, "--max-messages", "1"][..], &from].concat();
+            let mut reader = Running::start("kafka-console-consumer", &broker.address, &args);
+            let told = format!("Still trying: {missing} (UNKNOWN_TOPIC_OR_PARTITION)");
+            assert_eq!([reader.told(), reader.told()], [&*told, "Ctrl-C gives up."]);
+            readers.push(reader);
+        }
+    }
     broker.tool("kafka-topics", &["--create", "--topic", "late"]).ok();
-    broker.tool_with_input("kafka-console-producer", &["--topic", "late"], "hello\n").ok();
-    let (out, err, code) = reader.end();
-    assert_eq!((out, code), (vec!["hello".to_owned()], Some(0)));
-    assert!(err.contains(&"Every partition can be read now.".to_owned()), "{err:?}");
+    broker.tool("kafka-topics", &["--alter", "--topic", "small", "--partitions", "2"]).ok();
+    for (topic, lines) in [("late", "hello\n".to_owned()), ("small", "hello\n".repeat(100))] {
+        broker.tool_with_input("kafka-console-producer", &["--topic", topic, "--batch-size", "1"], &lines).ok();
+    }
+    for reader in readers {
+        let (out, err, code) = reader.end();
+        assert_eq!((out, code), (vec!["hello".to_owned()], Some(0)));
+        assert_eq!(err.len(), 2, "it is over, and so many were read: {err:?}");
+    }
 }

@@ -147,8 +147,14 @@ impl Consumer {
         self.fetching.refresh_at = Some(Instant::now() + self.client.retry_backoff().wait(1));
         match described {
             Ok(failed) => {
-                if let Some(error) = self.leaderless(&failed) {
+                let Some(error) = self.leaderless(&failed) else { return };
+                if error.code() == Some(ErrorCode::UnknownTopicOrPartition) {
+                    self.look_again();
+                }
+                if error.is_retriable() {
                     self.fetching.leaderless.failed(&error);
+                } else {
+                    self.failure = Some(error);
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot find the leaders of the partitions to read"),
@@ -160,8 +166,15 @@ impl Consumer {
         let mut wanted = self.partitions.iter().filter(|(_, state)| state.is_fetchable());
         wanted.find_map(|(tp, _)| {
             let error = self.client.leader(&tp.topic, tp.partition).err()?;
-            let topic = failed.iter().find(|(name, _)| *name == tp.topic);
-            Some(topic.map_or(error, |(name, code)| Error::server(format!("find topic '{name}'"), *code, None)))
+            if let Some((name, code)) = failed.iter().find(|(name, _)| *name == tp.topic) {
+                return Some(Error::of_topic(name, ErrorCode::from_code(*code)));
+            }
+            match self.client.cached_topic(&tp.topic) {
+                Some(topic) if topic.partition(tp.partition).is_none() => {
+                    Some(Error::no_partition(tp, topic.partitions.len()))
+                }
+                _ => Some(error),
+            }
         })
     }
 
@@ -236,6 +249,9 @@ impl Consumer {
             FetchFailure::Refresh => {
                 state.retry_at = Some(now + backoff);
                 self.client.forget_topic(&tp.topic);
+                if matches!(code, ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId) {
+                    self.look_again();
+                }
                 Ok(())
             }
             FetchFailure::OffsetOutOfRange => match (reset, reset.spec()) {

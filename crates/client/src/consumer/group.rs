@@ -97,8 +97,7 @@ pub(super) async fn topic_sizes(client: &Client, names: &[String]) -> Result<BTr
         let code = ErrorCode::from_code(*code);
         if code == ErrorCode::InvalidTopicException {
             // No topic will ever have this name.
-            let why = format!("Invalid topics: [{topic}]");
-            return Err(Error::server(format!("subscribe to topic '{topic}'"), code.code(), Some(&why)));
+            return Err(Error::of_topic(topic, code));
         }
         tracing::warn!(topic, code = code.name(), "a topic that is subscribed to cannot be read yet");
     }

@@ -150,6 +150,12 @@ impl Consumer {
         self.reconcile();
     }
 
+    /// A topic that is read has gone, perhaps for one of the same name with other partitions: the group is to know.
+    pub(super) fn look_again(&mut self) {
+        let soon = Instant::now() + self.client.retry_backoff().wait(1);
+        self.membership.look_at = self.membership.look_at.map(|at| at.min(soon));
+    }
+
     fn look_at_topics(&mut self, topics: Topics) {
         self.membership.looking = true;
         let client = self.client.clone();

@@ -360,3 +360,42 @@ async fn a_partition_that_is_offline_keeps_nobody_from_the_others() {
     }
     drop(broker);
 }
+
+#[tokio::test]
+async fn a_topic_that_is_made_anew_with_more_partitions_is_read_in_full() {
+    let cluster = Cluster::open().await;
+    let servers = cluster.servers();
+    let admin = admin(&servers).await;
+    for protocol in ["classic", "consumer"] {
+        let topic = new_topic(&admin, "anew", 2).await;
+        for partition in 0..2 {
+            send(&servers, &topic, partition, 0..100).await;
+        }
+        let group = format!("g-{}", Uuid::random());
+        let mut properties = vec![
+            ("group.id", &*group),
+            ("group.protocol", protocol),
+            ("allow.auto.create.topics", "false"),
+            ("auto.offset.reset", "earliest"),
+        ];
+        if protocol == "classic" {
+            properties.push(("heartbeat.interval.ms", "200"));
+        }
+        let mut reader = consumer(&servers, &properties).await;
+        reader.subscribe(Topics::names([&*topic])).unwrap();
+        take(&mut reader, 200).await;
+        let deleted = admin.delete_topics(std::slice::from_ref(&topic)).await.unwrap();
+        assert_eq!(deleted[0].error_code, 0);
+        // A topic may go on being there for a moment.
+        while admin.create_topic(&topic, Some(6)).await.is_err() {
+            reader.poll(Duration::from_millis(20)).await.unwrap();
+        }
+        for partition in 0..6 {
+            send(&servers, &topic, partition, 0..10).await;
+        }
+        let records = take(&mut reader, 60).await;
+        let partitions: BTreeSet<i32> = records.iter().map(|record| record.partition).collect();
+        assert_eq!((records.len(), partitions), (60, (0..6).collect()), "{protocol}");
+        reader.close().await.unwrap();
+    }
+}

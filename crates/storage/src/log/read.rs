@@ -93,6 +93,7 @@ impl Log {
                 let limit = self.readable_len(segment, upper_bound_offset, end)?;
                 let found = segment.find(offset, limit).map_err(|error| self.lookup_failed(segment, offset, error))?;
                 if let Some(found) = found {
+                    let limit = self.end_of_file(segment, offset, &found, limit)?;
                     return Ok(slice(segment, found, limit, max_bytes, min_one_batch));
                 }
                 if limit < segment.size() {
@@ -102,6 +103,15 @@ impl Log {
         }
         let file = segments.get(first).map(|segment| Arc::clone(&segment.file)).ok_or_else(out_of_range)?;
         Ok(LogSlice { file, position: 0, len: 0, base_offset: offset })
+    }
+
+    /// `limit`, or where the file ends if somebody has cut it: what is left is served, what is gone is told.
+    fn end_of_file(&self, segment: &Segment, offset: i64, found: &Found, limit: u64) -> Result<u64, ReadError> {
+        let size = segment.file.size().map_err(|e| self.lookup_failed(segment, offset, LookupError::Io(e)))?;
+        if size < limit && size < found.position + found.header.size_bytes() as u64 {
+            return Err(self.lookup_failed(segment, offset, LookupError::Corrupt { position: found.position }));
+        }
+        Ok(limit.min(size))
     }
 
     /// How many bytes of a segment lie below `bound` (exclusive).

@@ -103,6 +103,31 @@ fn a_flipped_bit_in_the_middle_cuts_nothing_and_is_never_served() {
     }
 }
 
+#[test]
+fn of_a_file_that_is_cut_under_a_running_log_the_rest_is_served() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, _) = open(temp.path());
+    let log = create(&dir, LogConfig::default());
+    append_records(&log, 50);
+    log.flush().unwrap();
+    let whole: u64 = (0..20).map(|n| batch(n, 1).len() as u64).sum();
+    let path = file(temp.path(), 0, "log");
+    let cut = |to: u64| fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(to).unwrap();
+    // Within a batch, and within a header; then between two.
+    for to in [whole + 70, whole + 20, whole] {
+        cut(to);
+        let left = log.read(0, 1 << 20, i64::MAX, true).unwrap();
+        assert_eq!(left.len as u64, to);
+        let offsets: Vec<_> =
+            Batches::new(left.to_bytes().unwrap()).map_while(|b| Some(b.ok()?.header.base_offset)).collect();
+        assert_eq!(offsets, (0..20).collect::<Vec<_>>());
+        for gone in [20, 30, 49] {
+            let refused = log.read(gone, 1 << 20, i64::MAX, true).unwrap_err();
+            assert_eq!(refused.error_code(), ErrorCode::CorruptMessage, "offset {gone} of a file of {to}: {refused}");
+        }
+    }
+}
+
 /// The CRC does not cover it. The last batch has an index entry of its own, or one before it has the last one.
 #[test]
 fn a_flipped_bit_in_the_last_base_offset_takes_no_other_records_along() {

@@ -154,11 +154,7 @@ async fn find(cluster: &Cluster, search: &Search) -> caudal_client::Result<Vec<T
             for topic in client.send_any(&request).await?.topics {
                 if topic.error_code == ErrorCode::InvalidTopicException.code() {
                     // No topic will ever have this name.
-                    return Err(caudal_client::Error::Server {
-                        what: format!("read topic '{name}'"),
-                        code: ErrorCode::InvalidTopicException,
-                        message: format!("Invalid topics: [{name}]"),
-                    });
+                    return Err(caudal_client::Error::of_topic(name, ErrorCode::InvalidTopicException));
                 }
                 found.extend(topic.partitions.iter().map(|p| TopicPartition::new(name.clone(), p.partition_index)));
             }
