@@ -92,6 +92,10 @@ impl Stall {
         }
     }
 
+    pub(crate) fn lasts(&self) -> bool {
+        self.0.0.is_some()
+    }
+
     pub(crate) fn is_over(&mut self, message: &str) {
         if self.0.is_over() {
             tracing::info!(target: WAITING_TARGET, "{message}");

@@ -349,6 +349,9 @@ impl Consumer {
         }
         let lookups: Vec<_> = self.partitions.iter_mut().filter_map(|(tp, p)| p.lookup(tp, now)).collect();
         if lookups.is_empty() {
+            if self.unplaced.lasts() && self.partitions.values().all(|p| p.position.is_some()) {
+                self.unplaced.is_over("every partition can be read now");
+            }
             return;
         }
         let group = self.group_config.clone().map(|config| (config, self.membership.identity()));
@@ -364,12 +367,7 @@ impl Consumer {
     fn on_position(&mut self, (tp, epoch, result): Found) {
         let Some(partition) = self.partitions.get_mut(&tp).filter(|p| p.epoch == epoch) else { return };
         match result {
-            Ok(offset) => {
-                partition.seek(offset);
-                if self.partitions.values().all(|p| p.position.is_some()) {
-                    self.unplaced.is_over("every partition can be read now");
-                }
-            }
+            Ok(offset) => partition.seek(offset),
             Err(error) if error.is_retriable() || is_passing(&error) => {
                 self.unplaced.failed(&error);
                 tracing::warn!(%error, "cannot tell yet where to begin to read {tp}");
