@@ -31,11 +31,7 @@ fn main() -> ExitCode {
     }
     let asked = [Some(&program), args.first()].into_iter().flatten().find(|name| name.starts_with("kafka-"));
     if let Some(name) = asked {
-        let names = tools::TOOLS.iter().map(|tool| tool.name);
-        let tip = match tools::options::nearest(name.trim_end_matches(".sh"), names.clone()) {
-            Some(near) => format!("did you mean {near}?"),
-            None => format!("there are {}", names.collect::<Vec<_>>().join(", ")),
-        };
+        let tip = tools::why_missing(name.trim_end_matches(".sh"));
         eprintln!("{name}: caudal has no such tool; {tip}");
         return ExitCode::FAILURE;
     }

@@ -138,6 +138,32 @@ pub fn find(program: &str) -> Option<&'static Tool> {
     TOOLS.iter().find(|t| t.name == name).copied()
 }
 
+/// Apache Kafka's tools that are not here, and why.
+#[rustfmt::skip]
+static MISSING: &[(&[&str], &str)] = &[
+    (&["kafka-acls"], "there are no ACLs here yet: whoever reaches the broker may do everything"),
+    (&["kafka-delegation-tokens"], "there is no SASL here yet, and so no delegation tokens"),
+    (&["kafka-share-groups", "kafka-console-share-consumer", "kafka-share-consumer-perf-test", "kafka-verifiable-share-consumer"],
+        "there are no share groups (KIP-932) here yet"),
+    (&["kafka-streams-groups"], "there are no groups of the streams protocol (KIP-1071) here yet; Kafka Streams runs with its classic one"),
+    (&["kafka-server-stop"], "Ctrl-C or `kill PID` (SIGTERM) stops a broker cleanly"),
+    (&["kafka-metadata-shell"], "`kafka-dump-log --cluster-metadata-decoder --files FILE` shows the cluster's metadata"),
+    (&["kafka-replica-verification"], "there is one broker here, and so nothing to compare its replicas with"),
+    (&["kafka-jmx"], "the broker's metrics are served over HTTP, at /metrics (`caudal.http.listeners`)"),
+];
+
+/// What to say of a name (without `.sh`) that no tool here has.
+pub fn why_missing(name: &str) -> String {
+    if let Some((_, why)) = MISSING.iter().find(|(names, _)| names.contains(&name)) {
+        return (*why).to_owned();
+    }
+    let names = TOOLS.iter().map(|tool| tool.name);
+    match options::nearest(name, names.clone()) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("there are {}", names.collect::<Vec<_>>().join(", ")),
+    }
+}
+
 impl Tool {
     /// Runs the tool with the arguments after its name.
     pub fn run(&self, args: Vec<String>) -> ExitCode {

@@ -71,6 +71,7 @@ fn errors_say_what_to_do() {
         run(&["sql", "-e", "SELECT 1", "--any"], "").fails(2, "built without the engine");
     }
     run(&["kafka-topic.sh", "--list"], "").fails(1, "did you mean kafka-topics?");
+    run(&["kafka-server-stop.sh"], "").fails(1, "`kill PID` (SIGTERM) stops a broker");
     run(&["up", "--set", "num.partitons=3"], "")
         .fails(1, "--set: unknown key num.partitons; did you mean num.partitions?");
 }

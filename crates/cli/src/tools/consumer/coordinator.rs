@@ -1,7 +1,8 @@
-//! Formatters of `__consumer_offsets`: its records as JSON, one object per line (the original writes no line ends).
+//! Formatters of `__consumer_offsets` and `__transaction_state`: their records as JSON, one object per line (the original writes no line ends).
 
 use bytes::Bytes;
 use caudal_protocol::records::group::{GroupMetadataKey, GroupMetadataValue, OffsetCommitKey, OffsetCommitValue};
+use caudal_protocol::records::transaction::{TransactionLogKey, TransactionLogValue};
 use caudal_protocol::wire::{DecodeError, Message, Reader};
 use serde_json::{Value, json};
 
@@ -62,6 +63,39 @@ pub fn write_group(record: &Shown, out: &mut Vec<u8>) -> Result<(), String> {
             });
             let members: Vec<Value> = members.collect();
             set(&mut data, true, "members", json!(members));
+            Ok(data)
+        },
+    )
+}
+
+/// Shows a transactional id and its transaction.
+pub fn write_transaction(record: &Shown, out: &mut Vec<u8>) -> Result<(), String> {
+    write(
+        record,
+        out,
+        &[0],
+        |key| {
+            let key = TransactionLogKey::decode(key, 0)?;
+            Ok(json!({"transactionalId": key.transactional_id}))
+        },
+        |value, version| {
+            let value = TransactionLogValue::decode(value, version)?;
+            let partitions = value.transaction_partitions.map(|topics| {
+                let topics = topics.into_iter().map(|t| json!({"topic": t.topic, "partitionIds": t.partition_ids}));
+                topics.collect::<Vec<Value>>()
+            });
+            let mut data = json!({"producerId": value.producer_id});
+            set(&mut data, value.previous_producer_id != -1, "previousProducerId", json!(value.previous_producer_id));
+            set(&mut data, value.next_producer_id != -1, "nextProducerId", json!(value.next_producer_id));
+            set(&mut data, true, "producerEpoch", json!(value.producer_epoch));
+            set(&mut data, value.next_producer_epoch != -1, "nextProducerEpoch", json!(value.next_producer_epoch));
+            set(&mut data, true, "transactionTimeoutMs", json!(value.transaction_timeout_ms));
+            set(&mut data, true, "transactionStatus", json!(value.transaction_status));
+            set(&mut data, true, "transactionPartitions", json!(partitions));
+            set(&mut data, true, "transactionLastUpdateTimestampMs", json!(value.transaction_last_update_timestamp_ms));
+            set(&mut data, true, "transactionStartTimestampMs", json!(value.transaction_start_timestamp_ms));
+            let client = value.client_transaction_version;
+            set(&mut data, client != 0, "clientTransactionVersion", json!(client));
             Ok(data)
         },
     )
@@ -153,5 +187,22 @@ mod tests {
         let tombstone = Shown { key: Some(&key), value: None, ..Shown::default() };
         write_offset(&tombstone, &mut out).unwrap();
         assert!(String::from_utf8(out).unwrap().ends_with("\"value\":null}\n"));
+    }
+
+    /// The fields and their order are those of Kafka 4.3.1's `TransactionLogMessageFormatter`.
+    #[test]
+    fn a_transaction() {
+        let key = [0, 0, 0, 1, b'x'];
+        let mut value = vec![0, 0];
+        value.extend(4000i64.to_be_bytes());
+        value.extend(7i16.to_be_bytes());
+        value.extend(60_000i32.to_be_bytes());
+        value.extend([1, 0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 1, 0, 0, 0, 2]);
+        value.extend(5i64.to_be_bytes());
+        value.extend(4i64.to_be_bytes());
+        let mut out = Vec::new();
+        write_transaction(&Shown { key: Some(&key), value: Some(&value), ..Shown::default() }, &mut out).unwrap();
+        let expected = r#"{"key":{"type":0,"data":{"transactionalId":"x"}},"value":{"version":0,"data":{"producerId":4000,"producerEpoch":7,"transactionTimeoutMs":60000,"transactionStatus":1,"transactionPartitions":[{"topic":"t","partitionIds":[2]}],"transactionLastUpdateTimestampMs":5,"transactionStartTimestampMs":4}}}"#;
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{expected}\n"));
     }
 }

@@ -27,6 +27,8 @@ pub enum Formatter {
     Offsets,
     /// Groups and their members, read from `__consumer_offsets`.
     Groups,
+    /// Transactional ids and their transactions, read from `__transaction_state`.
+    Transactions,
     /// Nothing.
     NoOp,
 }
@@ -43,13 +45,11 @@ impl Formatter {
             "NoOpMessageFormatter" => Ok(Formatter::NoOp),
             "OffsetsMessageFormatter" => Ok(Formatter::Offsets),
             "GroupMetadataMessageFormatter" => Ok(Formatter::Groups),
-            "TransactionLogMessageFormatter" => {
-                Err(format!("{class} is not supported yet: this version has no transaction log"))
-            }
+            "TransactionLogMessageFormatter" => Ok(Formatter::Transactions),
             _ => Err(format!(
                 "{class} is not a formatter that is known here; use DefaultMessageFormatter, LoggingMessageFormatter, \
-                 NoOpMessageFormatter, OffsetsMessageFormatter or GroupMetadataMessageFormatter of \
-                 org.apache.kafka.tools.consumer"
+                 NoOpMessageFormatter, OffsetsMessageFormatter, GroupMetadataMessageFormatter or \
+                 TransactionLogMessageFormatter of org.apache.kafka.tools.consumer"
             )),
         }
     }
@@ -60,6 +60,7 @@ impl Formatter {
             Formatter::Default(formatter) => formatter.write(record, out),
             Formatter::Offsets => coordinator::write_offset(record, out),
             Formatter::Groups => coordinator::write_group(record, out),
+            Formatter::Transactions => coordinator::write_transaction(record, out),
             Formatter::NoOp => Ok(()),
         }
     }

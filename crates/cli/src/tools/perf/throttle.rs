@@ -24,8 +24,8 @@ impl Throttle {
             return None;
         }
         let elapsed = self.start.elapsed().as_secs_f64();
-        let is_ahead = elapsed >= 0.001 && super::float(records) / elapsed > self.per_second;
-        if !is_ahead {
+        // The first millisecond counts too: a quick start would be a burst.
+        if super::float(records) <= self.per_second * elapsed {
             return None;
         }
         if self.per_second == 0.0 {
@@ -53,5 +53,7 @@ mod tests {
         let mut fast = Throttle::new(1000.0);
         fast.start = slow.start;
         assert_eq!((fast.pause(5000), fast.pause(5000)), (None, Some(Duration::from_millis(2))));
+        let mut begun = Throttle::new(1000.0);
+        assert_eq!((begun.pause(1000), begun.pause(1001)), (None, Some(Duration::from_millis(2))), "no burst");
     }
 }
