@@ -6,7 +6,7 @@
 
 mod decode;
 mod index;
-mod json;
+pub mod json;
 mod log_file;
 mod remote;
 mod segment;
